@@ -1,0 +1,1 @@
+"""What router and node must agree on. Imports neither of them, nor torch, nor diffusers."""

@@ -1,0 +1,195 @@
+"""The errors a client can see, drawn as a tree. Handlers raise them; one place in each app writes them.
+
+AquatintError                      500  server_error
+├── InvalidRequest                 400  invalid_request_error
+│   ├── UserImageError             400  image_generation_user_error
+│   └── UnknownModel               400  image_generation_user_error   (the model a generation names)
+├── Unauthorized                   401  invalid_request_error
+├── Forbidden                      403  invalid_request_error
+├── NotFound                       404  invalid_request_error
+├── MethodNotAllowed               405  invalid_request_error
+├── Conflict                       409  invalid_request_error   (never retried by clients: x-should-retry false)
+├── Gone                           410  invalid_request_error
+├── PayloadTooLarge                413  invalid_request_error
+├── TooManyRequests                429  requests                (Retry-After)
+├── RunCancelled                   499  server_error
+├── EngineFailed                   500  server_error            (would fail again: x-should-retry false)
+├── NodeFailed                     502  server_error
+├── Unavailable                    503  server_error            (Retry-After)
+│   ├── NoCapacity                 503  no node can take the run now
+│   ├── CatalogUnavailable         503  the catalog cannot be reached
+│   └── StorageFull                503  asset bytes cannot be written
+└── DeadlineExceeded               504  server_error
+
+The envelope is OpenAI's: {"error": {"message", "type", "param", "code"}}. OpenAI's SDKs retry 408, 409, 429
+and every 5xx twice unless `x-should-retry` says otherwise, and ignore a Retry-After above 60 s (Node) or
+120 s (Python): hence `retry_after_s` is kept within 1..60 and a useless retry is forbidden explicitly.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+MAX_RETRY_AFTER_S = 60
+
+
+class AquatintError(Exception):
+    """An error with a place on the wire. `message` is a sentence for the person who sent the request."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = "internal_error"
+    retryable: bool | None = None
+    """What `x-should-retry` says; None leaves the choice to the client's own rules."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+        if retryable is not None:
+            self.retryable = retryable
+        self.retry_after_s = None if retry_after_s is None else min(MAX_RETRY_AFTER_S, max(1, round(retry_after_s)))
+
+    def envelope(self) -> dict[str, Any]:
+        """The JSON body of OpenAI's error answer."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Headers that tell an SDK whether and when to try again."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        if self.retryable is not None:
+            headers["x-should-retry"] = "true" if self.retryable else "false"
+        return headers
+
+
+class InvalidRequest(AquatintError):
+    """The request itself is wrong; sending it again gives the same answer."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+class UserImageError(InvalidRequest):
+    """OpenAI's own class for what is wrong with the picture asked for: sizes, masks, uploads."""
+
+    type = "image_generation_user_error"
+
+
+class UnknownModel(UserImageError):
+    """A generation, edit or variation names a model nobody here has."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model {model!r} does not exist.", param="model", code="invalid_value")
+
+
+class Unauthorized(AquatintError):
+    """No key, or not one of ours."""
+
+    status, type, code = 401, "invalid_request_error", None
+
+
+class Forbidden(AquatintError):
+    """A good key without the scope this route needs."""
+
+    status, type, code = 403, "invalid_request_error", "insufficient_scope"
+
+
+class NotFound(AquatintError):
+    """Nothing at this path or under this id."""
+
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(AquatintError):
+    """The path exists, the method does not."""
+
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class Conflict(AquatintError):
+    """The state of the thing named forbids this. SDKs would retry a 409, so it is forbidden unless waiting helps."""
+
+    status, type, code, retryable = 409, "invalid_request_error", "conflict", False
+
+
+class Gone(AquatintError):
+    """It was here and is not any more, such as a signed link past its time."""
+
+    status, type, code = 410, "invalid_request_error", "expired"
+
+
+class PayloadTooLarge(AquatintError):
+    """The body is larger than this route takes."""
+
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class TooManyRequests(AquatintError):
+    """The queue, or this key's share of it, is full."""
+
+    status, type, code = 429, "requests", "rate_limit_exceeded"
+
+
+class RunCancelled(AquatintError):
+    """The run was cancelled by its client or an operator (499 as nginx uses it; no client waits for it)."""
+
+    status, code, retryable = 499, "cancelled", False
+
+
+class EngineFailed(AquatintError):
+    """The engine failed in a way that another try would repeat."""
+
+    code, retryable = "engine_failed", False
+
+
+class NodeFailed(AquatintError):
+    """The node, or every node tried, failed under the run."""
+
+    status, code = 502, "node_failed"
+
+
+class Unavailable(AquatintError):
+    """Not now; later, perhaps."""
+
+    status, code = 503, "unavailable"
+
+
+class NoCapacity(Unavailable):
+    """No node can take the run now."""
+
+    code = "no_capacity"
+
+    def __init__(self, model: str, turned_away: Mapping[str, str], retry_after_s: float = 5) -> None:
+        reasons = "; ".join(f"{node}: {why}" for node, why in turned_away.items()) or "no node is registered"
+        super().__init__(f"No node can take model {model!r} now ({reasons}).", retry_after_s=retry_after_s)
+
+
+class CatalogUnavailable(Unavailable):
+    """The catalog cannot be reached, so nothing is accepted: a run nobody can record is a run nobody can find."""
+
+    code = "catalog_unavailable"
+
+    def __init__(self, message: str = "The catalog cannot be reached; nothing was started.") -> None:
+        super().__init__(message, retry_after_s=5)
+
+
+class StorageFull(Unavailable):
+    """Asset bytes cannot be written."""
+
+    code = "storage_full"
+
+
+class DeadlineExceeded(AquatintError):
+    """The run did not end in the time it was given."""
+
+    status, code = 504, "deadline_exceeded"

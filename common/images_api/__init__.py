@@ -1,0 +1,26 @@
+"""OpenAI's Images wire, both directions: what a request may hold, and how an answer is written.
+
+Bodies are parsed by hand from one table of fields (`fields.py`) rather than by typed FastAPI bodies: those coerce
+`"2"` and `true` to integers, answer 422 with a `detail` that OpenAI's SDKs cannot show, and fail with a 500 on NaN.
+"""
+
+from common.images_api.answer import Picture, answer_bytes, usage
+from common.images_api.links import AssetLinks
+from common.images_api.reading import MAX_JSON_BYTES, read_json_request
+from common.images_api.request import ImageRequest, OutputFormat, Quality, ResponseFormat, Size, Style, Task
+
+__all__ = [
+    "MAX_JSON_BYTES",
+    "AssetLinks",
+    "ImageRequest",
+    "OutputFormat",
+    "Picture",
+    "Quality",
+    "ResponseFormat",
+    "Size",
+    "Style",
+    "Task",
+    "answer_bytes",
+    "read_json_request",
+    "usage",
+]

@@ -1,0 +1,93 @@
+"""The one table of request fields: what each route takes, under which names, and within which bounds.
+
+Validation reads it, and so does the table in README. Order is the order of checks, which is OpenAI's:
+model, prompt, n, then the rest, so that a request with two faults gets the answer a client expects.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, Kind, Number, SizeText, Text
+from common.images_api.request import MAX_SEED, OutputFormat, Quality, ResponseFormat, Style, Task
+
+MAX_PROMPT_CHARACTERS = 32_000
+"""OpenAI's limit for its GPT image models."""
+MAX_IMAGES = 10
+
+_ALL = frozenset(Task)
+_PROMPTED = frozenset({Task.GENERATION, Task.EDIT})
+
+
+class Background(StrEnum):
+    """What may lie behind the subject."""
+
+    AUTO = "auto"
+    OPAQUE = "opaque"
+
+
+class Moderation(StrEnum):
+    """OpenAI's moderation levels; accepted, as no moderation is built in."""
+
+    AUTO = "auto"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a request. `keeps` is False where the value is checked and then has no effect by design."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    aliases: tuple[str, ...] = ()
+    tasks: frozenset[Task] = field(default=_ALL)
+    keeps: bool = True
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("model", Text(1, 256), "public name of the model, or an alias; the server's default when absent"),
+    Field("prompt", Text(1, MAX_PROMPT_CHARACTERS), "what the picture shows", tasks=_PROMPTED),
+    Field("n", Integer(1, MAX_IMAGES), "how many pictures"),
+    Field("size", SizeText(), "size of the picture; `auto` is the model's own"),
+    Field("width", Integer(1, MAX_SIDE_PX), "with `height`: wins over `size`", keeps=False),
+    Field("height", Integer(1, MAX_SIDE_PX), "with `width`: wins over `size`", keeps=False),
+    Field(
+        "quality",
+        Choice(Quality, former={"standard": Quality.MEDIUM, "hd": Quality.HIGH}),
+        "number of steps, by the model's profile",
+        tasks=_PROMPTED,
+    ),
+    Field("style", Choice(Style), "guidance, by the model's profile", tasks=frozenset({Task.GENERATION})),
+    Field(
+        "background",
+        Choice(Background, refused={"transparent": "Transparent background is not supported for this model."}),
+        "pictures are opaque",
+        tasks=_PROMPTED,
+        keeps=False,
+    ),
+    Field(
+        "output_format",
+        Choice(
+            OutputFormat,
+            refused={
+                "gif": "Output format 'gif' is not supported by this model.",
+                "svg": "Output format 'svg' is not supported by this model.",
+            },
+        ),
+        "file format",
+        tasks=_PROMPTED,
+    ),
+    Field("output_compression", Integer(0, 100), "quality of jpeg and webp; no effect on png", tasks=_PROMPTED),
+    Field("response_format", Choice(ResponseFormat), "`url` (signed, one hour) or the bytes as base64"),
+    Field("stream", Boolean(), "only `false`", tasks=_PROMPTED, keeps=False),
+    Field("partial_images", Integer(0, 3), "no effect without `stream`", tasks=_PROMPTED, keeps=False),
+    Field("moderation", Choice(Moderation), "accepted, no effect", tasks=_PROMPTED, keeps=False),
+    Field("user", Text(0, 512), "stored with the run"),
+    Field("safety_identifier", Text(0, 512), "stored with the run and echoed", tasks=_PROMPTED),
+    Field("negative_prompt", Text(0, MAX_PROMPT_CHARACTERS), "what the picture must not show"),
+    Field("seed", Integer(-1, MAX_SEED), "image i is made from seed + i; -1 or absent: drawn"),
+    Field("num_inference_steps", Integer(1, 300), "denoising steps", aliases=("steps", "step", "sample_steps")),
+    Field("guidance_scale", Number(0, 100), "classifier-free guidance", aliases=("cfg_scale", "guidance")),
+)
+
+BY_NAME: dict[str, Field] = {name: f for f in FIELDS for name in (f.name, *f.aliases)}

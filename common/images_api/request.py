@@ -1,0 +1,145 @@
+"""A request for images after it was read from the wire: typed, bounded, still ignorant of any model."""
+
+import math
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from common.errors import UserImageError
+
+MAX_SEED = 2**32 - 1
+"""The largest seed: what A1111, ComfyUI and stable-diffusion.cpp take as well."""
+
+
+class Task(StrEnum):
+    """What is asked for."""
+
+    GENERATION = "generation"
+    EDIT = "edit"
+    VARIATION = "variation"
+
+
+class Quality(StrEnum):
+    """OpenAI's present names; `standard` and `hd` of old clients are read as medium and high."""
+
+    AUTO = "auto"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
+
+
+class Style(StrEnum):
+    """DALL-E 3's styles, mapped to guidance by a model's profile."""
+
+    VIVID = "vivid"
+    NATURAL = "natural"
+
+
+class OutputFormat(StrEnum):
+    """File formats a picture can leave in."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        """Its Content-Type."""
+        return f"image/{self.value}"
+
+    @property
+    def extension(self) -> str:
+        """Its file name ending, without the dot."""
+        return "jpg" if self is OutputFormat.JPEG else self.value
+
+
+class ResponseFormat(StrEnum):
+    """How the pictures come back."""
+
+    URL = "url"
+    B64_JSON = "b64_json"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height of a picture in pixels, both 1..16384."""
+
+    width_px: int
+    height_px: int
+
+    def __str__(self) -> str:
+        return f"{self.width_px}x{self.height_px}"
+
+    @property
+    def pixels(self) -> int:
+        """Area in pixels."""
+        return self.width_px * self.height_px
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `WIDTHxHEIGHT`: two plain ASCII numbers of at most five digits.
+
+        Raises: UserImageError: any other text.
+        """
+        width, separator, height = text.partition("x")
+        numbers = [n for n in (width, height) if n.isascii() and n.isdigit() and len(n) <= 5 and n[0] != "0"]
+        if not separator or len(numbers) != 2 or max(map(int, numbers)) > 16384:
+            raise UserImageError(f"Invalid size {text[:40]!r}. Expected WIDTHxHEIGHT, for example '1024x1024'.", param="size")
+        return cls(int(width), int(height))
+
+    def rounded_up_to(self, step_px: int) -> "Size":
+        """The smallest size at least this large whose sides are multiples of `step_px`."""
+        return Size(math.ceil(self.width_px / step_px) * step_px, math.ceil(self.height_px / step_px) * step_px)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """One request, as the wire gave it. None means that the client left the choice to the model's profile."""
+
+    task: Task
+    prompt: str
+    model: str | None = None
+    n: int = 1
+    size: Size | None = None
+    quality: Quality = Quality.AUTO
+    style: Style | None = None
+    output_format: OutputFormat = OutputFormat.PNG
+    output_compression: int | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    ignored: tuple[str, ...] = field(default=())
+    """Names of keys that had no effect, told to the client in `x-ignored-params`."""
+
+    @property
+    def effective_response_format(self) -> ResponseFormat:
+        """What was asked for, else url for the `dall-e-*` names, whose old clients read urls, and b64_json for all others."""
+        if self.response_format is not None:
+            return self.response_format
+        if self.model is not None and self.model.startswith("dall-e-"):
+            return ResponseFormat.URL
+        return ResponseFormat.B64_JSON
+
+    def with_seed(self) -> Self:
+        """The same request with a seed drawn if it has none, so that a second try makes the same picture.
+
+        Image i is made from seed + i, so a drawn seed leaves room for n of them.
+        """
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(MAX_SEED - self.n + 1))
+
+    def ignoring(self, names: Iterable[str]) -> Self:
+        """The same request with more names told as ignored."""
+        return replace(self, ignored=tuple(dict.fromkeys((*self.ignored, *names))))
+
+    def to_json(self) -> dict[str, Any]:
+        """The canonical wire form: what the router sends to a node, and what the catalog keeps. No None, no `ignored`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("task", "ignored")}
+        return {name: str(value) if isinstance(value, Size) else value for name, value in values.items() if value is not None}

@@ -1,0 +1,118 @@
+"""What router and node say to each other beside OpenAI's own routes.
+
+A run goes to a node as an ordinary `POST /v1/images/...` with the headers named here; everything else
+about a node is under `/node/v1`. Both sides import these shapes, so neither can drift from the other.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RUN_ID_HEADER = "x-run-id"
+"""The run this request carries out. A node without this header opens a run of its own."""
+ATTEMPT_HEADER = "x-aquatint-attempt"
+"""Number of this try, 1 for the first. Results of an attempt that is no longer the current one are refused (fenced)."""
+KEY_ID_HEADER = "x-aquatint-key-id"
+"""Id of the API key the router accepted the request under."""
+PUBLIC_URL_HEADER = "x-aquatint-public-url"
+"""Base of the URLs the client can reach, such as `https://images.example.com`: signed asset links start with it."""
+REQUESTED_MODEL_HEADER = "x-aquatint-requested-model"
+"""The name the client sent, before aliases were resolved."""
+REQUEST_ID_HEADER = "x-request-id"
+
+
+class NodePhase(StrEnum):
+    """What a node says of itself."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    BROKEN = "broken"
+
+
+class JobPhase(StrEnum):
+    """Where a run is on a node."""
+
+    QUEUED = "queued"
+    LOADING = "loading"
+    RUNNING = "running"
+
+
+class _Shape(BaseModel):
+    # Unknown fields are let through: nodes and routers of neighbouring versions must understand one another.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class DeviceStatus(_Shape):
+    """The device behind a node."""
+
+    kind: str
+    """`cuda`, `mps`, `cpu`."""
+    name: str
+    memory_total_bytes: int = Field(ge=0)
+    memory_free_bytes: int = Field(ge=0)
+
+
+class ModelStatus(_Shape):
+    """One model a node can serve."""
+
+    id: str
+    family: str
+    profile: str
+    tasks: list[str]
+    created: int
+    resident: bool
+    loading: bool = False
+    licence: str | None = None
+    capabilities: dict[str, Any] = Field(default_factory=dict)
+    """Sizes and limits for clients: default_size, size_step_px, min_side_px, max_side_px, max_pixels, default_steps."""
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """Weights on the device, from the file headers."""
+    unavailable: str | None = None
+    """Why it cannot be served just now, such as a load that failed; None when it can."""
+
+
+class JobStatus(_Shape):
+    """One run a node holds."""
+
+    run_id: str
+    model: str
+    phase: JobPhase
+    step: int = Field(default=0, ge=0)
+    steps: int = Field(default=0, ge=0)
+    work_units: float = Field(default=0, ge=0)
+    """Megapixel-steps: width x height / 1e6 x steps x n."""
+
+
+class NodeStatus(_Shape):
+    """All a router needs to know of a node: its answer to `GET /node/v1/status`."""
+
+    name: str
+    version: str
+    phase: NodePhase
+    device: DeviceStatus
+    models: list[ModelStatus]
+    jobs: list[JobStatus]
+    max_concurrency: int = Field(default=1, ge=1)
+    max_queued: int = Field(default=8, ge=0)
+    seconds_per_unit: dict[str, float] = Field(default_factory=dict)
+    """Measured seconds for one megapixel-step, by model."""
+    load_s: dict[str, float] = Field(default_factory=dict)
+    """Measured seconds to load, by model."""
+
+
+class LoadOrder(BaseModel):
+    """Body of `POST /node/v1/load` and `/node/v1/unload`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(min_length=1)
+
+
+class CancelOrder(BaseModel):
+    """Body of `POST /node/v1/cancel`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str = Field(min_length=1)

@@ -1,0 +1,39 @@
+"""Pixels -> file bytes, with what is written into the file about its making."""
+
+import io
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from common.images_api.request import OutputFormat
+
+PNG_LEVEL = 1
+"""Pillow's default of 6 spends several times the CPU of 1 on files a tenth smaller."""
+DEFAULT_QUALITY = 95
+"""Quality of JPEG and WebP when the client names none (it is OpenAI's default of 100 that is not worth its bytes)."""
+EXIF_USER_COMMENT = 0x9286
+EXIF_IFD = 0x8769
+
+
+def encode(
+    image: Image.Image, *, output_format: OutputFormat, compression: int | None = None, parameters: str | None = None
+) -> bytes:
+    """The bytes of an RGB picture as a file.
+
+    compression: 0..100, the quality of JPEG and WebP (100 is best); no effect on PNG, which is lossless.
+    parameters: how the picture was made, in A1111's form; an iTXt chunk in PNG (a tEXt chunk would lose Japanese),
+    the EXIF user comment in JPEG and WebP, where A1111 and its descendants look for it.
+    """
+    out = io.BytesIO()
+    if output_format is OutputFormat.PNG:
+        info = PngInfo()
+        if parameters:
+            info.add_itxt("parameters", parameters)
+        image.save(out, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
+        return out.getvalue()
+    exif = Image.Exif()
+    if parameters:
+        exif.get_ifd(EXIF_IFD)[EXIF_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    quality = DEFAULT_QUALITY if compression is None else compression
+    image.save(out, output_format.value.upper(), quality=quality, exif=exif.tobytes())
+    return out.getvalue()

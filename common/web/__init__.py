@@ -1,0 +1,14 @@
+"""What both HTTP processes do alike: request ids, the error envelope, bounded bodies, noticing a client that leaves.
+
+Errors have one writer: `answer_error`. It serves three callers, because an error can surface in three places: raised by
+a handler (exception handlers), raised by Starlette's own routing (404, 405), or by code no handler guards (the
+outermost middleware). All three give the same envelope.
+"""
+
+from common.web.bodies import read_body
+from common.web.clients import until_client_leaves
+from common.web.context import RequestContext
+from common.web.errors import answer_error, install_error_handlers
+from common.web.serving import serve
+
+__all__ = ["RequestContext", "answer_error", "install_error_handlers", "read_body", "serve", "until_client_leaves"]

@@ -1,0 +1,30 @@
+"""Request bodies, bounded while they arrive."""
+
+from starlette.requests import ClientDisconnect, Request
+
+from common.errors import PayloadTooLarge, RunCancelled
+
+DRAIN_BYTES = 64 * 1024 * 1024
+"""How much of a refused body is read and dropped. A client that is still sending when the connection closes sees a
+reset instead of the 413, and an SDK then retries the same upload twice."""
+
+
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises: PayloadTooLarge: more than `max_bytes`, declared or really sent; RunCancelled: the client left while sending.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= max_bytes:
+                chunks.append(chunk)
+            elif size > DRAIN_BYTES:
+                break
+    except ClientDisconnect:
+        raise RunCancelled("The client left before its request was complete.") from None
+    if size > max_bytes:
+        raise PayloadTooLarge(f"The body of the request is larger than {max_bytes:,} bytes.")
+    return b"".join(chunks)

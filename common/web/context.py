@@ -1,0 +1,70 @@
+"""The outermost layer of both apps: a request id, a log line, and an answer for what no handler caught."""
+
+import re
+import time
+from collections.abc import Callable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from ulid import ULID
+
+from common.errors import AquatintError
+from common.logs import get_logger
+from common.node_api import REQUEST_ID_HEADER
+from common.web.errors import answer_error, unexpected
+
+log = get_logger(__name__)
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+Observer = Callable[[str, str, int, float], None]
+"""Called when an answer ends: method, route template, status, seconds."""
+
+
+class RequestContext:
+    """Pure ASGI, so that bodies stream through it untouched and a client's leaving is seen by the handler."""
+
+    def __init__(self, app: ASGIApp, observe: Observer | None = None) -> None:
+        self._app = app
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _GOOD_ID.fullmatch(given) else f"req_{ULID()}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 0
+        began = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:
+                # Half an answer is out: cutting the connection is the only honest end.
+                log.exception("answer_cut_off")
+                raise
+            ours = error if isinstance(error, AquatintError) else unexpected(error)
+            await answer_error(ours)(scope, receive, send_with_id)
+        finally:
+            self._report(scope, status, time.perf_counter() - began)
+
+    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+        # The template, never the path: paths hold ids and whatever a scanner sends.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        if self._observe is not None:
+            self._observe(scope["method"], route, status, seconds)
+        quiet = route in ("/health", "/ready", "/metrics", "/node/v1/status")
+        (log.debug if quiet else log.info)(
+            "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
+        )

@@ -1,0 +1,75 @@
+"""The one place that writes errors: OpenAI's envelope, whatever went wrong and wherever."""
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.errors import (
+    AquatintError,
+    Forbidden,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Unauthorized,
+)
+from common.logs import get_logger
+
+log = get_logger(__name__)
+
+
+def answer_error(error: AquatintError) -> Response:
+    """`error` as OpenAI's SDKs read it."""
+    return Response(
+        orjson.dumps(error.envelope()), status_code=error.status, headers=error.headers(), media_type="application/json"
+    )
+
+
+def unexpected(error: Exception) -> AquatintError:
+    """An error nobody foresaw: logged in full, told without its text, which may hold anything."""
+    log.error("unexpected_error", exc_info=error)
+    return AquatintError("The server had an error while processing your request.")
+
+
+def from_http_exception(error: HTTPException, path: str, method: str) -> AquatintError:
+    """What Starlette itself raises while routing, in our words."""
+    if error.status_code == 404:
+        return NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
+    if error.status_code == 405:
+        return MethodNotAllowed(f"Not allowed to {method} on {path}.")
+    known = {401: Unauthorized, 403: Forbidden, 413: PayloadTooLarge}.get(error.status_code)
+    if known is not None:
+        return known(str(error.detail))
+    if 400 <= error.status_code < 500:
+        return InvalidRequest(str(error.detail), code="invalid_request")
+    return unexpected(error)
+
+
+def from_validation_error(error: RequestValidationError) -> InvalidRequest:
+    """FastAPI's own answer is a 422 that echoes the input, which is a 500 for NaN and lone surrogates."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or None
+    return InvalidRequest(f"{where or 'request'}: {first['msg']}.", param=where, code="invalid_request")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error of `app` an envelope."""
+
+    async def ours(_: Request, error: Exception) -> Response:
+        assert isinstance(error, AquatintError)
+        return answer_error(error)
+
+    async def routing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return answer_error(from_http_exception(error, request.scope["path"], request.method))
+
+    async def validation(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer_error(from_validation_error(error))
+
+    app.add_exception_handler(AquatintError, ours)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(RequestValidationError, validation)
