@@ -1,0 +1,66 @@
+"""The catalog, opened."""
+
+from typing import Self
+
+from common.catalog.database import Database, parse_url, sqlite_path
+from common.catalog.encryption import TokenCipher
+from common.catalog.errors import SchemaOutdated
+from common.catalog.keys import Keys
+from common.catalog.migrate import head, knows
+from common.catalog.models import Models
+from common.catalog.nodes import Nodes
+from common.catalog.runs import Runs
+from common.catalog.shared_secrets import Secrets
+
+UPGRADE = "Run `aquatint db upgrade`."
+
+
+class Catalog:
+    """All that is recorded, by subject. Made by `open`; may be used by all tasks of one event loop."""
+
+    def __init__(self, database: Database, cipher: TokenCipher) -> None:
+        self._database = database
+        self.runs = Runs(database)
+        self.nodes = Nodes(database, cipher)
+        self.keys = Keys(database)
+        self.models = Models(database)
+        self.secrets = Secrets(database)
+
+    @classmethod
+    async def open(cls, url: str, *, secret_key: bytes | None = None) -> Self:
+        """Connect and check that the tables are those of this version.
+
+        secret_key: what node tokens are encrypted with; without it they can be neither stored nor read.
+        Raises: CatalogUnavailable. SchemaOutdated: `migrate` is needed, or a newer version has migrated.
+        InvalidRequest: not the URL of a database this package can use.
+        """
+        cipher = TokenCipher(secret_key)
+        parsed = parse_url(url)
+        path = sqlite_path(parsed)
+        if path is not None and not path.exists():
+            # Connecting would create an empty file, and an empty catalog in the wrong place is hard to notice.
+            raise SchemaOutdated(f"There is no catalog in {path} yet. {UPGRADE}")
+        database = Database(parsed)
+        try:
+            await _check_schema(database)
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database, cipher)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._database.close()
+
+    async def ping(self) -> None:
+        """Ask the database something small. Raises: CatalogUnavailable, after 2 s at the latest."""
+        await self._database.ping()
+
+
+async def _check_schema(database: Database) -> None:
+    revision = await database.revision()
+    if revision == head():
+        return
+    if revision is not None and not knows(revision):
+        raise SchemaOutdated(f"The catalog was upgraded by a newer version of aquatint (to {revision}); install that.")
+    raise SchemaOutdated(f"The catalog's tables are of an older version ({revision or 'none'}). {UPGRADE}")

@@ -1,0 +1,90 @@
+"""Column types that mean the same on SQLite and PostgreSQL."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, String, Text, TypeDecorator
+from sqlalchemy.dialects.postgresql import JSONB
+from ulid import ULID
+
+
+def new_id(prefix: str) -> str:
+    """A new id, such as `run_01J...`: sorts by time of creation, cannot be guessed."""
+    return f"{prefix}_{ULID()}"
+
+
+def utc_now() -> datetime:
+    """The present, aware."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Refuses naive times and returns aware ones; SQLite by itself drops the zone in silence."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def storable_text(text: str) -> str:
+    """`text` with what PostgreSQL cannot hold (NUL, half surrogates) replaced: a run must not fail by its record."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def storable_json(value: Any) -> Any:
+    """`value` with its strings made storable, and null for numbers JSON does not have (NaN, infinities)."""
+    if isinstance(value, str):
+        return storable_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {storable_text(str(key)): storable_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable_json(each) for each in value]
+    return value
+
+
+class FreeText(TypeDecorator[str]):
+    """Text that people or foreign programs wrote."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable_text(value)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON, binary on PostgreSQL. None is SQL's null."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(JSONB(none_as_null=True))
+        return dialect.type_descriptor(JSON(none_as_null=True))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return storable_json(value)
+
+
+# "C": lists are paged by id, so ids must sort the same in every database, whatever its language.
+Id = String(40).with_variant(String(40, collation="C"), "postgresql")
+Name = String(256)
+Sha256 = String(64)
+Seed = BigInteger()
+Count = Integer()
+Bytes = BigInteger()

@@ -1,0 +1,213 @@
+"""Engine, transactions, and the one place where a database's troubles become CatalogUnavailable."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import event, exc, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from common.catalog.tables import Table
+from common.errors import CatalogUnavailable, InvalidRequest
+from common.logs import get_logger
+
+log = get_logger(__name__)
+
+PING_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 2.0
+STATEMENT_TIMEOUT_S = 4.0
+BUSY_TIMEOUT_S = 5.0
+"""How long a writer waits for another process's write on SQLite."""
+TRANSACTION_TIMEOUT_S = 5.0
+"""How long a caller waits at most, whatever hangs; on SQLite this comes on top of the wait for the lock."""
+
+UNREACHABLE = (
+    exc.DBAPIError,
+    exc.TimeoutError,
+    exc.PendingRollbackError,
+    # Raised bare while connecting, before SQLAlchemy can wrap them.
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of the SQLite catalog in the file `path`."""
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def parse_url(url: str) -> URL:
+    """`url` with the driver this package uses, so that plain `postgresql://` and `sqlite:///` work too.
+
+    Raises: InvalidRequest: another kind of database, or SQLite in memory, which no second process could see.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise InvalidRequest("The catalog's address is not a database URL.") from error
+    kind = parsed.drivername.partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+asyncpg")
+    if kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite+aiosqlite")
+    raise InvalidRequest(f"The catalog can be a PostgreSQL database or an SQLite file, not {kind!r}.")
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of an SQLite catalog; None on PostgreSQL."""
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return None
+    return Path(url.database.removeprefix("file:"))
+
+
+def make_engine(url: URL, *, migrating: bool = False) -> AsyncEngine:
+    """An engine for `url`. migrating: no time limit on statements, and SQLite's tables may be rebuilt."""
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, migrating=migrating)
+    timeout_ms = 0 if migrating else round(STATEMENT_TIMEOUT_S * 1000)
+    return create_async_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=5,
+        max_overflow=15,
+        pool_timeout=TRANSACTION_TIMEOUT_S,
+        hide_parameters=True,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": None if migrating else STATEMENT_TIMEOUT_S,
+            "server_settings": {
+                "application_name": "aquatint",
+                "statement_timeout": str(timeout_ms),
+                "idle_in_transaction_session_timeout": "60000",
+            },
+        },
+    )
+
+
+def _sqlite_engine(url: URL, *, migrating: bool) -> AsyncEngine:
+    # isolation_level None: sqlite3 would else begin transactions by itself, late and without IMMEDIATE.
+    connect_args: dict[str, Any] = {"isolation_level": None}
+    if "timeout" not in url.query:
+        connect_args["timeout"] = BUSY_TIMEOUT_S
+    engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, pool_timeout=TRANSACTION_TIMEOUT_S)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_pragmas(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        # FULL: with WAL the default of NORMAL may lose the last commits when the power goes.
+        cursor.execute("PRAGMA synchronous=FULL")
+        # Rebuilding a table drops the old one, which would cascade to every row that refers to it.
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if migrating else 'ON'}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        # A transaction that reads first and writes later fails at once when another process wrote in between;
+        # IMMEDIATE takes the lock at the beginning, where waiting for it is possible.
+        writing = migrating or connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+class Database:
+    """Transactions. Everything in this package that touches the database goes through `read` and `write`."""
+
+    def __init__(self, url: URL) -> None:
+        self._engine = make_engine(url)
+        self._readers = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._writers = async_sessionmaker(self._engine.execution_options(writing=True), expire_on_commit=False)
+        self._is_sqlite = url.get_backend_name() == "sqlite"
+        # SQLite waits for its lock by polling, which is unfair; the writers of this process queue here instead.
+        self._turn: asyncio.Lock | nullcontext[None] = asyncio.Lock() if self._is_sqlite else nullcontext()
+        self._timeout_s = TRANSACTION_TIMEOUT_S + (BUSY_TIMEOUT_S if self._is_sqlite else 0)
+        self._stray: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[AsyncSession]:
+        """A transaction that only reads. Raises: CatalogUnavailable."""
+        async with self._guarded(), self._readers.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[AsyncSession]:
+        """A transaction, committed when the block ends and undone when it raises. Raises: CatalogUnavailable.
+
+        When the connection breaks during the commit itself, nobody knows whether it happened.
+        """
+        async with self._guarded(), self._turn, self._writers.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except exc.DataError as error:
+            raise InvalidRequest("The catalog cannot hold a value of this request.") from error
+        except UNREACHABLE as error:
+            cause = error.orig if isinstance(error, exc.DBAPIError) else error
+            # Only its kind: the text of an error may quote the prompt.
+            log.warning("catalog_unavailable", error=type(error).__name__, cause=type(cause).__name__)
+            raise CatalogUnavailable from error
+
+    async def ping(self) -> None:
+        """Ask the database something small. Raises: CatalogUnavailable, after 2 s at the latest."""
+        task = asyncio.create_task(self._ask())
+        try:
+            done, _ = await asyncio.wait({task}, timeout=PING_TIMEOUT_S)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            # Not awaited: taking leave of a server that hangs may take longer than the caller was promised.
+            task.cancel()
+            self._stray.add(task)
+            task.add_done_callback(self._forget)
+            raise CatalogUnavailable
+        task.result()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._stray.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it as overlooked
+
+    async def _ask(self) -> None:
+        async with self.read() as session:
+            await session.execute(text("SELECT version_num FROM alembic_version"))
+
+    async def revision(self) -> str | None:
+        """The migration the tables are at; None when there are none. Raises: CatalogUnavailable."""
+        async with self.read() as session:
+            try:
+                return (await session.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+            except exc.DBAPIError as error:
+                if error.connection_invalidated or not _no_such_table(error):
+                    raise
+                await session.rollback()
+                return None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._stray:
+            await asyncio.wait(self._stray, timeout=PING_TIMEOUT_S)
+        await self._engine.dispose()
+
+    async def insert_absent(self, session: AsyncSession, table: type[Table], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert those rows whose key, or another unique value, is not there yet."""
+        rows = list(rows)
+        if not rows:
+            return
+        make = sqlite.insert if self._is_sqlite else postgresql.insert
+        await session.execute(make(table).values(rows).on_conflict_do_nothing())
+
+
+def _no_such_table(error: exc.DBAPIError) -> bool:
+    return "no such table" in str(error.orig) or "UndefinedTable" in str(error.orig)

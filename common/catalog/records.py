@@ -1,0 +1,217 @@
+"""What goes into the catalog and comes out of it: plain frozen values, valid after the database session is gone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class RunStatus(StrEnum):
+    """Where a run is. The last three are final: nothing leads out of them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptStatus(StrEnum):
+    """Where one try at one node is. ABANDONED: fenced by a later attempt or by the run's end."""
+
+    SENT = "sent"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+class NodeState(StrEnum):
+    """What was last written down about a node."""
+
+    PENDING = "pending"
+    ONLINE = "online"
+    ERROR = "error"
+    OFFLINE = "offline"
+    DRAINING = "draining"
+
+
+OPEN_RUN = (RunStatus.QUEUED, RunStatus.RUNNING)
+OPEN_ATTEMPT = (AttemptStatus.SENT, AttemptStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """An accepted request, about to be recorded."""
+
+    id: str
+    task: str
+    """generation, edit or variation"""
+    model: str
+    """The public name, after aliases."""
+    requested_model: str | None = None
+    """The name the client used."""
+    prompt: str
+    request: Mapping[str, Any]
+    """The request as accepted, without image bytes."""
+    key_id: str | None = None
+    request_id: str
+    source: str
+    """router or node: which process accepted it."""
+    seed: int | None = None
+    n: int = 1
+    width_px: int | None = None
+    height_px: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewImage:
+    """One picture of a run whose bytes are already durable in the asset store."""
+
+    index: int
+    sha256: str
+    size_bytes: int
+    format: str
+    """png, jpeg or webp"""
+    width_px: int
+    height_px: int
+    seed: int
+    id: str | None = None
+    """Made when absent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """One picture of a run."""
+
+    id: str
+    run_id: str
+    index: int
+    sha256: str
+    size_bytes: int
+    format: str
+    width_px: int
+    height_px: int
+    seed: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One try at one node."""
+
+    no: int
+    node: str
+    status: AttemptStatus
+    error_code: str | None
+    error_message: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run with everything known of it."""
+
+    id: str
+    status: RunStatus
+    task: str
+    model: str
+    requested_model: str | None
+    prompt: str
+    request: dict[str, Any]
+    key_id: str | None
+    request_id: str
+    source: str
+    seed: int | None
+    n: int
+    width_px: int | None
+    height_px: int | None
+    effective: dict[str, Any] | None
+    """What the engine really used; None until the run succeeded. So are `timings` and `answer`."""
+    timings: dict[str, float] | None
+    answer: dict[str, Any] | None
+    error_code: str | None
+    error_message: str | None
+    current_attempt: int
+    """0 before the first."""
+    node: str | None
+    """Name of the current attempt's node."""
+    created_at: datetime
+    started_at: datetime | None
+    heartbeat_at: datetime
+    finished_at: datetime | None
+    attempts: tuple[AttemptRecord, ...]
+    images: tuple[ImageRecord, ...]
+    """By index."""
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """A registered node."""
+
+    id: str
+    name: str
+    url: str
+    token: str | None = field(repr=False)
+    """What the node wants as its key; None also when this process has no secret key to read it with."""
+    state: str
+    max_concurrency: int
+    last_seen_at: datetime | None
+    last_error: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    prefix: str
+    """The first characters of the secret: enough to tell one's keys apart."""
+    scopes: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One weight file of a model."""
+
+    path: str
+    format: str
+    """safetensors, gguf or diffusers (a folder)"""
+    size_bytes: int
+    sha256: str | None = None
+    autov2: str | None = None
+    """The first ten digits of sha256, which model sites show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """A model some node has or had."""
+
+    id: str
+    name: str
+    family: str
+    profile: str | None
+    licence: str | None
+    capabilities: dict[str, Any]
+    files: tuple[ModelFile, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What one sweep did."""
+
+    runs_closed: tuple[str, ...] = ()
+    attempts_closed: int = 0
+    assets_removed: int = 0
+    removed_bytes: int = 0

@@ -1,0 +1,327 @@
+"""Runs, their attempts and their images.
+
+A run changes only under the lock of its own row, and its result is written in one transaction, so whoever reads it sees
+a run either without pictures or whole. Attempts are fenced: only the latest may report, and nothing may after the end.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.catalog.columns import new_id, utc_now
+from common.catalog.database import Database
+from common.catalog.errors import AttemptFenced
+from common.catalog.records import (
+    OPEN_ATTEMPT,
+    OPEN_RUN,
+    AttemptStatus,
+    ImageRecord,
+    NewImage,
+    NewRun,
+    RunRecord,
+    RunStatus,
+    SweepReport,
+)
+from common.catalog.rows import image_record, run_record, select_images, select_runs
+from common.catalog.tables import Asset, Attempt, Image, Run, RunTag, Tag
+from common.errors import InvalidRequest, NotFound
+
+INTERRUPTED = "interrupted"
+MAX_TAG_LENGTH = 64
+_BATCH = 500
+"""Rows in one statement: SQLite takes 32,766 parameters, and a lock is not held for long."""
+
+RunRecords = list[RunRecord]
+Ids = list[str]
+
+
+class Runs:
+    """Every method raises CatalogUnavailable when the database cannot be used."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def open(self, run: NewRun) -> None:
+        """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it."""
+        now = utc_now()
+        row = {
+            "id": run.id,
+            "status": RunStatus.QUEUED,
+            "task": run.task,
+            "model": run.model,
+            "requested_model": run.requested_model,
+            "prompt": run.prompt,
+            "request": dict(run.request),
+            "key_id": run.key_id,
+            "request_id": run.request_id,
+            "source": run.source,
+            "seed": run.seed,
+            "n": run.n,
+            "width_px": run.width_px,
+            "height_px": run.height_px,
+            "current_attempt": 0,
+            "created_at": now,
+            "heartbeat_at": now,
+        }
+        async with self._db.write() as session:
+            await self._db.insert_absent(session, Run, [row])
+
+    async def begin_attempt(self, run_id: str, *, node: str) -> int:
+        """Record that the run is about to be sent to `node`, and fence the attempts before.
+
+        Returns: the attempt's number, from 1.
+        Raises: NotFound. AttemptFenced: the run has ended.
+        """
+        now = utc_now()
+        async with self._db.write() as session:
+            run = await _locked(session, run_id)
+            _refuse_ended(run)
+            await _close_attempts(session, [run_id], AttemptStatus.ABANDONED, "superseded", None, now)
+            run.current_attempt += 1
+            run.heartbeat_at = now
+            attempt = Attempt(
+                run_id=run_id,
+                no=run.current_attempt,
+                node=node,
+                status=AttemptStatus.SENT,
+                error_code=None,
+                error_message=None,
+                created_at=now,
+                started_at=None,
+                finished_at=None,
+            )
+            session.add(attempt)
+            return attempt.no
+
+    async def attempt_running(self, run_id: str, no: int) -> None:
+        """Record that a worker has begun.
+
+        Raises: NotFound. AttemptFenced: a later attempt began, or the run has ended; the node must not go on.
+        """
+        now = utc_now()
+        async with self._db.write() as session:
+            run, attempt = await _locked_attempt(session, run_id, no)
+            run.status = RunStatus.RUNNING
+            run.heartbeat_at = now
+            run.started_at = run.started_at or now
+            attempt.status = AttemptStatus.RUNNING
+            attempt.started_at = attempt.started_at or now
+
+    async def attempt_failed(self, run_id: str, no: int, *, code: str, message: str) -> None:
+        """Close one attempt; the run stays open for another. An attempt that is closed already stays as it is.
+
+        Raises: NotFound.
+        """
+        async with self._db.write() as session:
+            attempt = await session.get(Attempt, (run_id, no), with_for_update=True)
+            if attempt is None:
+                raise _no_run(run_id)
+            if attempt.status in OPEN_ATTEMPT:
+                attempt.status = AttemptStatus.FAILED
+                attempt.error_code, attempt.error_message = code, message
+                attempt.finished_at = utc_now()
+
+    async def finish(
+        self,
+        run_id: str,
+        no: int,
+        *,
+        images: Sequence[NewImage],
+        effective: Mapping[str, Any],
+        timings: Mapping[str, float],
+        answer: Mapping[str, Any],
+    ) -> Ids:
+        """Record the result, all of it or nothing. The bytes of `images` must be durable before.
+
+        Asking again with the same result, because the first answer was lost, gives the same ids.
+
+        Returns: the ids of the images, in the order given.
+        Raises: NotFound. AttemptFenced: a later attempt began, or the run has ended; nothing was stored.
+        """
+        now = utc_now()
+        async with self._db.write() as session:
+            run = await _locked(session, run_id)
+            if run.status is RunStatus.SUCCEEDED and run.current_attempt == no:
+                return await _stored_already(session, run, images)
+            _, attempt = await _locked_attempt(session, run_id, no)
+            # Sorted, so that two results with the same pictures cannot wait for each other.
+            assets = [_asset_row(image, now) for image in sorted(images, key=lambda image: image.sha256)]
+            await self._db.insert_absent(session, Asset, assets)
+            rows = [_image_row(run_id, image, now) for image in images]
+            session.add_all(rows)
+            attempt.status = AttemptStatus.SUCCEEDED
+            attempt.finished_at = now
+            run.status = RunStatus.SUCCEEDED
+            run.effective, run.timings, run.answer = dict(effective), dict(timings), dict(answer)
+            run.started_at = run.started_at or now
+            run.heartbeat_at = run.finished_at = now
+            return [row.id for row in rows]
+
+    async def fail(self, run_id: str, *, code: str, message: str) -> bool:
+        """End the run as failed, and its open attempts. False: it has ended already. Raises: NotFound."""
+        return await self._end(run_id, RunStatus.FAILED, AttemptStatus.FAILED, code, message)
+
+    async def cancel(self, run_id: str, *, reason: str) -> bool:
+        """End the run as cancelled, and fence its attempts. False: it has ended already. Raises: NotFound."""
+        return await self._end(run_id, RunStatus.CANCELLED, AttemptStatus.ABANDONED, "cancelled", reason)
+
+    async def _end(self, run_id: str, status: RunStatus, attempts: AttemptStatus, code: str, message: str) -> bool:
+        now = utc_now()
+        async with self._db.write() as session:
+            run = await _locked(session, run_id)
+            if run.status not in OPEN_RUN:
+                return False
+            run.status, run.error_code, run.error_message = status, code, message
+            run.finished_at = now
+            await _close_attempts(session, [run_id], attempts, code, message, now)
+            return True
+
+    async def get(self, run_id: str) -> RunRecord:
+        """One run with its attempts, images and tags. Raises: NotFound."""
+        async with self._db.read() as session:
+            run = (await session.scalars(select_runs().where(Run.id == run_id))).one_or_none()
+        if run is None:
+            raise _no_run(run_id)
+        return run_record(run)
+
+    async def list(
+        self, *, limit: int = 20, after: str | None = None, status: RunStatus | None = None, model: str | None = None
+    ) -> RunRecords:
+        """Runs, newest first. after: the id of the last run of the page before."""
+        query = select_runs().order_by(Run.id.desc()).limit(limit)
+        if after is not None:
+            query = query.where(Run.id < after)
+        if status is not None:
+            query = query.where(Run.status == status)
+        if model is not None:
+            query = query.where(Run.model == model)
+        async with self._db.read() as session:
+            return [run_record(run) for run in await session.scalars(query)]
+
+    async def image(self, image_id: str) -> ImageRecord:
+        """One image. Raises: NotFound."""
+        async with self._db.read() as session:
+            image = (await session.scalars(select_images().where(Image.id == image_id))).one_or_none()
+        if image is None:
+            raise NotFound(f"There is no image {image_id!r}.", code="image_not_found")
+        return image_record(image)
+
+    async def heartbeat(self, run_ids: Collection[str]) -> None:
+        """A sign of life for open runs that the caller holds."""
+        ids = sorted(run_ids)
+        for start in range(0, len(ids), _BATCH):
+            async with self._db.write() as session:
+                batch = Run.id.in_(ids[start : start + _BATCH])
+                await session.execute(update(Run).where(batch, Run.status.in_(OPEN_RUN)).values(heartbeat_at=utc_now()))
+
+    async def sweep(self, *, older_than_s: float, now: datetime | None = None) -> SweepReport:
+        """Fail, as `interrupted`, every open run without a sign of life for `older_than_s`."""
+        now = now or utc_now()
+        message = f"No process has given a sign of life of this run for {older_than_s:g} s."
+        dead = (Run.status.in_(OPEN_RUN), Run.heartbeat_at < now - timedelta(seconds=older_than_s))
+        values = {"status": RunStatus.FAILED, "error_code": INTERRUPTED, "error_message": message, "finished_at": now}
+        closed: Ids = []
+        attempts = 0
+        while True:
+            async with self._db.write() as session:
+                some = select(Run.id).where(*dead).order_by(Run.id).limit(_BATCH)
+                # `dead` again outside: a heartbeat that came between finding and locking the row counts.
+                ended = await session.scalars(update(Run).where(Run.id.in_(some), *dead).values(values).returning(Run.id))
+                batch = Ids(ended)
+                attempts += await _close_attempts(session, batch, AttemptStatus.FAILED, INTERRUPTED, message, now)
+            if not batch:
+                return SweepReport(runs_closed=tuple(closed), attempts_closed=attempts)
+            closed += batch
+
+    async def tag(self, run_id: str, tags: Collection[str]) -> None:
+        """Put tags on a run, beside those it has. Raises: NotFound, InvalidRequest: an empty or overlong tag."""
+        names = sorted({tag.strip() for tag in tags})
+        for name in names:
+            if not 0 < len(name) <= MAX_TAG_LENGTH:
+                raise InvalidRequest(f"A tag has 1 to {MAX_TAG_LENGTH} characters; got {len(name)}.", param="tags")
+        async with self._db.write() as session:
+            await _locked(session, run_id)
+            await self._db.insert_absent(session, Tag, [{"name": name} for name in names])
+            ids = (await session.scalars(select(Tag.id).where(Tag.name.in_(names)))).all()
+            await self._db.insert_absent(session, RunTag, [{"run_id": run_id, "tag_id": tag_id} for tag_id in ids])
+
+    async def stored(self, sha256s: Collection[str]) -> frozenset[str]:
+        """Those of `sha256s` that have a row, so their bytes must stay."""
+        names = sorted(sha256s)
+        known: set[str] = set()
+        for start in range(0, len(names), _BATCH):
+            async with self._db.read() as session:
+                known.update(await session.scalars(select(Asset.sha256).where(Asset.sha256.in_(names[start : start + _BATCH]))))
+        return frozenset(known)
+
+
+def _no_run(run_id: str) -> NotFound:
+    return NotFound(f"There is no run {run_id!r}.", code="run_not_found")
+
+
+async def _locked(session: AsyncSession, run_id: str) -> Run:
+    run = await session.get(Run, run_id, with_for_update=True)
+    if run is None:
+        raise _no_run(run_id)
+    return run
+
+
+def _refuse_ended(run: Run) -> None:
+    if run.status not in OPEN_RUN:
+        raise AttemptFenced(f"Run {run.id} has ended: it is {run.status.value}.")
+
+
+async def _locked_attempt(session: AsyncSession, run_id: str, no: int) -> tuple[Run, Attempt]:
+    """The run and its attempt `no`, if that is the one that counts. Raises: NotFound, AttemptFenced."""
+    run = await _locked(session, run_id)
+    _refuse_ended(run)
+    attempt = await session.get(Attempt, (run_id, no))
+    if attempt is None:
+        raise NotFound(f"Run {run_id!r} has no attempt {no}.", code="attempt_not_found")
+    if no != run.current_attempt or attempt.status not in OPEN_ATTEMPT:
+        raise AttemptFenced(
+            f"Attempt {no} of run {run_id} is {attempt.status.value}; the current one is {run.current_attempt}."
+        )
+    return run, attempt
+
+
+async def _close_attempts(
+    session: AsyncSession, run_ids: Ids, status: AttemptStatus, code: str, message: str | None, now: datetime
+) -> int:
+    """Close the open attempts of runs whose rows are locked. Returns: how many there were."""
+    if not run_ids:
+        return 0
+    closing = (
+        update(Attempt)
+        .where(Attempt.run_id.in_(run_ids), Attempt.status.in_(OPEN_ATTEMPT))
+        .values(status=status, error_code=code, error_message=message, finished_at=now)
+        .returning(Attempt.no)
+    )
+    return len((await session.scalars(closing)).all())
+
+
+async def _stored_already(session: AsyncSession, run: Run, images: Sequence[NewImage]) -> Ids:
+    stored = {(row.index, row.sha256): row.id for row in await session.scalars(select(Image).where(Image.run_id == run.id))}
+    if stored.keys() != {(image.index, image.sha256) for image in images}:
+        raise AttemptFenced(f"Run {run.id} has ended with other pictures.")
+    return [stored[image.index, image.sha256] for image in images]
+
+
+def _asset_row(image: NewImage, now: datetime) -> dict[str, Any]:
+    return {
+        "sha256": image.sha256,
+        "size_bytes": image.size_bytes,
+        "format": image.format,
+        "width_px": image.width_px,
+        "height_px": image.height_px,
+        "created_at": now,
+    }
+
+
+def _image_row(run_id: str, image: NewImage, now: datetime) -> Image:
+    return Image(
+        id=image.id or new_id("img"), run_id=run_id, index=image.index, sha256=image.sha256, seed=image.seed, created_at=now
+    )

@@ -1,0 +1,242 @@
+"""The tables. Only this package sees them; everybody else gets records.
+
+Names of models, nodes and keys in runs are plain text, not foreign keys: a run outlives the node that made it, and a
+node that keeps a catalog of its own is told ids that stand in another.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, Integer, MetaData, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
+
+from common.catalog.columns import Bytes, Count, FreeText, Id, Json, Name, Seed, Sha256, UtcDateTime
+from common.catalog.records import AttemptStatus, NodeState, RunStatus
+
+
+def _one_of(values: type[StrEnum]) -> Enum:
+    """Text and a CHECK: a native enum type cannot be changed inside a transaction on every database."""
+    return Enum(
+        values,
+        native_enum=False,
+        create_constraint=True,
+        name=values.__name__.lower(),
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Asset(Table):
+    """Stored bytes of one image. A row here is what keeps the sweeper from removing them."""
+
+    __tablename__ = "assets"
+
+    sha256: Mapped[str] = mapped_column(Sha256, primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(Bytes)
+    format: Mapped[str] = mapped_column(Name)
+    width_px: Mapped[int] = mapped_column(Count)
+    height_px: Mapped[int] = mapped_column(Count)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Attempt(Table):
+    """One try at one node."""
+
+    __tablename__ = "attempts"
+
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    no: Mapped[int] = mapped_column(Count, primary_key=True, autoincrement=False)
+    node: Mapped[str] = mapped_column(Name)
+    status: Mapped[AttemptStatus] = mapped_column(_one_of(AttemptStatus))
+    error_code: Mapped[str | None] = mapped_column(FreeText)
+    error_message: Mapped[str | None] = mapped_column(FreeText)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Image(Table):
+    """One picture of a run. The same bytes may be the picture of several."""
+
+    __tablename__ = "images"
+    __table_args__ = (UniqueConstraint("run_id", "index"), Index(None, "sha256"))
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"))
+    index: Mapped[int] = mapped_column(Count)
+    sha256: Mapped[str] = mapped_column(Sha256, ForeignKey("assets.sha256"))
+    seed: Mapped[int] = mapped_column(Seed)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    asset: Mapped[Asset] = relationship(lazy="raise", init=False, viewonly=True)
+
+
+class Tag(Table):
+    """A word people put on runs."""
+
+    __tablename__ = "tags"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, init=False)
+    name: Mapped[str] = mapped_column(Name)
+
+
+class RunTag(Table):
+    """A tag on a run."""
+
+    __tablename__ = "run_tags"
+    __table_args__ = (Index(None, "tag_id"),)
+
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    tag_id: Mapped[int] = mapped_column(Integer, ForeignKey("tags.id", ondelete="CASCADE"), primary_key=True)
+
+
+class Run(Table):
+    """One accepted request's execution."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        # Ids sort by time of creation, and lists are paged by id: these serve "the newest of this kind".
+        Index(None, "status", "id"),
+        Index(None, "model", "id"),
+        Index(None, "key_id", "id"),
+        Index(None, "status", "heartbeat_at"),
+        Index(None, "created_at"),
+        Index(None, "request_id"),
+        CheckConstraint("status <> 'failed' OR error_code IS NOT NULL", name="failed_has_error_code"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    status: Mapped[RunStatus] = mapped_column(_one_of(RunStatus))
+    task: Mapped[str] = mapped_column(Name)
+    model: Mapped[str] = mapped_column(FreeText)
+    requested_model: Mapped[str | None] = mapped_column(FreeText)
+    prompt: Mapped[str] = mapped_column(FreeText)
+    request: Mapped[dict[str, Any]] = mapped_column(Json)
+    key_id: Mapped[str | None] = mapped_column(FreeText)
+    request_id: Mapped[str] = mapped_column(FreeText)
+    source: Mapped[str] = mapped_column(Name)
+    seed: Mapped[int | None] = mapped_column(Seed)
+    n: Mapped[int] = mapped_column(Count)
+    width_px: Mapped[int | None] = mapped_column(Count)
+    height_px: Mapped[int | None] = mapped_column(Count)
+    effective: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    timings: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    error_code: Mapped[str | None] = mapped_column(FreeText)
+    error_message: Mapped[str | None] = mapped_column(FreeText)
+    current_attempt: Mapped[int] = mapped_column(Count)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempts: Mapped[list[Attempt]] = relationship(lazy="raise", init=False, viewonly=True, order_by=Attempt.no)
+    images: Mapped[list[Image]] = relationship(lazy="raise", init=False, viewonly=True, order_by=Image.index)
+    tags: Mapped[list[Tag]] = relationship(lazy="raise", init=False, viewonly=True, secondary="run_tags", order_by=Tag.name)
+
+
+class Model(Table):
+    """A model by its public name."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("name"), Index(None, "family"))
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name)
+    family: Mapped[str] = mapped_column(Name)
+    profile: Mapped[str | None] = mapped_column(Name)
+    licence: Mapped[str | None] = mapped_column(FreeText)
+    capabilities: Mapped[dict[str, Any]] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    files: Mapped[list["ModelFileRow"]] = relationship(lazy="raise", init=False, viewonly=True, order_by="ModelFileRow.path")
+
+
+class ModelFileRow(Table):
+    """One weight file of a model."""
+
+    __tablename__ = "model_files"
+    __table_args__ = (Index(None, "sha256"), Index(None, "autov2"))
+
+    model_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(FreeText, primary_key=True)
+    format: Mapped[str] = mapped_column(Name)
+    size_bytes: Mapped[int] = mapped_column(Bytes)
+    sha256: Mapped[str | None] = mapped_column(Sha256)
+    autov2: Mapped[str | None] = mapped_column(Name)
+
+
+class ModelAlias(Table):
+    """Another name for a model. The target is a name: nodes may have models the catalog was never told of."""
+
+    __tablename__ = "model_aliases"
+    __table_args__ = (Index(None, "model"),)
+
+    alias: Mapped[str] = mapped_column(FreeText, primary_key=True)
+    model: Mapped[str] = mapped_column(FreeText)
+
+
+class Node(Table):
+    """A node the operator registered."""
+
+    __tablename__ = "nodes"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        UniqueConstraint("url"),
+        CheckConstraint("max_concurrency >= 1", name="max_concurrency_positive"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name)
+    url: Mapped[str] = mapped_column(FreeText)
+    token_encrypted: Mapped[str | None] = mapped_column(FreeText)
+    state: Mapped[NodeState] = mapped_column(_one_of(NodeState))
+    max_concurrency: Mapped[int] = mapped_column(Count)
+    last_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_error: Mapped[str | None] = mapped_column(FreeText)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+_ACTIVE = text("revoked_at IS NULL")
+
+
+class ApiKey(Table):
+    """A key, by the SHA-256 of its secret. A name can be used again once its key is revoked."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        UniqueConstraint("secret_sha256"),
+        Index("uq_api_keys_active_name", "name", unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name)
+    prefix: Mapped[str] = mapped_column(Name)
+    secret_sha256: Mapped[str] = mapped_column(Sha256)
+    scopes: Mapped[list[str]] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Secret(Table):
+    """A value all processes of one installation share, such as the key that signs links."""
+
+    __tablename__ = "secrets"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    value: Mapped[str] = mapped_column(FreeText)
