@@ -1,0 +1,121 @@
+"""/admin/nodes: the operator's view of the fleet. Addresses appear here and nowhere else; tokens nowhere at all."""
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from router.auth import AdminKey
+from router.placement import Health
+from router.probe import look
+from router.registry import Node
+from router.services import Services, ServicesDep
+
+api = APIRouter(prefix="/admin/nodes")
+
+
+def _node_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must not hold credentials, a query or a fragment")
+    if parts.hostname.startswith("169.254.") or parts.hostname.lower().startswith("[fe80"):
+        raise ValueError("must not be a link-local address")
+    return url.rstrip("/")
+
+
+class NewNode(BaseModel):
+    """Body of POST /admin/nodes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    url: Annotated[str, AfterValidator(_node_url)]
+    token: str | None = Field(default=None, min_length=1, max_length=512)
+
+
+@api.post("", status_code=201)
+async def add_node(new: NewNode, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Register a node and look at it once. It is kept even if that look fails: it may just not be up yet."""
+    record = await services.catalog.nodes.add(name=new.name, url=new.url, token=new.token)
+    await services.registry.refresh()
+    node = services.registry.get(record.id)
+    await look(node, services.registry, services.client)
+    services.prober.watch()
+    return shown(node)
+
+
+@api.get("")
+async def list_nodes(key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """All nodes."""
+    return {"object": "list", "data": [shown(node) for node in services.registry.nodes()]}
+
+
+@api.get("/{name}")
+async def retrieve_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """One node by name or id."""
+    return shown(services.registry.get(name))
+
+
+@api.delete("/{name}", status_code=204)
+async def remove_node(name: str, key: AdminKey, services: ServicesDep) -> Response:
+    """Forget a node. Runs in flight there are tried elsewhere; drain it first to let them end."""
+    await services.catalog.nodes.remove(services.registry.get(name).id)
+    await services.registry.refresh()
+    services.prober.watch()
+    return Response(status_code=204)
+
+
+@api.post("/{name}/test")
+async def test_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Look at a node now."""
+    node = services.registry.get(name)
+    good = await look(node, services.registry, services.client)
+    return shown(node) | {"reachable": good}
+
+
+@api.post("/{name}/drain")
+async def drain_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Give a node no more runs; those it has end."""
+    return await _set(services, name, Health.DRAINING)
+
+
+@api.post("/{name}/resume")
+async def resume_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Take a drained node back."""
+    shown_node = await _set(services, name, Health.PENDING)
+    node = services.registry.get(name)
+    await look(node, services.registry, services.client)
+    return shown(node) if node.health is not Health.PENDING else shown_node
+
+
+async def _set(services: Services, name: str, state: Health) -> dict[str, Any]:
+    node = services.registry.get(name)
+    await services.catalog.nodes.set_state(node.id, str(state))
+    await services.registry.refresh()
+    return shown(node)
+
+
+def shown(node: Node) -> dict[str, Any]:
+    """A node as JSON."""
+    status = node.status
+    return {
+        "id": node.id,
+        "object": "node",
+        "name": node.name,
+        "url": node.record.url,
+        "state": str(node.health),
+        "error": node.last_error,
+        "in_flight": len(node.ours),
+        "phase": None if status is None else str(status.phase),
+        "version": None if status is None else status.version,
+        "device": None if status is None else status.device.model_dump(),
+        "models": []
+        if status is None
+        else [{"id": m.id, "resident": m.resident, "unavailable": m.unavailable} for m in status.models],
+        "jobs": [] if status is None else [job.model_dump() for job in status.jobs],
+        "created": int(node.record.created_at.timestamp()),
+        "last_seen": int(node.record.last_seen_at.timestamp()) if node.record.last_seen_at else None,
+    }

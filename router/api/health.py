@@ -1,0 +1,42 @@
+"""/health (the process lives), /ready (send me work), /metrics."""
+
+from fastapi import APIRouter, Response
+from starlette.responses import JSONResponse
+
+from common.errors import CatalogUnavailable
+from common.metrics import exposition
+from common.version import VERSION
+from router.placement import Health
+from router.services import ServicesDep
+
+api = APIRouter()
+
+
+@api.get("/health")
+async def health() -> dict[str, str]:
+    """Answers whatever else is wrong: a restart would not mend the catalog or the nodes."""
+    return {"status": "ok", "version": VERSION}
+
+
+@api.get("/ready")
+async def ready(services: ServicesDep) -> JSONResponse:
+    """200 when the catalog answers and at least one node is online, else 503 with the reason."""
+    reasons = []
+    try:
+        await services.catalog.ping()
+    except CatalogUnavailable:
+        reasons.append("the catalog cannot be reached")
+    online = sum(node.health is Health.ONLINE for node in services.registry.nodes())
+    if not online:
+        reasons.append("no node is online")
+    body = {"ready": not reasons, "reasons": reasons, "nodes_online": online, "queued": len(services.queue)}
+    return JSONResponse(body, status_code=503 if reasons else 200)
+
+
+@api.get("/metrics")
+async def metrics(services: ServicesDep) -> Response:
+    """Prometheus' text format."""
+    services.metrics.show_nodes(
+        {node.name: (node.health is Health.ONLINE, len(node.ours)) for node in services.registry.nodes()}
+    )
+    return exposition(services.metrics.registry)

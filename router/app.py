@@ -1,0 +1,147 @@
+"""Makes every part of the router, in order, and closes them in the reverse order."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
+from common.catalog.sweeper import sweep
+from common.errors import AquatintError
+from common.images_api import AssetLinks
+from common.images_api.links import SECRET_NAME
+from common.logs import get_logger
+from common.version import VERSION
+from common.web import RequestContext, install_error_handlers
+from router.answers import Answers
+from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs
+from router.dispatch import Dispatcher
+from router.metrics import RouterMetrics
+from router.model_names import ModelNames
+from router.node_client import NodeClient
+from router.probe import Prober, look
+from router.queue import Queue
+from router.registry import Node, Registry
+from router.services import Services
+from router.settings import RouterSettings
+
+log = get_logger(__name__)
+
+HEARTBEAT_EVERY_S = 10.0
+ASSET_GRACE_S = 3600.0
+"""Bytes younger than this may belong to a run that is just being written down."""
+
+
+def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
+    """The router as an ASGI app. transport: how nodes are reached; the network when None."""
+    metrics = RouterMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            services = await _make_services(settings, metrics, transport, stack)
+            app.state.services = services
+            for name, work in _background(services):
+                await _start(name, work, stack)
+            log.info("router_ready", nodes=len(services.registry.nodes()))
+            yield
+
+    app = FastAPI(title="Aquatint", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    install_error_handlers(app)
+    for part in (images, models, assets, runs, admin_nodes, admin_keys, admin_aliases, health):
+        app.include_router(part.api)
+    app.add_middleware(RequestContext, observe=metrics.http.observe)
+    return app
+
+
+async def _make_services(
+    settings: RouterSettings, metrics: RouterMetrics, transport: httpx.AsyncBaseTransport | None, stack: AsyncExitStack
+) -> Services:
+    own = settings.router
+    catalog = await Catalog.open(settings.catalog_url, secret_key=load_or_create_secret_key(settings.secret_key_path))
+    stack.push_async_callback(catalog.close)
+    assets_store = open_asset_store(settings.asset_store_url)
+    stack.push_async_callback(assets_store.close)
+    links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
+    client = NodeClient(connect_timeout_s=own.connect_timeout_s, probe_timeout_s=own.probe_timeout_s, transport=transport)
+    stack.push_async_callback(client.aclose)
+    registry = Registry(catalog)
+    await registry.refresh()
+    queue = Queue(registry, max_queued=own.max_queued, depth=own.node_depth, no_capacity_wait_s=own.no_capacity_wait_s)
+    queue.on_wait = metrics.waited
+    metrics.watch_queue(lambda: len(queue))
+
+    async def look_again(node: Node) -> bool:
+        return await look(node, registry, client)
+
+    dispatcher = Dispatcher(
+        catalog=catalog,
+        registry=registry,
+        queue=queue,
+        client=client,
+        answers=Answers(catalog, assets_store, links),
+        metrics=metrics,
+        look=look_again,
+        run_timeout_s=own.run_timeout_s,
+        max_attempts=own.max_attempts,
+    )
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        assets=assets_store,
+        links=links,
+        registry=registry,
+        prober=Prober(registry, client, interval_s=own.probe_interval_s),
+        queue=queue,
+        client=client,
+        dispatcher=dispatcher,
+        names=ModelNames(registry, catalog, default=own.default_model),
+        metrics=metrics,
+    )
+
+
+def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+    own = services.settings.router
+
+    async def heartbeat() -> None:
+        if services.dispatcher.held:
+            await services.catalog.runs.heartbeat(list(services.dispatcher.held))
+
+    async def clean() -> None:
+        await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=ASSET_GRACE_S)
+
+    return [
+        ("probe", services.prober.run()),
+        ("heartbeat", _every(HEARTBEAT_EVERY_S, heartbeat)),
+        ("sweep", _every(own.sweep_interval_s, clean)),
+    ]
+
+
+async def _every(interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except AquatintError as error:
+            log.warning("background_work_failed", why=error.message)
+        await asyncio.sleep(interval_s)
+
+
+async def _start(name: str, work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run `work` beside the requests until the stack closes. If it ever ends by itself, that is logged as an error."""
+    task = asyncio.create_task(work, name=name)
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if not done.cancelled():
+            log.error("background_work_ended", name=name, exc_info=done.exception())
+
+    task.add_done_callback(ended)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(stop)

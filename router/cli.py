@@ -1,0 +1,45 @@
+"""`aquatint router`: the router as a process."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from router.settings import RouterSettings
+
+
+def router(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Run the router: the public API in front of the nodes."""
+    import asyncio
+
+    from common.lifeline import follow_parent
+    from common.logs import configure_logging
+    from common.web import serve
+    from router.app import build_app
+    from router.settings import RouterSection, RouterSettings
+
+    follow_parent()
+    settings = RouterSettings.load()
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update={"router": RouterSection(**(settings.router.model_dump() | given))})
+    configure_logging(level=settings.log_level, style=settings.log_format, process="router")
+    new_key = asyncio.run(_prepare(settings))
+    if new_key is not None:
+        typer.echo(f"The first API key, shown this once: {new_key}")
+    serve(build_app(settings), host=settings.router.host, port=settings.router.port, drain_s=settings.router.drain_s)
+
+
+async def _prepare(settings: "RouterSettings") -> str | None:
+    """The catalog's schema and the first key; the key's secret if it was made just now."""
+    from common.catalog import Catalog, load_or_create_secret_key, migrate
+    from common.first_key import make_first_key
+
+    await migrate(settings.catalog_url)
+    catalog = await Catalog.open(settings.catalog_url, secret_key=load_or_create_secret_key(settings.secret_key_path))
+    try:
+        return await make_first_key(catalog)
+    finally:
+        await catalog.close()

@@ -1,0 +1,250 @@
+"""Carries one run through: record, queue, pick, send, fail over, answer.
+
+Order of writes: the run's row is committed before anything else happens; each try gets an attempt row before it is sent,
+which fences the tries before it; the node writes the result. So a crash anywhere leaves a row that says how far it came.
+
+What is tried again, and what is not:
+- never reached a node, or the node said it has no place: another node, at no cost.
+- the node died, or its connection was lost, before the answer began: first the catalog is asked whether the run was
+  finished after all (then its answer is rebuilt from the stored pictures); otherwise another node.
+- a node's 5xx: another node. A node's 4xx: the request is wrong, so the client gets it.
+- nothing after the answer's first byte, except the rest of a finished answer out of the catalog.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import httpx
+import orjson
+
+from common.catalog import AttemptFenced, Catalog
+from common.errors import AquatintError, CatalogUnavailable, DeadlineExceeded, NodeFailed, RunCancelled
+from common.logs import bind, get_logger
+from router.answers import Answers
+from router.metrics import RouterMetrics
+from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
+from router.placement import Ask
+from router.queue import Queue, excluding
+from router.registry import Node, Registry
+from router.relay import Accepted, Reply, answer_headers, error_in, node_headers, once, passed_on, read_error, row_of
+
+log = get_logger(__name__)
+
+BUSY_PAUSE_S = 0.2
+BUSY = (409, 429)
+"""A node's way of saying that it has no place after all; another router was quicker."""
+OUTCOMES = ("unreachable", "connection_lost", "busy")
+"""Causes of a failed try that are metrics labels; all others are `node_error`."""
+
+
+@dataclass(slots=True)
+class _Journey:
+    """What has happened to one run so far."""
+
+    accepted: Accepted
+    deadline_s: float
+    ask: Ask
+    attempts: int = 0
+    last: AquatintError | None = None
+
+
+@dataclass(slots=True)
+class _Try:
+    """One attempt at one node."""
+
+    node: Node
+    no: int
+    began_s: float = field(default_factory=time.monotonic)
+
+
+class Dispatcher:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        registry: Registry,
+        queue: Queue,
+        client: NodeClient,
+        answers: Answers,
+        metrics: RouterMetrics,
+        look: Callable[[Node], Awaitable[bool]],
+        run_timeout_s: float,
+        max_attempts: int,
+    ) -> None:
+        self._catalog = catalog
+        self._registry = registry
+        self._queue = queue
+        self._client = client
+        self._answers = answers
+        self._metrics = metrics
+        self._look = look
+        self._run_timeout_s = run_timeout_s
+        self._max_attempts = max_attempts
+        self.held: dict[str, Accepted] = {}
+        """Runs this router is responsible for, by id; their sign of life is sent to the catalog."""
+
+    async def run(self, accepted: Accepted) -> Reply:
+        """Dispatch to the end: returns when an answer begins.
+
+        Raises: any AquatintError; the run's row says the same. Cancelling the caller cancels the run.
+        """
+        self._queue.check_room()
+        bind(run_id=accepted.run_id)
+        await self._catalog.runs.open(row_of(accepted))
+        self.held[accepted.run_id] = accepted
+        try:
+            reply = await self._try_nodes(accepted)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._close(accepted.run_id, RunCancelled("The client left.")))
+            raise
+        except AquatintError as error:
+            await self._close(accepted.run_id, error)
+            raise
+        except BaseException as error:
+            await self._close(accepted.run_id, NodeFailed(f"dispatch failed: {type(error).__name__}"))
+            raise
+        finally:
+            del self.held[accepted.run_id]
+        return reply
+
+    async def _try_nodes(self, accepted: Accepted) -> Reply:
+        journey = _Journey(accepted, time.monotonic() + self._run_timeout_s, accepted.ask)
+        while journey.attempts < self._max_attempts:
+            try:
+                node = await self._queue.place(accepted.run_id, journey.ask, deadline_s=journey.deadline_s)
+            except AquatintError as error:
+                # With no other node left, what the tried one said is worth more than "no capacity".
+                raise journey.last or error from None
+            took_s: float | None = None
+            began_s = time.monotonic()
+            try:
+                reply = await self._attempt(journey, node)
+                took_s = time.monotonic() - began_s if reply is not None and reply.status == 200 else None
+            finally:
+                self._queue.release(node, accepted.run_id, took_s=took_s)
+            if reply is not None:
+                return reply
+        assert journey.last is not None
+        raise journey.last
+
+    async def _attempt(self, journey: _Journey, node: Node) -> Reply | None:
+        """One try. None: try elsewhere; `journey` knows why."""
+        accepted = journey.accepted
+        no = await self._catalog.runs.begin_attempt(accepted.run_id, node=node.name)
+        journey.attempts += 1
+        this = _Try(node, no)
+        log.info("dispatched", node=node.name, attempt=no, model=accepted.request.model)
+        try:
+            response = await self._answer_of(this, journey)
+        except NodeUnreachable as error:
+            await self._registry.failed(node, f"unreachable: {error}", gone=True)
+            await self._elsewhere(journey, this, "unreachable", "The node could not be reached.")
+            return None
+        except NodeLost as error:
+            await self._registry.failed(node, str(error), gone=True)
+            self._registry.model_failed(node, accepted.ask.model)
+            finished = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
+            if finished is not None:
+                self._metrics.attempt(node.name, "recovered")
+                return Reply(200, answer_headers(accepted), once(finished))
+            await self._elsewhere(journey, this, "connection_lost", "The node's connection was lost during the run.")
+            return None
+        if response.status_code == 200:
+            self._registry.model_worked(node, accepted.ask.model)
+            self._metrics.attempt(node.name, "succeeded")
+            return Reply(200, passed_on(response), self._body(response, accepted.run_id))
+        return await self._refused(journey, this, response)
+
+    async def _answer_of(self, this: _Try, journey: _Journey) -> httpx.Response:
+        """The node's answer, unless the node is lost or time is over first.
+
+        Raises: NodeUnreachable, NodeLost, DeadlineExceeded.
+        """
+        accepted, node = journey.accepted, this.node
+        body = orjson.dumps(accepted.request.to_json())
+        address = Address(node.record.url, node.record.token)
+        sending = asyncio.ensure_future(
+            self._client.start(address, accepted.request.task, body, node_headers(accepted, this.no))
+        )
+        lost = asyncio.ensure_future(node.lost.wait())
+        try:
+            await asyncio.wait(
+                {sending, lost}, timeout=max(0, journey.deadline_s - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if sending.done():
+                return sending.result()
+            if lost.done():
+                raise NodeLost("the node no longer answers")
+            raise DeadlineExceeded("The run did not end in the time it was given.", retryable=False)
+        finally:
+            lost.cancel()
+            if not sending.done():
+                # Closes the connection, which is how the node learns that nobody waits any more.
+                sending.cancel()
+            await asyncio.gather(sending, lost, return_exceptions=True)
+
+    async def _refused(self, journey: _Journey, this: _Try, response: httpx.Response) -> Reply | None:
+        """The node answered, but not with pictures."""
+        body = await read_error(response)
+        error = error_in(response, body)
+        if response.status_code in BUSY:
+            await self._note_failed(this, journey, "busy", "The node had no place.")
+            journey.attempts -= 1
+            journey.last = None
+            # Another router was quicker. Our picture of the node is old: look, and leave it a moment to get on.
+            await self._look(this.node)
+            await asyncio.sleep(BUSY_PAUSE_S)
+            return None
+        if response.status_code < 500 or isinstance(error, CatalogUnavailable):
+            self._metrics.attempt(this.node.name, "refused")
+            await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
+            return Reply(response.status_code, passed_on(response), once(body))
+        self._registry.model_failed(this.node, journey.accepted.ask.model)
+        await self._elsewhere(journey, this, error.code or "node_error", error.message)
+        journey.last = error
+        return None
+
+    async def _elsewhere(self, journey: _Journey, this: _Try, code: str, message: str) -> None:
+        await self._note_failed(this, journey, code, message)
+        journey.ask = excluding(journey.ask, this.node)
+        # One failure may be the node's; failing on every node tried is the run's own, and a retry would triple the damage.
+        retryable = journey.attempts < self._max_attempts
+        journey.last = NodeFailed(
+            f"{message} No other node could take the run.", retryable=retryable, retry_after_s=5 if retryable else None
+        )
+
+    async def _note_failed(self, this: _Try, journey: _Journey, code: str, message: str) -> None:
+        log.warning("attempt_failed", node=this.node.name, attempt=this.no, code=code)
+        self._metrics.attempt(this.node.name, code if code in OUTCOMES else "node_error")
+        await self._catalog.runs.attempt_failed(journey.accepted.run_id, this.no, code=code, message=message)
+
+    async def _close(self, run_id: str, error: AquatintError) -> None:
+        """Write down how a run that got no answer ended. The sweeper does it later if the catalog cannot be reached now."""
+        try:
+            if isinstance(error, RunCancelled):
+                await self._catalog.runs.cancel(run_id, reason=error.message)
+            else:
+                await self._catalog.runs.fail(run_id, code=error.code or "failed", message=error.message)
+        except (CatalogUnavailable, AttemptFenced) as unavailable:
+            log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
+
+    async def _body(self, response: httpx.Response, run_id: str) -> AsyncIterator[bytes]:
+        """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
+        sent = 0
+        length = int(response.headers.get("content-length", -1))
+        try:
+            async for chunk in response.aiter_raw():
+                sent += len(chunk)
+                yield chunk
+        except httpx.HTTPError as error:
+            finished = await self._answers.rebuild(run_id)
+            if finished is None or len(finished) != length:
+                raise
+            log.warning("answer_completed_from_catalog", run_id=run_id, sent=sent, why=type(error).__name__)
+            yield finished[sent:]
+        finally:
+            await response.aclose()

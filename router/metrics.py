@@ -1,0 +1,58 @@
+"""The router's figures for Prometheus. Labels: node names, models a node has told of, and outcomes from fixed lists."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from common.metrics import SECONDS_BUCKETS, HttpMetrics
+
+
+class RouterMetrics:
+    """All of them, on a registry of their own: two apps in one process do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.http = HttpMetrics(self.registry, "router")
+        self._attempts = Counter("aquatint_attempts", "Tries at nodes.", ["node", "outcome"], registry=self.registry)
+        self._runs = Counter("aquatint_runs", "Runs that ended.", ["model", "outcome"], registry=self.registry)
+        self._seconds = Histogram(
+            "aquatint_run_seconds",
+            "From acceptance to the answer's first byte.",
+            ["model"],
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._wait = Histogram(
+            "aquatint_queue_wait_seconds", "Time spent waiting for a node.", buckets=SECONDS_BUCKETS, registry=self.registry
+        )
+        self._depth = Gauge("aquatint_queue_depth", "Runs waiting for a node.", registry=self.registry)
+        self._node_up = Gauge("aquatint_node_up", "1 while a node is online.", ["node"], registry=self.registry)
+        self._node_runs = Gauge(
+            "aquatint_node_in_flight", "Runs sent to a node and unanswered.", ["node"], registry=self.registry
+        )
+
+    def attempt(self, node: str, outcome: str) -> None:
+        """One try at one node ended."""
+        self._attempts.labels(node, outcome).inc()
+
+    def run(self, model: str, outcome: str, seconds: float) -> None:
+        """One run ended: succeeded, refused, failed or cancelled."""
+        self._runs.labels(model, outcome).inc()
+        if outcome == "succeeded":
+            self._seconds.labels(model).observe(seconds)
+
+    def waited(self, seconds: float) -> None:
+        """A run found its node."""
+        self._wait.observe(seconds)
+
+    def watch_queue(self, length: Callable[[], float]) -> None:
+        """Read the queue's length at each scrape."""
+        self._depth.set_function(length)
+
+    def show_nodes(self, nodes: dict[str, tuple[bool, int]]) -> None:
+        """name -> (online, in flight); nodes that are gone leave no series behind."""
+        self._node_up.clear()
+        self._node_runs.clear()
+        for name, (online, in_flight) in nodes.items():
+            self._node_up.labels(name).set(online)
+            self._node_runs.labels(name).set(in_flight)

@@ -1,0 +1,68 @@
+"""Names clients use -> models nodes have: aliases, the default, and the difference between "unknown" and "not now"."""
+
+import time
+from dataclasses import dataclass
+
+from common.catalog import Catalog
+from common.errors import NotFound, UnknownModel
+from common.node_api import ModelStatus
+from router.registry import Registry
+
+ALIASES_FRESH_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry of the list of models. `alias_of` is None for a model itself."""
+
+    id: str
+    model: ModelStatus
+    alias_of: str | None = None
+
+
+class ModelNames:
+    """What the nodes serve, under all its names."""
+
+    def __init__(self, registry: Registry, catalog: Catalog, *, default: str | None) -> None:
+        self._registry = registry
+        self._catalog = catalog
+        self._default = default
+        self._aliases: dict[str, str] = {}
+        self._fresh_until_s = 0.0
+
+    async def resolve(self, name: str | None) -> tuple[str, ModelStatus | None]:
+        """The model a client means, and what nodes say of it (None when it is only known from the catalog).
+
+        Raises: UnknownModel: no node ever had it.
+        """
+        models = self._registry.models(online=False)
+        if name is None:
+            name = self._default or next(iter(sorted(self._registry.models(online=True)) or sorted(models)), None)
+            if name is None:
+                raise UnknownModel("default")
+        target = (await self.aliases()).get(name, name)
+        if target in models:
+            return target, models[target]
+        try:
+            await self._catalog.models.get(target)
+        except NotFound:
+            raise UnknownModel(name) from None
+        return target, None
+
+    async def listed(self) -> list[Listed]:
+        """Models of online nodes and the aliases that lead to them, by name."""
+        models = self._registry.models(online=True)
+        found = [Listed(name, model) for name, model in models.items()]
+        found += [Listed(a, models[t], t) for a, t in (await self.aliases()).items() if t in models and a not in models]
+        return sorted(found, key=lambda each: each.id)
+
+    async def aliases(self) -> dict[str, str]:
+        """alias -> model, at most two seconds old."""
+        if time.monotonic() >= self._fresh_until_s:
+            self._aliases = await self._catalog.models.aliases()
+            self._fresh_until_s = time.monotonic() + ALIASES_FRESH_S
+        return self._aliases
+
+    def forget(self) -> None:
+        """Read the aliases anew: one was just changed here."""
+        self._fresh_until_s = 0.0

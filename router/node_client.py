@@ -1,0 +1,125 @@
+"""The only file that knows a node's paths, and what its silence and its answers mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+from pydantic import ValidationError
+
+from common.images_api import Task
+from common.node_api import CancelOrder, LoadOrder, NodeStatus
+
+MAX_STATUS_BYTES = 4 * 1024 * 1024
+ROUTES = {Task.GENERATION: "/v1/images/generations"}
+
+
+class NodeUnreachable(Exception):
+    """Nothing was sent: the connection could not be made. Safe to try elsewhere."""
+
+
+class NodeLost(Exception):
+    """The connection ended without a whole answer: the run may or may not have happened there."""
+
+
+class NodeNonsense(Exception):
+    """The node answered something that is not an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a node is and what opens its door."""
+
+    url: str
+    token: str | None
+
+    def headers(self) -> dict[str, str]:
+        """Authorisation, for this node only."""
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+
+
+class NodeClient:
+    """HTTP to nodes. Redirects are never followed: a node's token must not travel."""
+
+    def __init__(self, *, connect_timeout_s: float, probe_timeout_s: float, transport: httpx.AsyncBaseTransport | None = None):
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
+        # Reading has no limit of its own: a picture takes what it takes; the dispatcher holds deadline and node health.
+        timeout = httpx.Timeout(None, connect=connect_timeout_s, write=60)
+        self._http = httpx.AsyncClient(limits=limits, timeout=timeout, transport=transport, trust_env=False)
+        self._probe_timeout = httpx.Timeout(probe_timeout_s)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def start(self, node: Address, task: Task, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        """Send a run; returns when the node's answer begins. The caller closes the response.
+
+        Raises: NodeUnreachable, NodeLost.
+        """
+        request = self._http.build_request(
+            "POST",
+            node.url.rstrip("/") + ROUTES[task],
+            content=body,
+            headers={"content-type": "application/json", **headers, **node.headers()},
+        )
+        try:
+            return await self._http.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
+            raise NodeUnreachable(_reason(error)) from error
+        except httpx.HTTPError as error:
+            raise NodeLost(_reason(error)) from error
+
+    async def status(self, node: Address) -> NodeStatus:
+        """One look. Raises: NodeUnreachable, NodeLost, NodeNonsense."""
+        try:
+            async with self._http.stream(
+                "GET", node.url.rstrip("/") + "/node/v1/status", headers=node.headers(), timeout=self._probe_timeout
+            ) as response:
+                body = await _bounded(response, MAX_STATUS_BYTES)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NodeUnreachable(_reason(error)) from error
+        except httpx.HTTPError as error:
+            raise NodeLost(_reason(error)) from error
+        if response.status_code in (401, 403):
+            raise NodeNonsense("the node refuses our token")
+        if response.status_code != 200:
+            raise NodeNonsense(f"status answered {response.status_code}")
+        try:
+            return NodeStatus.model_validate_json(body)
+        except ValidationError as error:
+            raise NodeNonsense(f"status is not understood: {error.error_count()} faults") from error
+
+    async def cancel(self, node: Address, run_id: str) -> None:
+        """Ask to stop a run. Best effort: closing the connection says the same. Raises: NodeUnreachable, NodeLost."""
+        await self._order(node, "cancel", CancelOrder(run_id=run_id).model_dump_json())
+
+    async def load(self, node: Address, model: str) -> httpx.Response:
+        """Ask to bring a model onto the device; answers when it is there. Raises: NodeUnreachable, NodeLost."""
+        return await self._order(node, "load", LoadOrder(model=model).model_dump_json())
+
+    async def _order(self, node: Address, verb: str, body: str) -> httpx.Response:
+        try:
+            return await self._http.post(
+                f"{node.url.rstrip('/')}/node/v1/{verb}",
+                content=body,
+                headers={"content-type": "application/json", **node.headers()},
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NodeUnreachable(_reason(error)) from error
+        except httpx.HTTPError as error:
+            raise NodeLost(_reason(error)) from error
+
+
+async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
+    chunks, size = [], 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > max_bytes:
+            raise NodeNonsense(f"the answer is larger than {max_bytes:,} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    # Never the address: reasons reach clients.
+    return type(error).__name__

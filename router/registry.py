@@ -1,0 +1,163 @@
+"""The nodes this router knows: who they are (from the catalog), what they last said, what we think of them.
+
+Health by looks (`probe.py`) and by work (`dispatch.py`): one failure is `error` (no new runs), the second `offline`
+(runs in flight there are given up and tried elsewhere), the next good look `online`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from common.catalog import Catalog, NodeRecord
+from common.errors import CatalogUnavailable, NotFound
+from common.logs import get_logger
+from common.node_api import ModelStatus, NodeStatus
+from router.placement import Candidate, Health
+
+log = get_logger(__name__)
+
+OFFLINE_AFTER_FAILURES = 2
+BREAK_AFTER_FAILURES = 3
+"""Failures in a row of one model on one node before that pair sits out."""
+SIT_OUT_S = 30.0
+SEEN_EVERY_S = 30.0
+"""How often a node that stays well is noted as seen in the catalog."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One node, alive in this process."""
+
+    record: NodeRecord
+    health: Health
+    status: NodeStatus | None = None
+    failures: int = 0
+    last_error: str | None = None
+    ours: dict[str, tuple[str, float]] = field(default_factory=dict)
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the node is offline: whoever waits for its answer gives up."""
+    model_failures: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """model -> (failures in a row, when the last was, on the monotonic clock)"""
+    noted_at_s: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """Its id in the catalog."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """The name the operator gave it."""
+        return self.record.name
+
+    def candidate(self) -> Candidate:
+        """This node as placement sees it."""
+        now_s = time.monotonic()
+        sitting_out = {
+            model: f"failed {count} times in a row"
+            for model, (count, when_s) in self.model_failures.items()
+            if count >= BREAK_AFTER_FAILURES and now_s - when_s < SIT_OUT_S
+        }
+        return Candidate(self.id, self.name, self.health, self.status, dict(self.ours), sitting_out)
+
+
+class Registry:
+    """All nodes. `changed` is called whenever a waiting run might now find a place."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._nodes: dict[str, Node] = {}
+        self.changed: Callable[[], None] = lambda: None
+
+    def nodes(self) -> list[Node]:
+        """Every node, by name."""
+        return sorted(self._nodes.values(), key=lambda node: node.name)
+
+    def get(self, name_or_id: str) -> Node:
+        """One node. Raises: NotFound."""
+        for node in self._nodes.values():
+            if name_or_id in (node.id, node.name):
+                return node
+        raise NotFound(f"There is no node {name_or_id!r}.", code="node_not_found")
+
+    def candidates(self) -> list[Candidate]:
+        """All nodes as placement sees them."""
+        return [node.candidate() for node in self._nodes.values()]
+
+    def models(self, *, online: bool) -> dict[str, ModelStatus]:
+        """Models by name: of nodes that are online, or that any node ever told this router of."""
+        models: dict[str, ModelStatus] = {}
+        for node in self.nodes():
+            if node.status is None or (online and node.health not in (Health.ONLINE, Health.ERROR)):
+                continue
+            for model in node.status.models:
+                known = models.get(model.id)
+                if known is None or (model.resident and not known.resident):
+                    models[model.id] = model
+        return models
+
+    async def refresh(self) -> None:
+        """Take over what operators, or other routers, changed in the catalog."""
+        records = {record.id: record for record in await self._catalog.nodes.list()}
+        for node_id in self._nodes.keys() - records.keys():
+            self._nodes.pop(node_id).lost.set()
+        for record in records.values():
+            node = self._nodes.get(record.id)
+            if node is None:
+                health = Health.DRAINING if record.state == Health.DRAINING else Health.PENDING
+                self._nodes[record.id] = Node(record, health)
+            elif (record.url, record.token, record.state) != (node.record.url, node.record.token, node.record.state):
+                self._take_over(node, record)
+
+    @staticmethod
+    def _take_over(node: Node, record: NodeRecord) -> None:
+        node.record = record
+        if (record.state == Health.DRAINING) != (node.health is Health.DRAINING):
+            # Draining is an operator's order, so it travels by the catalog; all other states each router sees for itself.
+            node.health = Health.DRAINING if record.state == Health.DRAINING else Health.PENDING
+
+    async def seen(self, node: Node, status: NodeStatus) -> None:
+        """A good look."""
+        node.status, node.failures, node.last_error = status, 0, None
+        node.lost.clear()
+        if node.health is not Health.DRAINING:
+            before, node.health = node.health, Health.ONLINE
+            await self._note(node, before)
+        self.changed()
+
+    async def failed(self, node: Node, why: str, *, gone: bool = False) -> None:
+        """A bad look, or a run that could not reach the node. gone: the connection was refused or cut, no need to wait."""
+        node.failures += 1
+        node.last_error = why
+        before = node.health
+        if node.failures >= OFFLINE_AFTER_FAILURES:
+            node.lost.set()
+        if node.health is not Health.DRAINING:
+            node.health = Health.OFFLINE if node.failures >= OFFLINE_AFTER_FAILURES else Health.ERROR
+            await self._note(node, before)
+        if gone or node.failures >= OFFLINE_AFTER_FAILURES:
+            self.changed()
+
+    def model_failed(self, node: Node, model: str) -> None:
+        """A run of `model` failed on `node` by the node's fault."""
+        count, _ = node.model_failures.get(model, (0, 0.0))
+        node.model_failures[model] = (count + 1, time.monotonic())
+
+    def model_worked(self, node: Node, model: str) -> None:
+        """A run of `model` succeeded on `node`."""
+        node.model_failures.pop(model, None)
+
+    async def _note(self, node: Node, before: Health) -> None:
+        now_s = time.monotonic()
+        if node.health is before and (node.health is not Health.ONLINE or now_s - node.noted_at_s < SEEN_EVERY_S):
+            return
+        if node.health is not before:
+            log.info("node_health", node=node.name, health=str(node.health), before=str(before), why=node.last_error)
+        node.noted_at_s = now_s
+        try:
+            online = node.health is Health.ONLINE
+            await self._catalog.nodes.set_state(node.id, str(node.health), error=node.last_error, seen=online)
+        except (CatalogUnavailable, NotFound) as error:
+            # Health is ours to judge whether or not it can be written down.
+            log.warning("node_health_not_recorded", node=node.name, why=error.message)

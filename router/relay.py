@@ -1,0 +1,141 @@
+"""Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+import orjson
+
+from common.catalog import NewRun
+from common.errors import AquatintError, CatalogUnavailable, NodeFailed
+from common.images_api import ImageRequest
+from common.node_api import (
+    ATTEMPT_HEADER,
+    KEY_ID_HEADER,
+    PUBLIC_URL_HEADER,
+    REQUEST_ID_HEADER,
+    REQUESTED_MODEL_HEADER,
+    RUN_ID_HEADER,
+)
+from router.placement import Ask
+
+MAX_ERROR_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A request after every check the router makes: what is dispatched."""
+
+    run_id: str
+    request_id: str
+    request: ImageRequest
+    """With the model resolved and a seed."""
+    requested_model: str | None
+    ask: Ask
+    key_id: str | None
+    public_url: str
+
+
+@dataclass(slots=True)
+class Reply:
+    """What goes back to the client."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+
+
+def row_of(accepted: Accepted) -> NewRun:
+    """The run's row in the catalog."""
+    request = accepted.request
+    assert request.model is not None
+    return NewRun(
+        id=accepted.run_id,
+        task=str(request.task),
+        model=request.model,
+        requested_model=accepted.requested_model,
+        prompt=request.prompt,
+        request=request.to_json(),
+        key_id=accepted.key_id,
+        request_id=accepted.request_id,
+        source="router",
+        seed=request.seed,
+        n=request.n,
+        width_px=request.size.width_px if request.size else None,
+        height_px=request.size.height_px if request.size else None,
+    )
+
+
+def node_headers(accepted: Accepted, attempt: int) -> dict[str, str]:
+    """What a node is told beside the request itself."""
+    headers = {
+        RUN_ID_HEADER: accepted.run_id,
+        REQUEST_ID_HEADER: accepted.request_id,
+        ATTEMPT_HEADER: str(attempt),
+        PUBLIC_URL_HEADER: accepted.public_url,
+    }
+    if accepted.key_id is not None:
+        headers[KEY_ID_HEADER] = accepted.key_id
+    if accepted.requested_model is not None:
+        headers[REQUESTED_MODEL_HEADER] = accepted.requested_model.encode("ascii", "backslashreplace").decode()
+    return headers
+
+
+_PASSED_ON = (
+    "content-type",
+    "content-length",
+    "retry-after",
+    "x-should-retry",
+    "x-image-seeds",
+    "x-ignored-params",
+    RUN_ID_HEADER,
+)
+
+
+def passed_on(response: httpx.Response) -> dict[str, str]:
+    """Headers of a node's answer that are meant for the client; the rest describes the hop."""
+    return {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
+
+
+def answer_headers(accepted: Accepted) -> dict[str, str]:
+    """Headers of an answer rebuilt from the catalog."""
+    request = accepted.request
+    assert request.seed is not None
+    return {
+        "content-type": "application/json",
+        RUN_ID_HEADER: accepted.run_id,
+        "x-image-seeds": ",".join(str(request.seed + index) for index in range(request.n)),
+    }
+
+
+async def read_error(response: httpx.Response) -> bytes:
+    """The body of an error: small, or cut. A node that lies about it must not fill our memory."""
+    body = b""
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_ERROR_BYTES:
+                return b""
+    except httpx.HTTPError:
+        return b""
+    finally:
+        await response.aclose()
+    return body
+
+
+def error_in(response: httpx.Response, body: bytes) -> AquatintError:
+    """The error a node told, as one of ours; what it cannot be understood as is a failed node."""
+    try:
+        told = orjson.loads(body)["error"]
+        message, code = str(told["message"]), told.get("code")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return NodeFailed("The node answered something that cannot be understood.", retryable=False)
+    if code == CatalogUnavailable.code:
+        return CatalogUnavailable(message)
+    should_retry = {"true": True, "false": False}.get(response.headers.get("x-should-retry", ""))
+    return NodeFailed(message, code=str(code) if code else None, retryable=should_retry)
+
+
+async def once(body: bytes) -> AsyncIterator[bytes]:
+    """A body that is already whole."""
+    yield body

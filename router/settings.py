@@ -1,0 +1,40 @@
+"""What an operator can set of a router."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from common.settings import CommonSettings, Section
+
+
+class RouterSection(Section):
+    """`AQUATINT__ROUTER__*`."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on.")
+    default_model: str | None = Field(
+        default=None, description="Model of requests that name none. The first by name when absent."
+    )
+    max_queued: int = Field(default=256, ge=1, description="Runs that may wait for a node; one more is answered 429.")
+    run_timeout_s: float = Field(default=600, gt=0, description="From acceptance to the answer's first byte; then 504.")
+    no_capacity_wait_s: float = Field(
+        default=5, ge=0, description="How long a run waits for a node to come (back) that can take it; then 503."
+    )
+    max_attempts: int = Field(default=3, ge=1, le=10, description="Nodes one run is tried on.")
+    node_depth: int = Field(
+        default=1, ge=0, description="Runs sent to a node beyond what it runs at once, so that it never idles."
+    )
+    probe_interval_s: float = Field(default=2, gt=0, description="Time between looks at a node.")
+    probe_timeout_s: float = Field(default=5, gt=0, description="A look that takes longer has failed.")
+    connect_timeout_s: float = Field(default=3, gt=0, description="For connections to nodes.")
+    sweep_interval_s: float = Field(default=30, gt=0, description="Time between sweeps of what a crash left open.")
+    orphan_after_s: float = Field(default=90, gt=0, description="A run without a sign of life for this long is closed.")
+    drain_s: int = Field(default=30, ge=0, description="Time that runs in flight get to end after SIGTERM.")
+
+
+class RouterSettings(CommonSettings):
+    """The tree as the router reads it."""
+
+    section: ClassVar[str | None] = "router"
+
+    router: RouterSection = Field(default_factory=RouterSection)

@@ -1,0 +1,1 @@
+"""Stand-ins at the wire: real HTTP, no device."""

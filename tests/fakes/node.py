@@ -1,0 +1,220 @@
+"""A node without a device: the real wire, pictures that are a function of the request, and faults on demand.
+
+Run it as a process: `python -m tests.fakes.node --port 9001 --name a --home DIR`. It records runs in the catalog exactly
+as a node must (attempt running, bytes, finish), so that a router cannot tell it from a real one.
+Faults are set over HTTP: `POST /fake {"mode": "reset", "times": 1, "seconds": 0.5}`.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from PIL import Image
+
+from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
+from common.errors import AquatintError, EngineFailed, TooManyRequests, Unavailable, UserImageError
+from common.images_api import OutputFormat, Picture, Size, Task, answer_bytes, read_json_request, usage
+from common.node_api import (
+    ATTEMPT_HEADER,
+    RUN_ID_HEADER,
+    DeviceStatus,
+    JobPhase,
+    JobStatus,
+    ModelStatus,
+    NodePhase,
+    NodeStatus,
+)
+from common.pictures import encode
+from common.web import RequestContext, install_error_handlers, read_body, until_client_leaves
+
+TOKEN = "fake-node-token"
+MODEL = "fake/model:1"
+MAX_PIXELS = 1024 * 1024
+
+
+@dataclass
+class Faults:
+    """What goes wrong next, and how often."""
+
+    mode: str = "none"
+    times: int = 0
+    seconds: float = 0.05
+
+    def take(self) -> str:
+        """The fault for this request."""
+        if self.times == 0:
+            return "none"
+        self.times -= 1
+        return self.mode
+
+
+@dataclass
+class FakeNode:
+    """State of one stand-in."""
+
+    name: str
+    catalog: Catalog
+    assets: AssetStore
+    models: list[str]
+    concurrency: int = 1
+    faults: Faults = field(default_factory=Faults)
+    jobs: dict[str, JobStatus] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    phase: NodePhase = NodePhase.READY
+
+    def status(self) -> NodeStatus:
+        """What a router is told."""
+        models = [
+            ModelStatus(
+                id=name,
+                family="fake",
+                profile="fake",
+                tasks=["generation"],
+                created=0,
+                resident=True,
+                capabilities={"default_size": "64x64", "default_steps": 4},
+            )
+            for name in self.models
+        ]
+        return NodeStatus(
+            name=self.name,
+            version="0",
+            phase=self.phase,
+            device=DeviceStatus(kind="cpu", name="fake", memory_total_bytes=1, memory_free_bytes=1),
+            models=models,
+            jobs=list(self.jobs.values()),
+            max_concurrency=self.concurrency,
+            seconds_per_unit=dict.fromkeys(self.models, 1.0),
+        )
+
+
+def pixels_for(prompt: str, seed: int, size: Size) -> Image.Image:
+    """The picture of one prompt and seed: a flat colour from their hash, so that a mixed-up answer shows."""
+    digest = hashlib.sha256(f"{prompt}\n{seed}".encode()).digest()
+    return Image.new("RGB", (size.width_px, size.height_px), tuple(digest[:3]))
+
+
+def build_fake(node: FakeNode) -> FastAPI:
+    """The stand-in as an ASGI app."""
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.post("/v1/images/generations")
+    async def generate(request: Request) -> Response:
+        body = await read_body(request, max_bytes=1 << 20)
+        return await until_client_leaves(request, _generate(node, request, body))
+
+    @app.get("/node/v1/status")
+    async def status() -> Response:
+        if node.faults.mode == "status_500":
+            return Response("no", status_code=500)
+        return Response(node.status().model_dump_json(), media_type="application/json")
+
+    @app.post("/fake")
+    async def fake(wanted: dict[str, Any]) -> dict[str, Any]:
+        node.phase = NodePhase(wanted.pop("phase", node.phase))
+        node.faults = Faults(**wanted)
+        return {"started": node.started, "cancelled": node.cancelled, "pid": os.getpid()}
+
+    app.add_middleware(RequestContext)
+    return app
+
+
+async def _generate(node: FakeNode, request: Request, body: bytes) -> Response:
+    asked = read_json_request(Task.GENERATION, body)
+    run_id, attempt = request.headers[RUN_ID_HEADER], int(request.headers[ATTEMPT_HEADER])
+    fault = node.faults.take()
+    node.started.append(run_id)
+    if asked.size is not None and asked.size.pixels > MAX_PIXELS:
+        raise UserImageError(f"Invalid size '{asked.size}': at most {MAX_PIXELS} pixels.", param="size")
+    if fault == "busy":
+        raise TooManyRequests("no place", retry_after_s=1)
+    if fault == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "error_500":
+        raise EngineFailed("the engine fell over")
+    if fault == "error_503":
+        raise Unavailable("not now", retry_after_s=1)
+    if fault == "garbage_500":
+        return Response(b"<html>oops", status_code=500)
+    await node.catalog.runs.attempt_running(run_id, attempt)
+    assert asked.model is not None
+    job = JobStatus(run_id=run_id, model=asked.model, phase=JobPhase.RUNNING, step=0, steps=4, work_units=0.01)
+    node.jobs[run_id] = job
+    try:
+        await asyncio.sleep(node.faults.seconds)
+        return await _finish(node, request, asked, run_id, attempt, fault)
+    except asyncio.CancelledError:
+        node.cancelled.append(run_id)
+        raise
+    finally:
+        node.jobs.pop(run_id, None)
+
+
+async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, attempt: int, fault: str) -> Response:
+    size = asked.size or Size(64, 64)
+    files = [encode(pixels_for(asked.prompt, asked.seed + i, size), output_format=OutputFormat.PNG) for i in range(asked.n)]
+    images = [
+        NewImage(
+            index=i,
+            sha256=await node.assets.put(content),
+            size_bytes=len(content),
+            format="png",
+            width_px=size.width_px,
+            height_px=size.height_px,
+            seed=asked.seed + i,
+        )
+        for i, content in enumerate(files)
+    ]
+    head = {
+        "created": int(time.time()),
+        "size": str(size),
+        "output_format": "png",
+        "id": run_id,
+        "model": asked.model,
+        "usage": usage(text_tokens=1, pictures=asked.n, width_px=size.width_px, height_px=size.height_px),
+    }
+    ids = await node.catalog.runs.finish(run_id, attempt, images=images, effective={}, timings={}, answer=head)
+    pictures = [Picture(asked.seed + i, image_id, content=files[i]) for i, image_id in enumerate(ids)]
+    if fault == "finish_then_die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    body = answer_bytes(head, pictures)
+    return Response(body, media_type="application/json", headers={RUN_ID_HEADER: run_id})
+
+
+def main() -> None:
+    """One stand-in as a process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--database-url", required=True)
+    parser.add_argument("--model", action="append", default=[])
+    wanted = parser.parse_args()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        catalog = await Catalog.open(wanted.database_url)
+        node = FakeNode(wanted.name, catalog, open_asset_store(str(wanted.home / "assets")), wanted.model or [MODEL])
+        app.mount("/", build_fake(node))
+        yield
+        await catalog.close()
+
+    uvicorn.run(FastAPI(lifespan=lifespan), host="127.0.0.1", port=wanted.port, log_level="warning")
+
+
+__all__ = ["MODEL", "TOKEN", "AquatintError", "FakeNode", "build_fake", "pixels_for"]
+
+if __name__ == "__main__":
+    main()

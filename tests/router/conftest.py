@@ -1,0 +1,106 @@
+"""A whole router in this process, before stand-in nodes on real sockets."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
+from router.app import build_app
+from router.services import Services
+from router.settings import RouterSection, RouterSettings
+from tests.fakes.node import MODEL, FakeNode, build_fake
+
+ADMIN_KEY = "test-admin-key-0123456789"
+USER_KEY = "test-user-key-0123456789"
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[str]:
+    """`app` on a free port of this machine; the base URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        if task.done():
+            await task
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@dataclass
+class House:
+    """A router with its nodes, and a client that holds an admin's key."""
+
+    client: httpx.AsyncClient
+    services: Services
+    nodes: dict[str, FakeNode]
+    catalog: Catalog
+    url: str
+
+    async def generate(self, prompt: str = "a cat", **fields: Any) -> httpx.Response:
+        """One request."""
+        return await self.client.post("/v1/images/generations", json={"prompt": prompt, "model": MODEL, **fields})
+
+
+MakeHouse = Callable[..., Coroutine[Any, Any, House]]
+
+
+@pytest.fixture
+async def make_house(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeHouse, None]:
+    """`await make_house("a", "b", max_queued=4)`: a router with nodes a and b; settings of the router by name."""
+    from contextlib import AsyncExitStack
+
+    async with AsyncExitStack() as stack:
+
+        async def make(*names: str, models: dict[str, list[str]] | None = None, **settings: Any) -> House:
+            secret = load_or_create_secret_key(tmp_path / "secret.key")
+            catalog = await Catalog.open(catalog_url, secret_key=secret)
+            stack.push_async_callback(catalog.close)
+            assets = open_asset_store(str(tmp_path / "assets"))
+            await catalog.keys.create(name="admin", scopes=["admin", "user"], secret=ADMIN_KEY)
+            await catalog.keys.create(name="user", scopes=["user"], secret=USER_KEY)
+            nodes = {}
+            for name in names:
+                nodes[name] = FakeNode(name, catalog, assets, (models or {}).get(name, [MODEL]))
+                url = await stack.enter_async_context(served(build_fake(nodes[name])))
+                await catalog.nodes.add(name=name, url=url, token="token")
+            fast = {"probe_interval_s": 0.1, "no_capacity_wait_s": 0.5} | settings
+            app = build_app(
+                RouterSettings(
+                    home=tmp_path, database_url=catalog_url, assets_url=str(tmp_path / "assets"), router=RouterSection(**fast)
+                )
+            )
+            url = await stack.enter_async_context(served(app))
+            headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
+            house = House(client, app.state.services, nodes, catalog, url)
+            await until(lambda: all(n.status is not None for n in house.services.registry.nodes()) and _known(house, names))
+            return house
+
+        yield make
+
+
+def _known(house: House, names: tuple[str, ...]) -> bool:
+    return len(house.services.registry.nodes()) == len(names)
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 10) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,275 @@
+"""The public face, over real sockets and on both databases."""
+
+import asyncio
+import base64
+import io
+from typing import Any
+
+import httpx
+import pytest
+from openai import APIStatusError, AsyncOpenAI, AuthenticationError, BadRequestError
+from PIL import Image
+
+from common.catalog import RunStatus
+from common.images_api import Size
+from tests.fakes.node import MODEL, pixels_for
+from tests.router.conftest import ADMIN_KEY, USER_KEY, MakeHouse, until
+
+
+def opened(b64: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(b64)))
+
+
+async def test_the_openai_sdk_gets_a_picture_of_the_size_it_asked_for(make_house: MakeHouse):
+    house = await make_house("a")
+    sdk = AsyncOpenAI(base_url=f"{house.url}/v1", api_key=USER_KEY)
+
+    answer = await sdk.images.generate(model=MODEL, prompt="a cat", size="256x128", n=2, extra_body={"seed": 41})  # type: ignore[arg-type]
+
+    assert answer.data is not None
+    assert answer.model_extra is not None
+    pictures = [opened(item.b64_json or "") for item in answer.data]
+    assert [p.size for p in pictures] == [(256, 128)] * 2
+    assert [p.getpixel((0, 0)) for p in pictures] == [pixels_for("a cat", s, Size(1, 1)).getpixel((0, 0)) for s in (41, 42)]
+    run = await house.catalog.runs.get(answer.model_extra["id"])
+    assert run.status is RunStatus.SUCCEEDED
+    assert [image.seed for image in run.images] == [41, 42]
+    await sdk.close()
+
+
+async def test_the_answer_says_what_it_came_from(make_house: MakeHouse):
+    house = await make_house("a")
+
+    reply = await house.generate(n=2, seed=7, size_width=5)
+
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["x-run-id"] == reply.json()["id"]
+    assert reply.headers["x-request-id"].startswith("req_")
+    assert reply.headers["x-ignored-params"] == "size_width"
+
+
+async def test_a_clients_request_id_is_kept(make_house: MakeHouse):
+    house = await make_house("a")
+
+    reply = await house.client.get("/v1/models", headers={"x-request-id": "mine-1"})
+    odd = await house.client.get("/v1/models", headers={"x-request-id": "a b"})
+
+    assert reply.headers["x-request-id"] == "mine-1"
+    assert odd.headers["x-request-id"].startswith("req_")
+
+
+async def test_models_are_listed_and_found_by_ids_with_slashes_and_colons(make_house: MakeHouse):
+    house = await make_house("a", "b", models={"b": ["other"]})
+    sdk = AsyncOpenAI(base_url=f"{house.url}/v1", api_key=USER_KEY)
+
+    listed = await sdk.models.list()
+    found = await sdk.models.retrieve(MODEL)
+
+    assert [model.id for model in listed.data] == [MODEL, "other"]
+    assert found.id == MODEL
+    with pytest.raises(APIStatusError) as caught:
+        await sdk.models.retrieve("nobody/has:it")
+    assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
+    await sdk.close()
+
+
+async def test_an_alias_leads_to_its_model_and_is_remembered_as_what_was_asked(make_house: MakeHouse):
+    house = await make_house("a")
+    await house.client.put("/admin/aliases/gpt-image-2", json={"model": MODEL})
+
+    reply = await house.client.post("/v1/images/generations", json={"prompt": "x", "model": "gpt-image-2"})
+
+    run = await house.catalog.runs.get(reply.json()["id"])
+    assert (run.requested_model, run.model) == ("gpt-image-2", MODEL)
+    listed = (await house.client.get("/v1/models")).json()["data"]
+    assert [(m["id"], m["alias_of"]) for m in listed] == [(MODEL, None), ("gpt-image-2", MODEL)]
+
+
+async def test_a_request_without_a_model_gets_the_default_one(make_house: MakeHouse):
+    house = await make_house("a")
+
+    reply = await house.client.post("/v1/images/generations", json={"prompt": "x"})
+
+    assert reply.json()["model"] == MODEL
+
+
+async def test_a_model_that_nobody_has_is_a_wrong_value_and_one_that_is_away_is_not(make_house: MakeHouse):
+    house = await make_house("a")
+
+    unknown = await house.generate(model="nobody/has-it")
+    await house.catalog.models.upsert(name="away", family="f", profile="p", licence=None, capabilities={}, files=[])
+    away = await house.generate(model="away")
+
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "model")
+    assert unknown.json()["error"]["type"] == "image_generation_user_error"
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "no_capacity")
+    assert 1 <= int(away.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nowhere", 404),
+        ("GET", "/v1/images/generations", 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/v1/chat/completions", 404),
+        ("GET", "/v1/runs/run_nobody", 404),
+        ("GET", "/v1/assets/img_x.png?expires=9999999999&signature=00", 404),
+        ("GET", "/v1/assets/..%2f..%2fetc%2fpasswd", 404),
+    ],
+)
+async def test_every_error_is_an_envelope(make_house: MakeHouse, method: str, path: str, status: int):
+    house = await make_house()
+
+    reply = await house.client.request(method, path)
+
+    assert reply.status_code == status
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert reply.headers["x-request-id"]
+
+
+async def test_bodies_that_are_too_large_or_not_json_are_refused_in_the_envelope(make_house: MakeHouse):
+    house = await make_house("a")
+    large = b'{"prompt": "' + b"x" * 30_000_000 + b'"}'
+
+    async def chunked() -> Any:
+        for start in range(0, len(large), 1 << 16):
+            yield large[start : start + (1 << 16)]
+
+    for content in (large, chunked()):
+        reply = await house.client.post("/v1/images/generations", content=content)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+    for content in (b"", b'{"prompt": NaN}', b'{"prompt": "\\ud800"}', b"[" * 200_000, b'{"prompt":"x","n":1e400}'):
+        reply = await house.client.post("/v1/images/generations", content=content)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["message"]
+    assert not house.nodes["a"].started
+
+
+async def test_a_wrong_key_is_told_apart_from_none_and_neither_reads_the_body(make_house: MakeHouse):
+    house = await make_house("a")
+
+    async def never() -> Any:
+        yield b"{"
+        raise AssertionError("the body was read")
+
+    async with httpx.AsyncClient(base_url=house.url) as client:
+        none = await client.post("/v1/images/generations", json={"prompt": "x"})
+        azure = await client.get("/v1/models?api-version=2026-01-01", headers={"api-key": USER_KEY})
+    sdk = AsyncOpenAI(base_url=f"{house.url}/v1", api_key="sk-wrong-0123456789abcdef")
+    with pytest.raises(AuthenticationError) as caught:
+        await sdk.images.generate(prompt="x")
+
+    assert (none.status_code, none.json()["error"]["code"]) == (401, None)
+    assert "didn't provide" in none.json()["error"]["message"]
+    assert caught.value.code == "invalid_api_key"
+    assert "0123456789" not in caught.value.message
+    assert azure.status_code == 200
+    await sdk.close()
+
+
+async def test_errors_reach_the_sdks_own_exceptions(make_house: MakeHouse):
+    house = await make_house("a")
+    sdk = AsyncOpenAI(base_url=f"{house.url}/v1", api_key=USER_KEY)
+
+    with pytest.raises(BadRequestError) as caught:
+        await sdk.images.generate(model=MODEL, prompt="x", n=11)
+
+    assert (caught.value.param, caught.value.code) == ("n", "integer_above_max_value")
+    assert "<= 10" in caught.value.message
+    await sdk.close()
+
+
+async def test_every_route_but_the_open_ones_needs_a_key(make_house: MakeHouse):
+    house = await make_house()
+    paths = (await house.client.get("/openapi.json")).json()["paths"]
+    open_routes = {"/health", "/ready", "/metrics", "/v1/assets/{name}"}
+    async with httpx.AsyncClient(base_url=house.url) as client:
+        for path, methods in paths.items():
+            for method in methods:
+                reply = await client.request(method, path.replace("{", "").replace("}", ""))
+                if path in open_routes or method == "options":
+                    assert reply.status_code != 401, (method, path)
+                else:
+                    assert reply.status_code == 401, (method, path)
+    assert len(paths) > 12
+
+
+async def test_a_users_key_does_not_open_the_admin_api(make_house: MakeHouse):
+    house = await make_house("a")
+    paths = (await house.client.get("/openapi.json")).json()["paths"]
+    headers = {"authorization": f"Bearer {USER_KEY}"}
+
+    for path, methods in paths.items():
+        if path.startswith("/admin"):
+            for method in methods:
+                reply = await house.client.request(method, path.replace("{", "").replace("}", ""), headers=headers)
+                assert reply.status_code == 403, (method, path)
+
+
+async def test_a_run_is_seen_by_its_own_key_and_by_admins_only(make_house: MakeHouse):
+    house = await make_house("a")
+    run_id = (await house.generate()).json()["id"]
+    other = (await house.client.post("/admin/keys", json={"name": "other"})).json()["key"]
+
+    own = await house.client.get(f"/v1/runs/{run_id}", headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    strange = await house.client.get(f"/v1/runs/{run_id}", headers={"authorization": f"Bearer {other}"})
+
+    assert own.json()["status"] == "succeeded"
+    assert own.json()["attempts"][0]["node"] == "a"
+    assert strange.status_code == 404
+
+
+async def test_a_client_that_leaves_takes_its_run_with_it(make_house: MakeHouse):
+    house = await make_house("a")
+    house.nodes["a"].faults.seconds = 60
+    request = asyncio.create_task(house.generate())
+    await until(lambda: bool(house.nodes["a"].jobs))
+    run_id = house.nodes["a"].started[0]
+
+    request.cancel()
+
+    await until(lambda: house.nodes["a"].cancelled == [run_id])
+    await until(lambda: not house.services.dispatcher.held)
+    assert (await house.catalog.runs.get(run_id)).status is RunStatus.CANCELLED
+
+
+async def test_the_progress_of_a_request_can_be_watched_under_its_request_id(make_house: MakeHouse):
+    house = await make_house("a", node_depth=0)
+    house.nodes["a"].faults.seconds = 60
+    requests = []
+    for name in ("first", "second"):
+        body = {"prompt": "x", "model": MODEL}
+        requests.append(
+            asyncio.create_task(house.client.post("/v1/images/generations", json=body, headers={"x-request-id": name}))
+        )
+        await until(lambda: len(house.services.dispatcher.held) == len(requests))
+    await until(lambda: bool(house.nodes["a"].jobs))
+
+    running = (await house.client.get("/v1/runs", params={"request_id": "first"})).json()["data"]
+    waiting = (await house.client.get("/v1/runs", params={"request_id": "second"})).json()["data"]
+
+    assert [(r["phase"], r["steps"]) for r in running] == [("running", 4)]
+    assert [(r["phase"], r["position"]) for r in waiting] == [("queued", 1)]
+    for request in requests:
+        request.cancel()
+
+
+async def test_metrics_are_understood_by_prometheus_and_do_not_grow_with_what_clients_send(make_house: MakeHouse):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    house = await make_house("a")
+    await house.generate()
+    before = (await house.client.get("/metrics")).text
+
+    for number in range(50):
+        await house.client.get(f"/v1/{number}")
+        await house.generate(model=f"model-{number}")
+
+    after = (await house.client.get("/metrics")).text
+    families = {family.name for family in text_string_to_metric_families(after)}
+    assert {"aquatint_runs", "aquatint_attempts", "aquatint_queue_depth", "aquatint_node_up", "aquatint_build_info"} <= families
+    assert len(after.splitlines()) - len(before.splitlines()) < 60
+    assert "model-7" not in after
