@@ -1,0 +1,117 @@
+"""OpenAI's routes on a node: generations, models, and the bytes behind signed links."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from common.errors import InvalidRequest, NotFound
+from common.images_api import MAX_JSON_BYTES, ImageRequest, OutputFormat, Task, read_json_request
+from common.node_api import (
+    ATTEMPT_HEADER,
+    KEY_ID_HEADER,
+    PUBLIC_URL_HEADER,
+    REQUESTED_MODEL_HEADER,
+    RUN_ID_HEADER,
+)
+from common.web import read_body, until_client_leaves
+from node.auth import Caller, CallerDep
+from node.recorder import Sender
+from node.services import Services, ServicesDep
+from node.status import model_status
+
+api = APIRouter()
+
+# Pictures come from users' prompts and are shown in browsers: nothing in them may ever run there.
+SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "sandbox; default-src 'none'",
+    "cross-origin-resource-policy": "cross-origin",
+}
+
+
+@api.post("/v1/images/generations")
+async def generate(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """OpenAI's `images.generate`."""
+    body = await read_body(request, max_bytes=MAX_JSON_BYTES)
+    sender = _sender(request, services, caller)
+    asked = _as_sent(read_json_request(Task.GENERATION, body), sender)
+    answer = await until_client_leaves(request, services.runs.make(asked, sender))
+    headers = {RUN_ID_HEADER: answer.run_id, "x-image-seeds": ",".join(map(str, answer.seeds))}
+    if answer.ignored:
+        headers["x-ignored-params"] = ",".join(answer.ignored)
+    return Response(answer.body, media_type="application/json", headers=headers)
+
+
+def _sender(request: Request, services: Services, caller: Caller) -> Sender:
+    """Who asks. A router's headers are believed only with the node's token."""
+    headers = request.headers
+    base_url = services.settings.public_url or str(request.base_url)
+    if not caller.trusted:
+        return Sender(request_id=request.state.request_id, base_url=base_url, key_id=caller.key_id)
+    run_id, attempt = headers.get(RUN_ID_HEADER), headers.get(ATTEMPT_HEADER, "")
+    if attempt and not (attempt.isascii() and attempt.isdigit() and len(attempt) < 6):
+        raise InvalidRequest(f"The header {ATTEMPT_HEADER} must be a number.")
+    return Sender(
+        request_id=request.state.request_id,
+        base_url=headers.get(PUBLIC_URL_HEADER) or base_url,
+        run_id=run_id,
+        attempt=int(attempt) if run_id and attempt else None,
+        key_id=headers.get(KEY_ID_HEADER),
+        requested_model=headers.get(REQUESTED_MODEL_HEADER),
+    )
+
+
+def _as_sent(request: ImageRequest, sender: Sender) -> ImageRequest:
+    """The request with its response format settled: the default hangs on the name the client used, not on ours."""
+    named = request if sender.requested_model is None else replace(request, model=sender.requested_model)
+    return replace(request, response_format=named.effective_response_format)
+
+
+@api.get("/v1/models")
+async def list_models(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """OpenAI's `models.list`."""
+    return {"object": "list", "data": [_shown(services, model.name) for model in services.models]}
+
+
+@api.get("/v1/models/{model_id:path}")
+async def retrieve_model(model_id: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """OpenAI's `models.retrieve`; ids may hold slashes and colons."""
+    return _shown(services, model_id)
+
+
+def _shown(services: Services, name: str) -> dict[str, Any]:
+    model = services.models.get(name)
+    if model is None:
+        raise NotFound(f"The model {name!r} does not exist.", param="model", code="model_not_found")
+    status = model_status(services, model)
+    return {
+        "id": status.id,
+        "object": "model",
+        "created": status.created,
+        "owned_by": "aquatint",
+        "shutdown_date": None,
+        "family": status.family,
+        "profile": status.profile,
+        "tasks": status.tasks,
+        "capabilities": status.capabilities,
+        "licence": status.licence,
+        "resident": status.resident,
+    }
+
+
+@api.api_route("/v1/assets/{name}", methods=["GET", "HEAD"])
+async def asset(name: str, services: ServicesDep, expires: str = "", signature: str = "") -> Response:
+    """The picture behind a signed link. No key: the link is the permission. `name`: image id and file ending."""
+    now_s = time.time()
+    image = await services.catalog.runs.image(services.links.verify(name, expires, signature, now_s=now_s))
+    output_format = OutputFormat(image.format)
+    content = await services.assets.get(image.sha256)
+    headers = {
+        "cache-control": f"private, max-age={max(0, int(expires) - int(now_s))}, immutable",
+        "etag": f'"{image.sha256}"',
+        "content-disposition": f'inline; filename="{name}"',
+        **SAFE_HEADERS,
+    }
+    return Response(content, media_type=output_format.media_type, headers=headers)

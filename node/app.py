@@ -1,0 +1,169 @@
+"""Makes every part of the node, in order, and closes them in the reverse order."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
+from common.errors import AquatintError
+from common.images_api import AssetLinks
+from common.images_api.links import SECRET_NAME
+from common.logs import get_logger
+from common.node_api import DeviceStatus
+from common.version import VERSION
+from common.web import RequestContext, install_error_handlers
+from node import api, control, health
+from node.auth import load_or_create_token
+from node.metrics import NodeMetrics
+from node.models import Models, find_models
+from node.recorder import Recorder
+from node.residency import Residency
+from node.runs import Runs
+from node.scheduler import Pace, Scheduler
+from node.services import Services
+from node.settings import NodeSettings
+from node.worker.handle import Worker
+
+log = get_logger(__name__)
+
+WEIGHTS_SHARE = 0.8
+"""Share of device memory that weights may take when no budget is set; the rest is for what a denoise needs."""
+
+
+def build_app(settings: NodeSettings) -> FastAPI:
+    """The node as an ASGI app."""
+    metrics = NodeMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            services = await _make_services(settings, metrics, stack)
+            app.state.services = services
+            log.info("node_ready", node=settings.node.name, models=len(services.models.by_name))
+            yield
+
+    app = FastAPI(
+        title="Aquatint node", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    install_error_handlers(app)
+    for part in (api, control, health):
+        app.include_router(part.api)
+    app.add_middleware(RequestContext, observe=metrics.http.observe)
+    return app
+
+
+async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: AsyncExitStack) -> Services:
+    own = settings.node
+    catalog = await Catalog.open(settings.catalog_url, secret_key=load_or_create_secret_key(settings.secret_key_path))
+    stack.push_async_callback(catalog.close)
+    assets = open_asset_store(settings.asset_store_url)
+    stack.push_async_callback(assets.close)
+    links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
+    # In a thread: thousands of headers on a network disk take a while, and signals must be heard meanwhile.
+    models = await asyncio.to_thread(find_models, settings.models_dirs, home=settings.home)
+    await _tell_catalog(catalog, models)
+    pace = Pace()
+
+    def on_load(model: str, seconds: float, succeeded: bool) -> None:
+        metrics.loaded(model, succeeded)
+        if succeeded:
+            pace.learn_load(model, seconds)
+
+    worker = Worker(device=own.device, threads=own.threads, on_lost=lambda: residency.forget_all())
+    residency = Residency(
+        worker,
+        budget_bytes=lambda: own.memory_budget_bytes or weights_budget_bytes(worker.device),
+        max_resident=own.max_resident,
+        on_load=on_load,
+    )
+    await worker.start()
+    stack.push_async_callback(worker.close)
+    scheduler = Scheduler(max_queued=own.max_queued, pace=pace, is_resident=residency.is_resident)
+    recorder = Recorder(catalog, assets, node=own.name)
+    runs = Runs(
+        models=models,
+        worker=worker,
+        residency=residency,
+        scheduler=scheduler,
+        pace=pace,
+        recorder=recorder,
+        links=links,
+        metrics=metrics,
+        node=own.name,
+        dtype=own.dtype,
+        embed_parameters=own.embed_parameters,
+    )
+    for work in (recorder.beat(), _unload_idle(residency, own.idle_unload_s), _preload(settings, models, worker, residency)):
+        await _in_background(work, stack)
+    return Services(
+        settings=settings,
+        token=own.token or load_or_create_token(settings.token_path),
+        catalog=catalog,
+        assets=assets,
+        links=links,
+        models=models,
+        worker=worker,
+        residency=residency,
+        scheduler=scheduler,
+        pace=pace,
+        runs=runs,
+        metrics=metrics,
+    )
+
+
+async def _tell_catalog(catalog: Catalog, models: Models) -> None:
+    """Write down what this node can serve, so that it can be looked up when the node is gone."""
+    for model in models:
+        await catalog.models.upsert(
+            name=model.name,
+            family=model.checkpoint.family.value,
+            profile=model.profile.name,
+            licence=model.profile.licence,
+            capabilities=model.capabilities,
+            files=[model.file],
+        )
+
+
+async def _preload(settings: NodeSettings, models: Models, worker: Worker, residency: Residency) -> None:
+    """Load and pin what the operator wants loaded."""
+    if not settings.node.preload:
+        return
+    device = await worker.wait_ready()
+    for name in settings.node.preload:
+        model = models.get(name)
+        if model is None:
+            log.error("preload_unknown_model", model=name)
+            continue
+        try:
+            await residency.ensure(model.load_order(device.kind, settings.node.dtype), pin=True)
+        except AquatintError as error:
+            log.error("preload_failed", model=name, reason=error.message)
+
+
+def weights_budget_bytes(device: DeviceStatus | None) -> int | None:
+    """Device memory that weights may take when the operator set no budget; None while the device is not known."""
+    return None if device is None else int(device.memory_total_bytes * WEIGHTS_SHARE)
+
+
+async def _unload_idle(residency: Residency, idle_s: float) -> None:
+    """Look now and then for models nobody uses any more, for ever."""
+    while idle_s > 0:
+        await asyncio.sleep(min(idle_s / 2, 30.0))
+        try:
+            await residency.unload_idle(idle_s)
+        except AquatintError as error:
+            log.warning("idle_unload_failed", reason=error.message)
+
+
+async def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    task = asyncio.create_task(work)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(stop)

@@ -1,0 +1,81 @@
+"""Who is calling: a router or operator with the node's token, or a client with an API key of the catalog.
+
+The token opens everything, and only with it are the headers believed by which a router hands over a run of its own.
+A key opens `/v1` only. Signed links, health and metrics need neither.
+"""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from common.errors import Forbidden, Unauthorized
+from node.services import services_of
+
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Someone who may be here."""
+
+    trusted: bool
+    """Whether it holds the node's token."""
+    key_id: str | None = None
+    """The API key it came with."""
+
+
+def load_or_create_token(path: Path) -> str:
+    """The token in the file at `path`, made with mode 0600 when there is none. Two nodes that start at once agree."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(f"node-{secrets.token_urlsafe(32)}")
+    try:
+        # A link, unlike a rename, does not replace what another process put there first.
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    return path.read_text().strip()
+
+
+def _presented(request: Request) -> str:
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    secret = credentials.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
+    if not secret:
+        raise Unauthorized(NO_KEY)
+    return secret
+
+
+def _has_token(request: Request, secret: str) -> bool:
+    return secrets.compare_digest(secret.encode(), services_of(request).token.encode())
+
+
+async def _caller(request: Request) -> Caller:
+    secret = _presented(request)
+    if _has_token(request, secret):
+        return Caller(trusted=True)
+    key = await services_of(request).catalog.keys.authenticate(secret)
+    if key is None:
+        raise Unauthorized("Incorrect API key provided.", code="invalid_api_key")
+    if not {"user", "admin"} & set(key.scopes):
+        raise Forbidden("This route needs an API key with the scope 'user'.")
+    return Caller(trusted=False, key_id=key.id)
+
+
+def _operator(request: Request) -> Caller:
+    if not _has_token(request, _presented(request)):
+        raise Unauthorized("This route needs the node's token.", code="invalid_api_key")
+    return Caller(trusted=True)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+OperatorDep = Annotated[Caller, Depends(_operator)]

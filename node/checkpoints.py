@@ -1,0 +1,219 @@
+"""Finds checkpoints under the models folders and checks each before any library opens it.
+
+A checkpoint is a diffusers folder (it holds model_index.json) or a single .safetensors file. What it is, its family,
+is read from its files, never from its name. Whatever is refused is listed with the reason, so that an operator whose
+model does not appear can see why.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from node.diffusers_folder import INDEX, PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
+from node.pipeline_classes import Family
+from node.profile import Sidecar, read_sidecar
+from node.safetensors_header import (
+    DTYPE_BYTES,
+    FLOAT_DTYPES,
+    CheckpointRefused,
+    TensorEntry,
+    disguised_format,
+    read_header,
+)
+
+MAX_DEPTH = 4
+"""Folders below a models folder that are looked into: `organisation/model` and two more."""
+FOLDER_SIDECAR = "aquatint.toml"
+
+_SINGLE_FILE_MARKS = (
+    # Tensor names that only one family has, in the order they are tried.
+    (Family.SDXL, ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.model.ln_final.weight")),
+    (
+        Family.SD15,
+        (
+            "model.diffusion_model.input_blocks.0.0.weight",
+            "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+        ),
+    ),
+    (Family.Z_IMAGE, ("cap_embedder.1.weight", "noise_refiner.0.attention.norm_q.weight")),
+    (Family.Z_IMAGE, ("cap_embedder.1.weight", "noise_refiner.0.attention.q_norm.weight")),
+)
+_COMFYUI_PREFIX = "model.diffusion_model."
+
+
+class Layout(StrEnum):
+    """How a checkpoint lies on disk."""
+
+    FOLDER = "folder"
+    SINGLE_FILE = "single-file"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights on disk that passed every check."""
+
+    name: str
+    """Its public name unless the sidecar gives another: the path below the models folder, without the ending."""
+    path: Path
+    root: Path
+    """The models folder it was found in; symbolic links must stay inside."""
+    layout: Layout
+    family: Family
+    timestep_spacing: str | None
+    variant: str | None
+    parameters: int
+    """Number of floating-point weights, which a load casts to the profile's dtype."""
+    stored_bytes: int
+    sidecar: Sidecar = field(default_factory=Sidecar)
+
+    def memory_bytes(self, dtype: str) -> int:
+        """Bytes of its weights on a device when loaded as `dtype` (float32, float16, bfloat16)."""
+        return self.parameters * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+
+    @property
+    def config(self) -> Path | None:
+        """The folder of configs a single file is loaded with; None when its sidecar names none."""
+        return None if self.sidecar.config is None else (self.path.parent / self.sidecar.config).resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one look at the models folders found."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    refused: tuple[CheckpointRefused, ...]
+
+
+def scan(roots: Sequence[Path]) -> Scan:
+    """Look through the models folders. A folder that is itself a checkpoint counts as one.
+
+    Of two checkpoints with one name the first is taken, and the other told as refused.
+    """
+    found: dict[str, Checkpoint] = {}
+    refused: list[CheckpointRefused] = []
+    for root in roots:
+        if not root.is_dir():
+            refused.append(CheckpointRefused(root, "no such folder"))
+            continue
+        for path in _candidates(root, MAX_DEPTH):
+            try:
+                checkpoint = inspect(path, root=root)
+                if checkpoint.name in found:
+                    raise CheckpointRefused(path, f"the name {checkpoint.name!r} is taken by another checkpoint")
+                found[checkpoint.name] = checkpoint
+            except CheckpointRefused as refusal:
+                refused.append(refusal)
+            except OSError as error:
+                refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
+    return Scan(tuple(found.values()), tuple(refused))
+
+
+def inspect(path: Path, *, root: Path) -> Checkpoint:
+    """Check one folder or file. Called at the scan and again right before a load, for files change in between.
+
+    Raises: CheckpointRefused, naming the file; OSError.
+    """
+    check_inside(path, root)
+    if path.is_dir():
+        return _folder(path, root)
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise CheckpointRefused(path, f"{path.suffix} files are never loaded, only safetensors")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"GGUF"):
+        raise CheckpointRefused(path, "a GGUF file; no engine of this node runs GGUF")
+    if found := disguised_format(start):
+        raise CheckpointRefused(path, f"not safetensors: {found}")
+    if path.suffix != ".safetensors":
+        # Libraries choose their reader by this ending, to the letter; any other spelling takes the pickle reader.
+        raise CheckpointRefused(path, "its name must end in .safetensors, in small letters")
+    return _single_file(path, root)
+
+
+def _candidates(folder: Path, depth: int) -> list[Path]:
+    """Diffusers folders and model files below `folder`, in the order of their names."""
+    if (folder / INDEX).exists():
+        return [folder]
+    found: list[Path] = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            # A link to a folder is only followed when it is a checkpoint, so that a loop of links ends.
+            if depth and (not entry.is_symlink() or (entry / INDEX).exists()):
+                found += _candidates(entry, depth - 1)
+        elif entry.suffix.lower() in {".safetensors", ".gguf", *PICKLE_SUFFIXES}:
+            found.append(entry)
+    return found
+
+
+def _folder(path: Path, root: Path) -> Checkpoint:
+    folder = check_folder(path, root=root)
+    name = path.name if path == root else path.relative_to(root).as_posix()
+    sidecar = _sidecar(path / FOLDER_SIDECAR)
+    return _checkpoint(name, root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
+
+
+def _single_file(path: Path, root: Path) -> Checkpoint:
+    tensors = read_header(path)
+    family = family_of(tensors)
+    if family is None:
+        raise CheckpointRefused(path, "its tensors are not those of a family this node runs (SD 1.5, SDXL, Z-Image)")
+    sidecar = _sidecar(path.with_suffix(".toml"))
+    if sidecar.config is None:
+        wanted = path.with_suffix(".toml").name
+        raise CheckpointRefused(
+            path,
+            f"a single file holds no configs or tokenizer: put {wanted} beside it with `config = FOLDER`, "
+            "a diffusers folder of the same family (weight files are not needed in it for SD and SDXL)",
+        )
+    config = (path.parent / sidecar.config).resolve()
+    # A Z-Image file is the transformer alone: text encoder and VAE come from the folder, so its weights are checked.
+    folder = check_folder(config, root=root, weights=family is Family.Z_IMAGE)
+    if folder.pipeline.family is not family:
+        raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
+    name = path.relative_to(root).with_suffix("").as_posix()
+    return _checkpoint(name, root, folder, tuple(tensors.values()), sidecar, path, Layout.SINGLE_FILE)
+
+
+def _checkpoint(
+    name: str,
+    root: Path,
+    folder: DiffusersFolder,
+    tensors: Sequence[TensorEntry],
+    sidecar: Sidecar,
+    path: Path,
+    layout: Layout,
+) -> Checkpoint:
+    return Checkpoint(
+        name=sidecar.name or name,
+        path=path,
+        root=root,
+        layout=layout,
+        family=folder.pipeline.family,
+        timestep_spacing=folder.timestep_spacing,
+        variant=folder.variant,
+        parameters=sum(t.elements for t in tensors if t.dtype in FLOAT_DTYPES),
+        stored_bytes=sum(t.elements * DTYPE_BYTES[t.dtype] for t in tensors),
+        sidecar=sidecar,
+    )
+
+
+def family_of(tensors: dict[str, TensorEntry]) -> Family | None:
+    """The family of a single file by the names of its tensors; None when it is none of ours."""
+    bare = {name.removeprefix(_COMFYUI_PREFIX) for name in tensors}
+    for family, marks in _SINGLE_FILE_MARKS:
+        if all(mark in tensors or mark in bare for mark in marks):
+            return family
+    return None
+
+
+def _sidecar(path: Path) -> Sidecar:
+    if not path.is_file():
+        return Sidecar()
+    try:
+        return read_sidecar(path)
+    except (ValueError, tomllib.TOMLDecodeError) as error:
+        raise CheckpointRefused(path, f"not a valid sidecar: {error}") from None

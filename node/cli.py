@@ -1,0 +1,41 @@
+"""`aquatint node`: one device as a process."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def node(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    name: Annotated[str | None, typer.Option(help="What routers and the catalog call this node.")] = None,
+    models: Annotated[list[Path] | None, typer.Option(help="Folder with checkpoints; may be given again.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    token: Annotated[str | None, typer.Option(help="Bearer token of routers and operators.")] = None,
+    preload: Annotated[list[str] | None, typer.Option(help="Model to load at the start and keep.")] = None,
+) -> None:
+    """Run a node: one device behind OpenAI's Images routes."""
+    import asyncio
+
+    from common.catalog import migrate
+    from common.lifeline import follow_parent
+    from common.logs import configure_logging
+    from common.web import serve
+    from node.app import build_app
+    from node.settings import NodeSettings
+
+    follow_parent()
+    given = {
+        "host": host,
+        "port": port,
+        "name": name,
+        "models_dirs": models or None,
+        "device": device,
+        "token": token,
+        "preload": preload or None,
+    }
+    settings = NodeSettings.load().with_node(**{key: value for key, value in given.items() if value is not None})
+    configure_logging(level=settings.log_level, style=settings.log_format, process="node")
+    asyncio.run(migrate(settings.catalog_url))
+    serve(build_app(settings), host=settings.node.host, port=settings.node.port)

@@ -1,0 +1,67 @@
+"""`/node/v1`: what routers and operators do to a node beside sending runs. All of it needs the node's token."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from common.errors import NotFound
+from common.node_api import CancelOrder, LoadOrder, NodeStatus
+from node.auth import OperatorDep
+from node.models import Model
+from node.services import Services, ServicesDep
+from node.status import status_of
+
+api = APIRouter(prefix="/node/v1")
+
+
+@api.get("/status")
+async def status(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
+    """All a router needs to know."""
+    return status_of(services)
+
+
+@api.post("/load")
+async def load(order: LoadOrder, services: ServicesDep, caller: OperatorDep) -> dict[str, Any]:
+    """Bring a model onto the device; answers when it is there."""
+    model = _model(services, order.model)
+    device = await services.worker.wait_ready()
+    await services.residency.ensure(model.load_order(device.kind, services.settings.node.dtype))
+    return {"model": model.name, "resident": True}
+
+
+@api.post("/unload")
+async def unload(order: LoadOrder, services: ServicesDep, caller: OperatorDep) -> dict[str, Any]:
+    """Give a model's memory back, pinned or not. `unloaded` is false when it was not there; 409 while a run uses it."""
+    model = _model(services, order.model)
+    unloaded = await services.residency.unload(model.name)
+    return {"model": model.name, "resident": False, "unloaded": unloaded}
+
+
+@api.post("/cancel")
+async def cancel(order: CancelOrder, services: ServicesDep, caller: OperatorDep) -> dict[str, Any]:
+    """End a run: at once while it waits, at its next step while it runs. `cancelled` is false when it is not here."""
+    return {"run_id": order.run_id, "cancelled": services.scheduler.cancel(order.run_id)}
+
+
+@api.post("/drain")
+async def drain(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
+    """Take no new runs; those held go on. The status tells when none is left."""
+    services.scheduler.draining = True
+    return status_of(services)
+
+
+@api.post("/resume")
+async def resume(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
+    """Take runs again."""
+    services.scheduler.draining = False
+    return status_of(services)
+
+
+def _model(services: Services, name: str) -> Model:
+    """The model, or why there is none: an operator may see paths that a client may not."""
+    model = services.models.get(name)
+    if model is None:
+        refused = "; ".join(str(refusal) for refusal in services.models.refused)
+        hint = f" Refused on this node: {refused}." if refused else ""
+        raise NotFound(f"The model {name!r} does not exist.{hint}", param="model", code="model_not_found")
+    return model

@@ -1,0 +1,173 @@
+"""Checks a diffusers folder (model_index.json, one folder a component) before a library may open it."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.pipeline_classes import NOT_LOADED, PIPELINE_CLASSES, PipelineClass
+from node.safetensors_header import CheckpointRefused, TensorEntry, disguised_format, read_header
+
+INDEX = "model_index.json"
+MAX_CONFIG_BYTES = 1024 * 1024
+MAX_VOCABULARY_BYTES = 64 * 1024 * 1024
+"""Tokenizer files are the only large JSON of a checkpoint: Qwen's tokenizer.json has 11 MB."""
+MAX_FILES = 2000
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".npy", ".npz", ".onnx", ".msgpack"})
+"""Formats that are pickles, or that nothing here reads. Their content is checked as well, whatever the name."""
+CODE_SUFFIXES = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusersFolder:
+    """A folder that passed every check."""
+
+    path: Path
+    pipeline: PipelineClass
+    tensors: tuple[TensorEntry, ...]
+    """Every tensor a load reads; empty for a folder of configs."""
+    timestep_spacing: str | None
+    """`timestep_spacing` of its sampler's config: "trailing" marks the few-step SDXL checkpoints."""
+    variant: str | None
+    """"fp16" when only half-precision files named so are there."""
+
+
+def check_folder(path: Path, *, root: Path, weights: bool = True) -> DiffusersFolder:
+    """Check every file of a diffusers folder.
+
+    root: the models folder that symbolic links must not lead out of. weights: False for the configs that a
+    single-file checkpoint is loaded with, which need no weight files.
+    Raises: CheckpointRefused, naming the file; OSError.
+    """
+    files = sorted(file for file in path.rglob("*") if not file.is_dir())
+    if len(files) > MAX_FILES:
+        raise CheckpointRefused(path, f"more than {MAX_FILES} files")
+    for file in (path, *files):
+        check_inside(file, root)
+    pipeline = _read_index(path / INDEX)
+    for file in files:
+        _check_kind(file)
+    tensors, variant = _weights(path, pipeline) if weights else ((), None)
+    sampler = _json(path / "scheduler" / "scheduler_config.json")
+    spacing = sampler.get("timestep_spacing")
+    return DiffusersFolder(path, pipeline, tensors, spacing if isinstance(spacing, str) else None, variant)
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raises: CheckpointRefused: a symbolic link that leads out of the models folder, or to nothing."""
+    real = path.resolve()
+    if not real.is_relative_to(root.resolve()):
+        raise CheckpointRefused(path, "a symbolic link that leads out of the models folder")
+    if not real.exists():
+        raise CheckpointRefused(path, "a symbolic link to nothing")
+
+
+def _read_index(path: Path) -> PipelineClass:
+    index = _json(path)
+    name = index.get("_class_name")
+    if not isinstance(name, str) or name not in PIPELINE_CLASSES:
+        known = ", ".join(PIPELINE_CLASSES)
+        raise CheckpointRefused(path, f"pipeline class {str(name)[:80]!r} is not one this node runs ({known})")
+    pipeline = PIPELINE_CLASSES[name]
+    present = set()
+    for key, value in index.items():
+        if not isinstance(value, list | dict):
+            continue
+        if key in NOT_LOADED and (value == [None, None] or tuple(value) in NOT_LOADED[key]):
+            continue
+        if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
+            raise CheckpointRefused(path, f"component {key[:80]!r} is not [library, class]")
+        if not pipeline.allows(key, value[0], value[1]):
+            raise CheckpointRefused(path, f"component {key[:80]!r} may not be {value[1][:80]!r} of {value[0][:80]!r}")
+        present.add(key)
+    if missing := pipeline.components - present:
+        raise CheckpointRefused(path, f"no component {', '.join(sorted(missing))}")
+    return pipeline
+
+
+def _check_kind(file: Path) -> None:
+    """Refuse by name, then by content: a pickle does not become safe by being called .safetensors or .txt."""
+    if file.suffix.lower() in CODE_SUFFIXES:
+        raise CheckpointRefused(file, "code; checkpoints are weights and configs only")
+    if file.suffix.lower() in PICKLE_SUFFIXES:
+        raise CheckpointRefused(file, f"{file.suffix} files are never loaded, only safetensors; remove it")
+    with file.open("rb") as opened:
+        start = opened.read(16)
+    if (found := disguised_format(start)) and ("pickle" in found or "NumPy" in found):
+        raise CheckpointRefused(file, found)
+    if file.suffix == ".json":
+        config = _json(file)
+        if file.name.endswith(".safetensors.index.json"):
+            _check_shards(file, config)
+
+
+def _check_shards(file: Path, index: dict[str, Any]) -> None:
+    names = index.get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(v, str) and _PLAIN_NAME.fullmatch(v) for v in names.values()):
+        raise CheckpointRefused(file, "its weight_map must name files of the same folder")
+    if missing := {name for name in names.values() if not (file.parent / name).is_file()}:
+        raise CheckpointRefused(file, f"names {min(missing)!r}, which is not there")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON object without what makes libraries import or fetch code.
+
+    Known ways: `auto_map`, `custom_pipeline`, `*_internal` keys (CVE-2026-4372) and attention kernels named by
+    repository, all of which take effect although remote code is not trusted.
+    """
+    try:
+        size_bytes = file.stat().st_size
+    except FileNotFoundError:
+        raise CheckpointRefused(file, "missing") from None
+    limit = MAX_VOCABULARY_BYTES if "token" in file.name or file.name == "vocab.json" else MAX_CONFIG_BYTES
+    if file.name.endswith(".index.json"):
+        limit = MAX_VOCABULARY_BYTES
+    if size_bytes > limit:
+        raise CheckpointRefused(file, f"{size_bytes} bytes; at most {limit} are read")
+    try:
+        value = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointRefused(file, f"not JSON ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        # Files such as chat templates may be other JSON; only objects configure anything.
+        if file.name in (INDEX, "config.json", "scheduler_config.json"):
+            raise CheckpointRefused(file, "not a JSON object")
+        return {}
+    if file.name not in ("vocab.json", "tokenizer.json"):
+        _check_no_code(file, value)
+    return value
+
+
+def _check_no_code(file: Path, value: Any) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _check_no_code(file, item)
+    if not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        if key in ("auto_map", "custom_pipeline", "trust_remote_code") or key.endswith("_internal"):
+            raise CheckpointRefused(file, f"{key!r} would run code that came with the checkpoint")
+        if "attn_implementation" in key and isinstance(item, str) and "/" in item:
+            raise CheckpointRefused(file, f"{key!r} names a kernel to download")
+        _check_no_code(file, item)
+
+
+def _weights(path: Path, pipeline: PipelineClass) -> tuple[tuple[TensorEntry, ...], str | None]:
+    """The tensors of every component that has weights, and the variant that all of them share."""
+    tensors: list[TensorEntry] = []
+    variants: set[str | None] = set()
+    for component in sorted(pipeline.components):
+        if component == "scheduler" or component.startswith("tokenizer"):
+            continue
+        folder = path / component
+        files = sorted(folder.glob("*.safetensors"))
+        full = [file for file in files if ".fp16." not in file.name]
+        if not files:
+            raise CheckpointRefused(folder, "no .safetensors file")
+        variants.add(None if full else "fp16")
+        for file in full or files:
+            tensors.extend(read_header(file).values())
+    # A mixture loads as fp16: diffusers falls back to the plain file where a component has no such variant.
+    return tuple(tensors), "fp16" if "fp16" in variants else None

@@ -1,0 +1,125 @@
+"""What an engine is: the orders it takes, what it gives back, and the errors it may raise."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from PIL import Image
+
+from common.errors import EngineFailed, RunCancelled, Unavailable
+from common.images_api import OutputFormat, Size
+from node.checkpoints import Checkpoint
+from node.profile import Profile
+
+__all__ = ["Engine", "EngineFailed", "LoadOrder", "Made", "OnStep", "OutOfDeviceMemory", "RunCancelled", "RunSpec"]
+
+OnStep = Callable[[int, int], None]
+"""Called after each step with (steps done, steps in all), over every image of a run. Raises RunCancelled to stop it."""
+
+
+class OutOfDeviceMemory(Unavailable):
+    """The device has not enough memory for this load or this run; the same request would fail again."""
+
+    code, retryable = "out_of_memory", False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """One checkpoint to bring onto the device."""
+
+    model: str
+    """The public name it will be called by."""
+    checkpoint: Checkpoint
+    """Inspected right before: the engine opens its files without looking again."""
+    profile: Profile
+    dtype: str
+    """float32, float16 or bfloat16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """A request after every check, with every choice made: enough to make the same pictures again."""
+
+    model: str
+    prompt: str
+    """The rendered text the model sees."""
+    negative_prompt: str
+    """Empty where it has no effect."""
+    seeds: tuple[int, ...]
+    """One a picture."""
+    drawn: Size
+    """The size the model draws: the next legal multiple."""
+    size: Size
+    """The size of the file: what was asked for, cut from the middle of the drawn picture."""
+    steps: int
+    """Forward passes of the denoiser for one picture."""
+    guidance: float
+    sampler: str
+    timestep_spacing: str | None
+    output_format: OutputFormat
+    output_compression: int | None
+    quality: str
+    """The effective one, never `auto`."""
+    embed_parameters: bool
+    """Whether the file says how it was made."""
+
+    @property
+    def work_units(self) -> float:
+        """Megapixel-steps of the whole run: what predictions are made in."""
+        return self.drawn.pixels / 1e6 * self.steps * len(self.seeds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its wire form between node and worker."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return values | {"drawn": str(self.drawn), "size": str(self.size), "seeds": list(self.seeds)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(
+            **values
+            | {
+                "drawn": Size.parse(values["drawn"]),
+                "size": Size.parse(values["size"]),
+                "seeds": tuple(values["seeds"]),
+                "output_format": OutputFormat(values["output_format"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The pictures of one run, in the order of its seeds."""
+
+    images: Sequence[Image.Image]
+    """RGB, each of `RunSpec.size`."""
+    timings_s: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase: encode (the prompt), denoise, decode."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt as the model's own tokenizer counts them, without marks of beginning and end."""
+    prompt_truncated: bool = False
+    """True when the text encoder could not read the whole prompt."""
+    sampler: str = ""
+    """The class of the solver that ran."""
+
+
+class Engine(Protocol):
+    """Runs checkpoints on one device. Called from one thread only."""
+
+    def load(self, order: LoadOrder) -> None:
+        """Bring a checkpoint onto the device under its model name.
+
+        Raises: CheckpointRefused, OutOfDeviceMemory, EngineFailed.
+        """
+        ...
+
+    def unload(self, model: str) -> None:
+        """Give its memory back. Unknown names are fine: the aim is that it is not there."""
+        ...
+
+    def generate(self, spec: RunSpec, on_step: OnStep) -> Made:
+        """Make the pictures of a run whose model is loaded.
+
+        Raises: RunCancelled (from `on_step`), OutOfDeviceMemory, EngineFailed. The pipeline stays usable after each.
+        """
+        ...

@@ -1,0 +1,209 @@
+"""Runs safetensors checkpoints through diffusers.
+
+The pictures of one run are made one after another, each with its own generator on the CPU. A batched call would not
+give the same bits: with sliced decoding SD 1.5 is equal on a CPU, but SDXL differs by 1e-6 and GPU kernels by more, and
+a seed must give the same picture alone and beside others. The prompt is encoded once for all of them.
+"""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from common.images_api import Size
+from node.checkpoints import Layout
+from node.engines.base import EngineFailed, LoadOrder, Made, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.samplers import make_sampler
+from node.pipeline_classes import NOT_LOADED, Family, class_of
+from node.safetensors_header import CheckpointRefused
+
+_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
+"""torch has a class for CUDA only; its CPU and MPS allocators raise RuntimeError with one of these."""
+MAX_ERROR_CHARS = 300
+
+
+class DiffusersEngine:
+    """See node.engines.base.Engine."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._loaded: dict[str, tuple[LoadOrder, Any]] = {}
+        # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
+        torch.backends.cudnn.deterministic = True
+
+    def load(self, order: LoadOrder) -> None:
+        with _told_as_ours(f"Loading {order.model!r}", with_text=True):
+            pipeline = _open(order)
+            _require_weights(pipeline, order.model)
+            pipeline.to(self._device)
+            pipeline.set_progress_bar_config(disable=True)
+        self._loaded[order.model] = (order, pipeline)
+
+    def unload(self, model: str) -> None:
+        if self._loaded.pop(model, None) is None:
+            return
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self._device.type == "mps":
+            torch.mps.empty_cache()
+        _return_heap_to_the_system()
+
+    def generate(self, spec: RunSpec, on_step: OnStep) -> Made:
+        if spec.model not in self._loaded:
+            raise EngineFailed(f"The model {spec.model!r} is not loaded.", retryable=True)
+        order, pipeline = self._loaded[spec.model]
+        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad():
+            return _generate(order, pipeline, spec, on_step)
+
+
+def _generate(order: LoadOrder, pipeline: Any, spec: RunSpec, on_step: OnStep) -> Made:
+    began = time.perf_counter()
+    embeddings = _encode(pipeline, order.checkpoint.family, spec)
+    tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
+    timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
+    images, own_sampler = [], pipeline.scheduler
+    try:
+        for index, seed in enumerate(spec.seeds):
+            pipeline.scheduler = make_sampler(spec.sampler, own_sampler, spec.timestep_spacing)
+            clock = _StepClock(index, spec, on_step)
+            picture = pipeline(
+                **embeddings,
+                width=spec.drawn.width_px,
+                height=spec.drawn.height_px,
+                num_inference_steps=spec.steps,
+                guidance_scale=spec.guidance,
+                generator=torch.Generator("cpu").manual_seed(seed),
+                callback_on_step_end=clock,
+                output_type="pil",
+            ).images[0]
+            clock.add_to(timings_s)
+            images.append(cut_to(picture, spec.size))
+        sampler = type(pipeline.scheduler).__name__
+    finally:
+        pipeline.scheduler = own_sampler
+    return Made(images, timings_s, tokens, truncated, sampler)
+
+
+class _StepClock:
+    """The callback of one picture: reports each step of the run, and tells denoising from decoding."""
+
+    def __init__(self, index: int, spec: RunSpec, on_step: OnStep) -> None:
+        self._done_before = index * spec.steps
+        self._total = spec.steps * len(spec.seeds)
+        self._on_step = on_step
+        self._began = self._last_step = time.perf_counter()
+
+    def __call__(self, pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        self._last_step = time.perf_counter()
+        # Solvers of higher order call back more often than there are steps.
+        self._on_step(min(self._done_before + step + 1, self._total), self._total)
+        return {}
+
+    def add_to(self, timings_s: dict[str, float]) -> None:
+        timings_s["denoise"] += self._last_step - self._began
+        timings_s["decode"] += time.perf_counter() - self._last_step
+
+
+def cut_to(picture: Image.Image, size: Size) -> Image.Image:
+    """The middle of a picture at least as large as `size`."""
+    left, top = (picture.width - size.width_px) // 2, (picture.height - size.height_px) // 2
+    if (picture.width, picture.height) == (size.width_px, size.height_px):
+        return picture
+    return picture.crop((left, top, left + size.width_px, top + size.height_px))
+
+
+def _open(order: LoadOrder) -> Any:
+    """The pipeline object, on the CPU. Only local safetensors, only the class our own table names."""
+    checkpoint = order.checkpoint
+    pipeline_class = getattr(diffusers, class_of(checkpoint.family).name)
+    options: dict[str, Any] = {"dtype": getattr(torch, order.dtype), "local_files_only": True}
+    if checkpoint.family is Family.SD15:
+        options |= dict.fromkeys(NOT_LOADED) | {"requires_safety_checker": False}
+    elif checkpoint.family is Family.SDXL:
+        options |= {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    if checkpoint.layout is Layout.FOLDER:
+        return pipeline_class.from_pretrained(str(checkpoint.path), use_safetensors=True, variant=checkpoint.variant, **options)
+    config = str(checkpoint.config)
+    if checkpoint.family is Family.Z_IMAGE:
+        transformer = diffusers.ZImageTransformer2DModel.from_single_file(
+            str(checkpoint.path), config=config, subfolder="transformer", **options
+        )
+        return pipeline_class.from_pretrained(config, transformer=transformer, use_safetensors=True, **options)
+    if checkpoint.family is Family.SD15:
+        options = {name: value for name, value in options.items() if name not in ("image_encoder", "feature_extractor")}
+    return pipeline_class.from_single_file(str(checkpoint.path), config=config, **options)
+
+
+def _require_weights(pipeline: Any, model: str) -> None:
+    """Libraries leave parameters on the meta device, silently, when a file lacks them."""
+    for name, component in pipeline.components.items():
+        if isinstance(component, torch.nn.Module) and any(p.is_meta for p in component.parameters()):
+            raise EngineFailed(f"Loading {model!r}: its files hold no weights for parts of the {name}.")
+
+
+def _encode(pipeline: Any, family: Family, spec: RunSpec) -> dict[str, Any]:
+    """The prompt as the arguments of a call. diffusers guides above 1 only, and encodes no negative prompt below."""
+    guided = spec.guidance > 1
+    negative = spec.negative_prompt or None
+    if family is Family.SDXL:
+        # Absent, not empty: SDXL's own default is a negative embedding of zeros, which is not that of "".
+        plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
+            spec.prompt,
+            device=pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=negative,
+        )
+        embeddings = {"prompt_embeds": plain, "pooled_prompt_embeds": pooled}
+        if guided:
+            embeddings |= {"negative_prompt_embeds": unwanted, "negative_pooled_prompt_embeds": unwanted_pooled}
+        return embeddings
+    options: dict[str, Any] = {"do_classifier_free_guidance": guided, "negative_prompt": negative}
+    if family is Family.SD15:
+        options["num_images_per_prompt"] = 1
+    plain, unwanted = pipeline.encode_prompt(spec.prompt, device=pipeline._execution_device, **options)
+    return {"prompt_embeds": plain} | ({"negative_prompt_embeds": unwanted} if guided else {})
+
+
+def _count_tokens(pipeline: Any, order: LoadOrder, prompt: str) -> tuple[int, bool]:
+    """Tokens of the prompt, and whether the encoder read fewer."""
+    tokens = len(pipeline.tokenizer(prompt, add_special_tokens=False).input_ids)
+    read = tokens
+    if order.checkpoint.family is Family.Z_IMAGE:
+        # As the pipeline itself does before it cuts at 512.
+        wrapped = pipeline.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        read = len(pipeline.tokenizer(wrapped).input_ids)
+    return tokens, read > order.profile.max_prompt_tokens
+
+
+@contextmanager
+def _told_as_ours(what: str, *, with_text: bool = False) -> Iterator[None]:
+    """Library errors as ours. Their texts are told for loads only: those of runs can hold the prompt."""
+    try:
+        yield
+    except (RunCancelled, EngineFailed, OutOfDeviceMemory, CheckpointRefused):
+        raise
+    except Exception as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+            isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
+        )
+        if out_of_memory:
+            raise OutOfDeviceMemory(f"{what}: the device is out of memory.") from error
+        text = f" ({str(error)[:MAX_ERROR_CHARS]})" if with_text else ""
+        raise EngineFailed(f"{what} failed: {type(error).__name__}{text}.") from error
+
+
+def _return_heap_to_the_system() -> None:
+    """glibc keeps freed gigabytes in its arenas otherwise; other systems have no such call."""
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

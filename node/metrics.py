@@ -1,0 +1,50 @@
+"""The node's figures for Prometheus. Labels: models of this node, and phases and outcomes from fixed lists."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from common.metrics import SECONDS_BUCKETS, HttpMetrics
+from common.node_api import DeviceStatus, JobPhase, JobStatus
+
+
+class NodeMetrics:
+    """All of them, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.http = HttpMetrics(self.registry, "node")
+        self._jobs = Gauge("aquatint_node_jobs", "Runs held.", ["phase"], registry=self.registry)
+        self._seconds = Histogram(
+            "aquatint_node_generation_seconds",
+            "Seconds of a run, by phase: load, encode, denoise, decode, write, total.",
+            ["model", "phase"],
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._loads = Counter("aquatint_node_model_loads", "Loads.", ["model", "outcome"], registry=self.registry)
+        self._images = Counter("aquatint_node_images", "Pictures made.", ["model"], registry=self.registry)
+        self._restarts = Gauge(
+            "aquatint_node_worker_restarts_total", "Workers started after the first.", registry=self.registry
+        )
+        self._memory = Gauge("aquatint_node_device_memory_bytes", "Device memory.", ["kind"], registry=self.registry)
+
+    def made(self, model: str, images: int, timings_s: dict[str, float]) -> None:
+        """One run ended well."""
+        self._images.labels(model).inc(images)
+        for phase, seconds in timings_s.items():
+            self._seconds.labels(model, phase).observe(seconds)
+
+    def loaded(self, model: str, succeeded: bool) -> None:
+        """One load ended."""
+        self._loads.labels(model, "succeeded" if succeeded else "failed").inc()
+
+    def show(self, *, device: DeviceStatus, jobs: Iterable[JobStatus], restarts: int) -> None:
+        """What is read at each scrape."""
+        phases = Tally(job.phase for job in jobs)
+        for phase in JobPhase:
+            self._jobs.labels(phase.value).set(phases[phase])
+        self._restarts.set(restarts)
+        self._memory.labels("total").set(device.memory_total_bytes)
+        self._memory.labels("free").set(device.memory_free_bytes)

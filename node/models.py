@@ -1,0 +1,148 @@
+"""The models this node can serve: each a checkpoint under a public name with the profile that fits it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.catalog import ModelFile
+from common.images_api import Task
+from common.logs import get_logger
+from node.checkpoints import Checkpoint, Layout, inspect, scan
+from node.diffusers_folder import INDEX
+from node.engines.base import LoadOrder
+from node.profile import Profile, choose_profile, profiles
+from node.safetensors_header import CheckpointRefused
+
+log = get_logger(__name__)
+
+DEMO_FOLDER = Path(__file__).parent / "demo" / "checkpoint"
+"""The trained demonstration checkpoint that comes with the node."""
+DEMO_MODEL = "aquatint-demo"
+PLACEHOLDER_S = 120.0
+"""A placeholder is written in seconds, most of them spent importing torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One public name and what stands behind it."""
+
+    name: str
+    checkpoint: Checkpoint
+    profile: Profile
+    created: int
+    """Unix seconds: when its files were last changed."""
+
+    def dtype(self, device: str, wanted: str) -> str:
+        """The number format it is loaded in. wanted: the setting; `auto` leaves it to the profile."""
+        if wanted != "auto":
+            return wanted
+        return next(dtype for kind, dtype in self.profile.dtype.items() if kind == device)
+
+    def load_order(self, device: str, wanted_dtype: str) -> LoadOrder:
+        """What the worker is told."""
+        return LoadOrder(self.name, self.checkpoint, self.profile, self.dtype(device, wanted_dtype))
+
+    @property
+    def file(self) -> ModelFile:
+        """Its weights on disk, for the catalog."""
+        layout = "diffusers" if self.checkpoint.layout is Layout.FOLDER else "safetensors"
+        return ModelFile(path=str(self.checkpoint.path), format=layout, size_bytes=self.checkpoint.stored_bytes)
+
+    @property
+    def tasks(self) -> list[str]:
+        """What it can be asked for."""
+        return [Task.GENERATION.value]
+
+    @property
+    def capabilities(self) -> dict[str, Any]:
+        """Sizes and limits, for clients."""
+        profile = self.profile
+        return {
+            "default_size": str(profile.default_size),
+            "size_step_px": profile.size_step_px,
+            "min_side_px": profile.min_side_px,
+            "max_side_px": profile.max_side_px,
+            "max_pixels": profile.max_pixels,
+            "default_steps": profile.default_steps,
+            "min_steps": profile.min_steps,
+            "max_steps": profile.max_steps,
+            "default_guidance": profile.default_guidance,
+            "negative_prompt": profile.takes_guidance,
+            "commercial_use": profile.commercial_use,
+            "min_vram_bytes": profile.min_vram_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """All of them, by name, and what was refused."""
+
+    by_name: dict[str, Model]
+    refused: tuple[CheckpointRefused, ...] = ()
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.by_name.values())
+
+    def get(self, name: str) -> Model | None:
+        """The model of that name; None when there is none."""
+        return self.by_name.get(name)
+
+    @property
+    def default(self) -> Model:
+        """What a request without a model gets: the first by name."""
+        return next(iter(self))
+
+
+def find_models(roots: list[Path], *, home: Path) -> Models:
+    """Scan the models folders; with nothing there, serve the demonstration checkpoint or a placeholder for it.
+
+    Blocking: reads the headers of every file. home: where a placeholder is written.
+    """
+    found = scan(roots)
+    for refusal in found.refused:
+        log.warning("checkpoint_refused", path=str(refusal.path), reason=refusal.reason)
+    models, refused = {}, list(found.refused)
+    for checkpoint in sorted(found.checkpoints, key=lambda each: each.name):
+        try:
+            models[checkpoint.name] = _model(checkpoint)
+        except ValueError as error:
+            refused.append(CheckpointRefused(checkpoint.path, f"its sidecar: {error}"))
+            log.warning("checkpoint_refused", path=str(checkpoint.path), reason=refused[-1].reason)
+    if not models:
+        models[DEMO_MODEL] = _demo(home)
+    return Models(models, tuple(refused))
+
+
+def _model(checkpoint: Checkpoint) -> Model:
+    profile = choose_profile(checkpoint.family, timestep_spacing=checkpoint.timestep_spacing, sidecar=checkpoint.sidecar)
+    return Model(checkpoint.name, checkpoint, profile, int(checkpoint.path.stat().st_mtime))
+
+
+def _demo(home: Path) -> Model:
+    """The demonstration model: trained where its files are there, else random."""
+    folder = DEMO_FOLDER
+    if not (folder / INDEX).is_file():
+        folder = home / "placeholder" / DEMO_MODEL
+        if not (folder / INDEX).is_file():
+            _write_placeholder(folder)
+    checkpoint = inspect(folder, root=folder)
+    return Model(DEMO_MODEL, checkpoint, profiles()["aquatint-demo"], int(time.time()))
+
+
+def _write_placeholder(folder: Path) -> None:
+    """In a process of its own, so that torch never enters this one; renamed when complete."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    log.info("placeholder_written", folder=str(folder))
+    subprocess.run(
+        [sys.executable, "-m", "node.placeholder", str(partial)],
+        check=True,
+        timeout=PLACEHOLDER_S,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    partial.rename(folder)

@@ -1,0 +1,213 @@
+"""Which pipelines are on the device: loads them once however many ask, and decides what leaves when another must come."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.errors import AquatintError, Conflict
+from common.logs import get_logger
+from node.engines.base import LoadOrder, OutOfDeviceMemory
+from node.worker.causes import WorkerLost
+
+log = get_logger(__name__)
+
+FAILURE_MEMORY_S = 30.0
+"""A load that failed is not tried again for this long: it fails the same way, and takes the device while it does."""
+
+
+class Loader(Protocol):
+    """What residency needs of a worker."""
+
+    async def load(self, order: LoadOrder) -> None: ...
+
+    async def unload(self, model: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Resident:
+    """One loaded pipeline."""
+
+    order: LoadOrder
+    memory_bytes: int
+    used_at_s: float
+    users: int = 0
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: AquatintError
+    at_s: float
+
+
+class Residency:
+    """The only caller of the worker's load and unload."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        *,
+        budget_bytes: Callable[[], int | None] = lambda: None,
+        max_resident: int | None = None,
+        on_load: Callable[[str, float, bool], None] = lambda model, seconds, succeeded: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """budget_bytes: asks for the device memory weights may take, which is not known before the worker has started;
+        None for no bound. on_load: told of each load: model, seconds, whether it succeeded.
+        """
+        self._loader = loader
+        self._budget_bytes = budget_bytes
+        self._max_resident = max_resident
+        self._on_load = on_load
+        self._clock = clock
+        self._residents: OrderedDict[str, Resident] = OrderedDict()
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, _Failure] = {}
+        # One change of what is on the device at a time: two loads at once could pass the budget together.
+        self._changing = asyncio.Lock()
+
+    def is_resident(self, model: str) -> bool:
+        """Whether a run on this model needs no load."""
+        return model in self._residents
+
+    def is_loading(self, model: str) -> bool:
+        """Whether a load of it is under way or waits for its turn."""
+        return model in self._loads
+
+    def failure(self, model: str) -> str | None:
+        """Why it cannot be loaded just now; None when nothing speaks against it."""
+        failure = self._remembered(model)
+        return None if failure is None else failure.message
+
+    @asynccontextmanager
+    async def hold(self, order: LoadOrder) -> AsyncIterator[None]:
+        """Have a model on the device for the length of the block; nothing evicts it meanwhile.
+
+        A caller that is cancelled leaves the load to go on for the others.
+        Raises: EngineFailed, OutOfDeviceMemory, WorkerLost, Unavailable.
+        """
+        resident = await self.ensure(order)
+        resident.users += 1
+        try:
+            yield
+        finally:
+            resident.users -= 1
+            resident.used_at_s = self._clock()
+
+    async def ensure(self, order: LoadOrder, *, pin: bool = False) -> Resident:
+        """Load a model if it is not there. pin: it is then never evicted, only unloaded by order.
+
+        Raises: as `hold`.
+        """
+        # A loop, because between the end of a load and the waking of its waiters another load may have evicted it.
+        while (resident := self._residents.get(order.model)) is None:
+            failure = self._remembered(order.model)
+            if failure is not None:
+                raise failure
+            load = self._loads.get(order.model)
+            if load is None:
+                load = asyncio.create_task(self._load(order))
+                self._loads[order.model] = load
+                load.add_done_callback(lambda done: self._load_ended(order.model, done))
+            await asyncio.shield(load)
+        resident.pinned = resident.pinned or pin
+        resident.used_at_s = self._clock()
+        self._residents.move_to_end(order.model)
+        return resident
+
+    async def unload(self, model: str) -> bool:
+        """Unload by order, pinned or not. False when it was not there.
+
+        Raises: Conflict: a run is using it.
+        """
+        async with self._changing:
+            resident = self._residents.get(model)
+            if resident is None:
+                return False
+            if resident.users:
+                raise Conflict(f"The model {model!r} is in use.", code="model_in_use")
+            await self._evict(model, "ordered")
+            return True
+
+    async def unload_others(self, model: str) -> bool:
+        """Unload every idle pipeline but one, after memory ran out. True when that freed anything."""
+        async with self._changing:
+            idle = [name for name, each in self._residents.items() if not each.users and name != model]
+            for name in idle:
+                await self._evict(name, "memory ran out")
+            return bool(idle)
+
+    async def unload_idle(self, idle_s: float) -> list[str]:
+        """Unload what nobody used for `idle_s` seconds and nobody pinned; gives their names."""
+        async with self._changing:
+            now_s = self._clock()
+            idle = [n for n, each in self._residents.items() if self._evictable(each) and now_s - each.used_at_s >= idle_s]
+            for name in idle:
+                await self._evict(name, "idle")
+            return idle
+
+    def forget_all(self) -> None:
+        """The worker is gone, and everything loaded in it."""
+        self._residents.clear()
+
+    async def _load(self, order: LoadOrder) -> None:
+        async with self._changing:
+            needed_bytes = order.checkpoint.memory_bytes(order.dtype)
+            await self._make_room(order.model, needed_bytes)
+            began_s = self._clock()
+            try:
+                await self._loader.load(order)
+            except AquatintError as error:
+                self._on_load(order.model, self._clock() - began_s, False)
+                # A lost worker says nothing about the model.
+                if not isinstance(error, WorkerLost):
+                    self._failures[order.model] = _Failure(error, self._clock())
+                raise
+            self._failures.pop(order.model, None)
+            self._residents[order.model] = Resident(order, needed_bytes, self._clock())
+            self._on_load(order.model, self._clock() - began_s, True)
+
+    async def _make_room(self, model: str, needed_bytes: int) -> None:
+        """Evict the least recently used until the newcomer fits. Raises: OutOfDeviceMemory: it cannot."""
+        budget_bytes = self._budget_bytes()
+        if budget_bytes is not None and needed_bytes > budget_bytes:
+            raise OutOfDeviceMemory(
+                f"The weights of {model!r} need {needed_bytes:,} bytes; this node has {budget_bytes:,} for weights."
+            )
+        while self._is_full(needed_bytes, budget_bytes):
+            victim = next((name for name, each in self._residents.items() if self._evictable(each)), None)
+            if victim is None:
+                held = ", ".join(self._residents)
+                raise OutOfDeviceMemory(f"There is no room for {model!r} beside what is in use or pinned ({held}).")
+            await self._evict(victim, f"room for {model}")
+
+    def _is_full(self, needed_bytes: int, budget_bytes: int | None) -> bool:
+        if self._max_resident is not None and len(self._residents) >= self._max_resident:
+            return True
+        used_bytes = sum(each.memory_bytes for each in self._residents.values())
+        return budget_bytes is not None and used_bytes + needed_bytes > budget_bytes
+
+    def _evictable(self, resident: Resident) -> bool:
+        return not resident.users and not resident.pinned
+
+    async def _evict(self, model: str, why: str) -> None:
+        await self._loader.unload(model)
+        self._residents.pop(model, None)
+        log.info("model_unloaded", model=model, reason=why)
+
+    def _remembered(self, model: str) -> AquatintError | None:
+        failure = self._failures.get(model)
+        if failure is not None and self._clock() - failure.at_s >= FAILURE_MEMORY_S:
+            del self._failures[model]
+            return None
+        return None if failure is None else failure.error
+
+    def _load_ended(self, model: str, load: asyncio.Task[None]) -> None:
+        self._loads.pop(model, None)
+        # Read, for nobody may be waiting any more; asyncio would complain of an error never retrieved.
+        if not load.cancelled() and load.exception() is not None:
+            log.warning("load_failed", model=model, reason=str(load.exception()))

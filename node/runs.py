@@ -1,0 +1,237 @@
+"""Carries one request through the node: choose, queue, load, run, record, answer."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from common.catalog import AttemptFenced, new_id
+from common.errors import AquatintError, UnknownModel
+from common.images_api import AssetLinks, ImageRequest, Picture, ResponseFormat, answer_bytes, usage
+from common.logs import bind, get_logger
+from common.node_api import JobPhase
+from node.engines.base import OutOfDeviceMemory, RunSpec
+from node.metrics import NodeMetrics
+from node.models import Model, Models
+from node.recorder import Recorder, Sender, Ticket
+from node.residency import Residency
+from node.resolve import Resolved, resolve
+from node.scheduler import Job, Pace, Scheduler
+from node.worker.handle import Product, Worker
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back to the client."""
+
+    body: bytes
+    run_id: str
+    seeds: tuple[int, ...]
+    ignored: tuple[str, ...]
+
+
+class Runs:
+    """The node's main path. Every request is one call of `make`."""
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        worker: Worker,
+        residency: Residency,
+        scheduler: Scheduler,
+        pace: Pace,
+        recorder: Recorder,
+        links: AssetLinks,
+        metrics: NodeMetrics,
+        node: str,
+        dtype: str,
+        embed_parameters: bool,
+    ) -> None:
+        """dtype: the setting; `auto` leaves it to each model's profile."""
+        self._models = models
+        self._worker = worker
+        self._residency = residency
+        self._scheduler = scheduler
+        self._pace = pace
+        self._recorder = recorder
+        self._links = links
+        self._metrics = metrics
+        self._node = node
+        self._dtype = dtype
+        self._embed_parameters = embed_parameters
+
+    async def make(self, request: ImageRequest, sender: Sender) -> Answer:
+        """Make the pictures of a request and record them. Cancelling the caller cancels the run.
+
+        Raises: InvalidRequest and its kinds: before anything is recorded; TooManyRequests, Unavailable: not taken;
+        anything in common.errors afterwards, and then the run's row says so too.
+        """
+        model = self._model(request)
+        resolved = resolve(request, model.name, model.profile, embed_parameters=self._embed_parameters)
+        spec = resolved.spec
+        run_id = sender.run_id or new_id("run")
+        bind(run_id=run_id)
+        job = Job(run_id, model.name, spec.work_units, spec.steps * len(spec.seeds))
+        async with self._scheduler.place(job):
+            ticket = await self._recorder.begin(request, spec, sender, run_id)
+            try:
+                return await self._carry_out(job, ticket, model, resolved, request, sender)
+            except asyncio.CancelledError:
+                reason = "Cancelled by an operator." if job.cancel_ordered else "The client left."
+                if not job.off_device:
+                    await asyncio.shield(self._recorder.cancelled(ticket, reason))
+                raise
+            except AttemptFenced:
+                log.info("result_dropped", attempt=ticket.attempt)
+                raise
+            except Exception as error:
+                known = error if isinstance(error, AquatintError) else AquatintError("The node had an internal error.")
+                log.warning("run_failed", code=known.code, reason=known.message)
+                await asyncio.shield(self._recorder.failed(ticket, known))
+                raise
+            finally:
+                self._recorder.release(ticket)
+
+    def _model(self, request: ImageRequest) -> Model:
+        if request.model is None:
+            return self._models.default
+        model = self._models.get(request.model)
+        if model is None:
+            raise UnknownModel(request.model)
+        return model
+
+    async def _carry_out(
+        self, job: Job, ticket: Ticket, model: Model, resolved: Resolved, request: ImageRequest, sender: Sender
+    ) -> Answer:
+        entered = time.perf_counter()
+        await job.turn.wait()
+        began = time.perf_counter()
+        await self._recorder.running(ticket)
+        product, load_s = await self._run(job, model, resolved.spec)
+        self._scheduler.leave_device(job)
+        ended = time.perf_counter()
+        timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
+        timings_s = {phase: round(seconds, 4) for phase, seconds in timings_s.items()}
+        # Shielded: the pictures are made, so they are kept even if the client leaves at this very moment.
+        recording = asyncio.create_task(self._record(ticket, model, resolved, product, request, timings_s))
+        try:
+            head, ids = await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            await asyncio.wait({recording})
+            raise
+        self._metrics.made(model.name, len(ids), timings_s)
+        log.info("run_succeeded", model=model.name, images=len(ids), **timings_s)
+        return self._answer(head, ids, product, resolved, request, sender)
+
+    async def _run(self, job: Job, model: Model, spec: RunSpec) -> tuple[Product, float]:
+        """The pictures, and the seconds spent waiting for the model."""
+        device = await self._worker.wait_ready()
+        order = model.load_order(device.kind, self._dtype)
+        job.phase = JobPhase.LOADING
+        began = time.perf_counter()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._residency.hold(order))
+            loaded = time.perf_counter()
+            job.phase = JobPhase.RUNNING
+
+            def on_step(step: int, steps: int) -> None:
+                job.step = step
+
+            try:
+                product = await self._worker.generate(spec, on_step)
+            except OutOfDeviceMemory:
+                # Once more with the device to itself, if that frees anything.
+                if not await self._residency.unload_others(model.name):
+                    raise
+                log.warning("out_of_memory_retried", model=model.name)
+                loaded = time.perf_counter()
+                product = await self._worker.generate(spec, on_step)
+            self._pace.learn_run(model.name, time.perf_counter() - loaded, spec.work_units)
+        return product, loaded - began
+
+    async def _record(
+        self,
+        ticket: Ticket,
+        model: Model,
+        resolved: Resolved,
+        product: Product,
+        request: ImageRequest,
+        timings_s: dict[str, float],
+    ) -> tuple[dict[str, Any], list[str]]:
+        spec = resolved.spec
+        effective = _effective(resolved, product)
+        head = {
+            "created": int(time.time()),
+            "background": "opaque",
+            "output_format": spec.output_format.value,
+            "quality": spec.quality,
+            "size": str(spec.size),
+            "usage": usage(
+                text_tokens=product.prompt_tokens,
+                pictures=len(spec.seeds),
+                width_px=spec.size.width_px,
+                height_px=spec.size.height_px,
+            ),
+            "id": ticket.run_id,
+            "model": model.name,
+            "parameters": effective,
+            "timings": timings_s,
+        }
+        told_user = request.safety_identifier or request.user
+        if told_user is not None:
+            head["safety_identifier"] = told_user
+        ids = await self._recorder.succeeded(
+            ticket,
+            spec,
+            product.files,
+            effective=effective | {"node": self._node, "profile": model.profile.name},
+            timings_s=timings_s,
+            answer=head,
+        )
+        return head, ids
+
+    def _answer(
+        self,
+        head: dict[str, Any],
+        ids: list[str],
+        product: Product,
+        resolved: Resolved,
+        request: ImageRequest,
+        sender: Sender,
+    ) -> Answer:
+        spec, now_s = resolved.spec, time.time()
+        as_url = request.effective_response_format is ResponseFormat.URL
+        pictures = [
+            Picture(
+                seed,
+                image_id,
+                content=None if as_url else content,
+                url=self._links.sign(sender.base_url, image_id, spec.output_format, now_s=now_s) if as_url else None,
+            )
+            for seed, image_id, content in zip(spec.seeds, ids, product.files, strict=True)
+        ]
+        return Answer(answer_bytes(head, pictures), head["id"], spec.seeds, resolved.ignored)
+
+
+def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
+    """What really ran: enough to make the same pictures again, and what was asked for in vain."""
+    spec = resolved.spec
+    return {
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "seed": spec.seeds[0],
+        "num_inference_steps": spec.steps,
+        "guidance_scale": spec.guidance,
+        "sampler": spec.sampler,
+        "sampler_class": product.sampler,
+        "timestep_spacing": spec.timestep_spacing,
+        "drawn_size": str(spec.drawn),
+        "output_compression": spec.output_compression,
+        "prompt_tokens": product.prompt_tokens,
+        "prompt_truncated": product.prompt_truncated,
+        "ignored": list(resolved.ignored),
+    }

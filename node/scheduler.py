@@ -1,0 +1,161 @@
+"""Who is next: a bounded first-come queue in front of the one worker, and what was learned about how long runs take."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from common.errors import Conflict, RunCancelled, TooManyRequests, Unavailable
+from common.node_api import JobPhase, JobStatus
+
+EWMA_WEIGHT = 0.3
+"""Share of the newest measurement: three runs are enough to forget a first, cold one."""
+GUESSED_SECONDS_PER_UNIT = 1.0
+"""Seconds for a megapixel-step before anything was measured: between a CPU (tens) and a data-centre GPU (0.05)."""
+GUESSED_LOAD_S = 20.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One run this node holds, from its entry into the queue to its end."""
+
+    run_id: str
+    model: str
+    work_units: float
+    """Megapixel-steps of the whole run."""
+    steps: int
+    phase: JobPhase = JobPhase.QUEUED
+    step: int = 0
+    cancel_ordered: bool = False
+    off_device: bool = False
+    """True once its pictures are made and only recording is left."""
+    task: asyncio.Task[object] | None = None
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def status(self) -> JobStatus:
+        """As the router reads it."""
+        return JobStatus(
+            run_id=self.run_id,
+            model=self.model,
+            phase=self.phase,
+            step=self.step,
+            steps=self.steps,
+            work_units=self.work_units,
+        )
+
+
+class Pace:
+    """Measured seconds, by model: for one megapixel-step, and for a load. Exponentially weighted means."""
+
+    def __init__(self) -> None:
+        self.seconds_per_unit: dict[str, float] = {}
+        self.load_s: dict[str, float] = {}
+
+    def learn_run(self, model: str, seconds: float, work_units: float) -> None:
+        """Take in one finished run."""
+        if work_units > 0:
+            self.seconds_per_unit[model] = _mean(self.seconds_per_unit.get(model), seconds / work_units)
+
+    def learn_load(self, model: str, seconds: float) -> None:
+        """Take in one finished load."""
+        self.load_s[model] = _mean(self.load_s.get(model), seconds)
+
+    def run_s(self, model: str, work_units: float) -> float:
+        """Predicted seconds of a run on a loaded model."""
+        known = self.seconds_per_unit.get(model)
+        if known is None and self.seconds_per_unit:
+            known = max(self.seconds_per_unit.values())
+        return work_units * (known if known is not None else GUESSED_SECONDS_PER_UNIT)
+
+
+def _mean(before: float | None, measured: float) -> float:
+    return measured if before is None else before + EWMA_WEIGHT * (measured - before)
+
+
+class Scheduler:
+    """First come, first served; one at a time, because the device does one thing at a time."""
+
+    def __init__(self, *, max_queued: int, pace: Pace, is_resident: Callable[[str], bool]) -> None:
+        """max_queued: runs that may wait beside the one that runs."""
+        self._max_queued = max_queued
+        self._pace = pace
+        self._is_resident = is_resident
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self.draining = False
+        """True while no new run is taken."""
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """Every run held, in the order of their turns."""
+        return tuple(self._jobs.values())
+
+    @asynccontextmanager
+    async def place(self, job: Job) -> AsyncIterator[None]:
+        """Take a place in the queue for the length of the block, cancelled or not.
+
+        Raises: TooManyRequests: the queue is full; Unavailable: draining; Conflict: this run is already here;
+        RunCancelled: an operator ended the run by `cancel`.
+        """
+        self._admit(job)
+        job.task = asyncio.current_task()
+        self._jobs[job.run_id] = job
+        self._give_turn()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if job.cancel_ordered:
+                raise RunCancelled("The run was cancelled.") from None
+            raise
+        finally:
+            del self._jobs[job.run_id]
+            self._give_turn()
+
+    def leave_device(self, job: Job) -> None:
+        """Let the next begin while this one is being recorded."""
+        job.off_device = True
+        self._give_turn()
+
+    def cancel(self, run_id: str) -> bool:
+        """End a run: at once while it waits, at its next step while it runs.
+
+        Returns: False when it is not here, or its pictures are made already.
+        """
+        job = self._jobs.get(run_id)
+        if job is None or job.task is None or job.off_device:
+            return False
+        job.cancel_ordered = True
+        job.task.cancel()
+        return True
+
+    def wait_s(self) -> float:
+        """Predicted seconds until everything held now has ended."""
+        total_s, loaded = 0.0, set[str]()
+        for job in self._jobs.values():
+            if job.off_device:
+                continue
+            left = 1 - job.step / job.steps if job.steps else 1.0
+            total_s += self._pace.run_s(job.model, job.work_units) * left
+            if job.model not in loaded and not self._is_resident(job.model):
+                total_s += self._pace.load_s.get(job.model, GUESSED_LOAD_S)
+            loaded.add(job.model)
+        return total_s
+
+    def _admit(self, job: Job) -> None:
+        if self.draining:
+            raise Unavailable("This node is draining and takes no new runs.", code="draining", retry_after_s=10)
+        if job.run_id in self._jobs:
+            raise Conflict(f"The run {job.run_id} is already on this node.", code="run_in_flight")
+        on_device = sum(not job.off_device for job in self._jobs.values())
+        if on_device > self._max_queued:
+            retry_s = self.wait_s() / on_device
+            raise TooManyRequests(
+                f"This node's queue is full: {self._max_queued} runs are waiting. "
+                f"A place is expected to be free in about {max(1, round(retry_s))} s.",
+                retry_after_s=retry_s,
+            )
+
+    def _give_turn(self) -> None:
+        first = next((job for job in self._jobs.values() if not job.off_device), None)
+        if first is not None:
+            first.turn.set()

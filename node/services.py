@@ -1,0 +1,44 @@
+"""The node's parts, made once in `app.py`; a handler names those it needs."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from common.catalog import AssetStore, Catalog
+from common.images_api import AssetLinks
+from node.metrics import NodeMetrics
+from node.models import Models
+from node.residency import Residency
+from node.runs import Runs
+from node.scheduler import Pace, Scheduler
+from node.settings import NodeSettings
+from node.worker.handle import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All of them."""
+
+    settings: NodeSettings
+    token: str
+    """The bearer token of routers and operators."""
+    catalog: Catalog
+    assets: AssetStore
+    links: AssetLinks
+    models: Models
+    worker: Worker
+    residency: Residency
+    scheduler: Scheduler
+    pace: Pace
+    runs: Runs
+    metrics: NodeMetrics
+
+
+def services_of(request: Request) -> Services:
+    """The services of the app a request came to."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]

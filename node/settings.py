@@ -1,0 +1,84 @@
+"""The node's settings: section `node` of the tree, read from `AQUATINT__NODE__*`."""
+
+import platform
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from common.settings import CommonSettings, Section, SettingsError
+
+
+class NodeSection(Section):
+    """What one node needs to know."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8189, ge=0, le=65535, description="Port to listen on.")
+    name: str = Field(
+        default_factory=platform.node,
+        min_length=1,
+        max_length=64,
+        description="What routers, logs and the catalog call this node; the host's name when absent.",
+    )
+    token: str | None = Field(
+        default=None,
+        min_length=16,
+        description="Bearer token of routers and operators. Made once and kept in `home`/node-token when absent.",
+    )
+    models_dirs: list[Path] = Field(
+        default_factory=list, description="Folders with checkpoints, as a JSON list. `home`/models when empty."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="auto (cuda, else mps, else cpu), cpu, cuda or mps."
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="Number format of weights; auto is what each model's profile says."
+    )
+    memory_budget_bytes: int | None = Field(
+        default=None, ge=1, description="Device memory for weights; 80 % of the device's when absent."
+    )
+    max_resident: int | None = Field(default=None, ge=1, description="At most this many models loaded at once.")
+    max_queued: int = Field(default=8, ge=0, le=1000, description="Runs that may wait beside the one that runs.")
+    idle_unload_s: float = Field(
+        default=600, ge=0, description="A model nobody used for this long is unloaded; 0 never unloads."
+    )
+    threads: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="CPU threads of the worker. On cores shared with others one is fastest.",
+    )
+    preload: list[str] = Field(
+        default_factory=list, description="Models to load at the start and keep, as a JSON list of names."
+    )
+    embed_parameters: bool = Field(default=True, description="Write prompt, seed and settings into each file, as A1111 does.")
+
+
+class NodeSettings(CommonSettings):
+    """Everything a node process reads."""
+
+    section: ClassVar[str | None] = "node"
+    node: NodeSection = Field(default_factory=NodeSection)
+
+    @property
+    def models_dirs(self) -> list[Path]:
+        """The folders looked into for checkpoints."""
+        usual = self.home / "models"
+        return self.node.models_dirs or ([usual] if usual.is_dir() else [])
+
+    @property
+    def token_path(self) -> Path:
+        """Where a token made by the node is kept."""
+        return self.home / "node-token"
+
+    def with_node(self, **given: Any) -> Self:
+        """The same settings with some of the node's own replaced, as by a command line.
+
+        Raises: SettingsError: a value that is not valid.
+        """
+        try:
+            section = NodeSection.model_validate(self.node.model_dump() | given)
+        except ValidationError as error:
+            faults = [f"--{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
+            raise SettingsError("\n".join(faults)) from None
+        return self.model_copy(update={"node": section})

@@ -1,0 +1,55 @@
+"""What a node says of itself."""
+
+from common.node_api import DeviceStatus, ModelStatus, NodePhase, NodeStatus
+from common.version import VERSION
+from node.models import Model
+from node.services import Services
+
+UNKNOWN_DEVICE = DeviceStatus(
+    kind="unknown", name="not known until the worker has started", memory_total_bytes=0, memory_free_bytes=0
+)
+
+
+def phase_of(services: Services) -> NodePhase:
+    """Draining wins over everything but broken: it is what the operator asked for."""
+    if services.worker.broken:
+        return NodePhase.BROKEN
+    if services.scheduler.draining:
+        return NodePhase.DRAINING
+    return NodePhase.READY if services.worker.ready else NodePhase.STARTING
+
+
+def status_of(services: Services) -> NodeStatus:
+    """All a router needs to know."""
+    own = services.settings.node
+    return NodeStatus(
+        name=own.name,
+        version=VERSION,
+        phase=phase_of(services),
+        device=services.worker.device or UNKNOWN_DEVICE,
+        models=[model_status(services, model) for model in services.models],
+        jobs=[job.status() for job in services.scheduler.jobs if not job.off_device],
+        max_concurrency=1,
+        max_queued=own.max_queued,
+        seconds_per_unit=dict(services.pace.seconds_per_unit),
+        load_s=dict(services.pace.load_s),
+    )
+
+
+def model_status(services: Services, model: Model) -> ModelStatus:
+    """One model of this node."""
+    device = services.worker.device
+    dtype = model.dtype(device.kind, services.settings.node.dtype) if device is not None else "float32"
+    return ModelStatus(
+        id=model.name,
+        family=model.checkpoint.family.value,
+        profile=model.profile.name,
+        tasks=model.tasks,
+        created=model.created,
+        resident=services.residency.is_resident(model.name),
+        loading=services.residency.is_loading(model.name),
+        licence=model.profile.licence,
+        capabilities=model.capabilities,
+        memory_bytes=model.checkpoint.memory_bytes(dtype),
+        unavailable=services.residency.failure(model.name),
+    )

@@ -1,0 +1,192 @@
+"""The child process: `python -m node.worker --socket FD --parent PID --device KIND --threads N`.
+
+The main thread runs the engine. One thread reads orders, so that a cancel arrives during a run and the closing of the
+socket ends the process at once; one says every two seconds that the process lives and how much memory is free.
+"""
+
+import argparse
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from common.pictures import encode
+from node.engines.base import Engine, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.safetensors_header import CheckpointRefused
+from node.worker.frames import Frame, FrameError, pack, read_frame
+from node.worker.orders import ALIVE_EVERY_S, load_from_json
+from node.worker.parameters import parameters_text
+
+_PR_SET_PDEATHSIG = 1
+"""prctl option of Linux: the signal to get when the parent dies."""
+
+
+class Child:
+    """The worker's side of the socket."""
+
+    def __init__(self, connection: socket.socket, engine: Engine, device: str) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._device = device
+        self._send_lock = threading.Lock()
+        self._orders: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def run(self) -> None:
+        """Serve until the node closes its end."""
+        for work in (self._read, self._say_alive):
+            threading.Thread(target=work, daemon=True).start()
+        self._send({"kind": "hello", "pid": os.getpid(), "device": self._memory()})
+        while True:
+            order = self._orders.get().header
+            call = order["call"]
+            try:
+                self._carry_out(order)
+            except RunCancelled as error:
+                self._fail(call, "cancelled", error.message)
+            except OutOfDeviceMemory as error:
+                self._fail(call, "out_of_memory", error.message)
+            except CheckpointRefused as error:
+                self._fail(call, "refused", str(error))
+            except Exception as error:
+                # Engines tell their own errors; anything else names only its type, for texts can hold prompts.
+                self._fail(call, "engine_failed", getattr(error, "message", None) or f"{type(error).__name__}.")
+                _print_cause(error)
+            finally:
+                self._cancelled.discard(call)
+
+    def _carry_out(self, order: dict[str, Any]) -> None:
+        call, kind = order["call"], order["kind"]
+        if call in self._cancelled:
+            raise RunCancelled("The run was cancelled before it began.")
+        if kind == "load":
+            self._engine.load(load_from_json(order))
+            self._send({"kind": "done", "call": call})
+        elif kind == "unload":
+            self._engine.unload(order["model"])
+            self._send({"kind": "done", "call": call})
+        else:
+            self._generate(call, RunSpec.from_json(order["spec"]))
+
+    def _generate(self, call: int, spec: RunSpec) -> None:
+        def on_step(step: int, steps: int) -> None:
+            if call in self._cancelled:
+                raise RunCancelled("The run was cancelled.")
+            self._send({"kind": "step", "call": call, "step": step, "steps": steps})
+
+        made = self._engine.generate(spec, on_step)
+        began = time.perf_counter()
+        files = [
+            encode(
+                image,
+                output_format=spec.output_format,
+                compression=spec.output_compression,
+                parameters=parameters_text(spec, seed) if spec.embed_parameters else None,
+            )
+            for image, seed in zip(made.images, spec.seeds, strict=True)
+        ]
+        header = {
+            "kind": "done",
+            "call": call,
+            "timings_s": made.timings_s | {"write": time.perf_counter() - began},
+            "prompt_tokens": made.prompt_tokens,
+            "prompt_truncated": made.prompt_truncated,
+            "sampler": made.sampler,
+        }
+        self._send(header, files)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                frame = read_frame(self._read_exactly)
+                if frame.header["kind"] == "cancel":
+                    self._cancelled.add(frame.header["call"])
+                else:
+                    self._orders.put(frame)
+        except (EOFError, OSError, FrameError):
+            # Not sys.exit: the main thread may be inside a kernel that would go on for minutes.
+            os._exit(0)
+
+    def _read_exactly(self, size_bytes: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < size_bytes:
+            part = self._connection.recv(size_bytes - len(parts))
+            if not part:
+                raise EOFError
+            parts += part
+        return bytes(parts)
+
+    def _say_alive(self) -> None:
+        while True:
+            time.sleep(ALIVE_EVERY_S)
+            self._send({"kind": "alive", "device": self._memory()})
+
+    def _memory(self) -> dict[str, Any]:
+        from node.worker.device import device_status
+
+        return device_status(self._device).model_dump()
+
+    def _fail(self, call: int, reason: str, message: str) -> None:
+        self._send({"kind": "failed", "call": call, "reason": reason, "message": message})
+
+    def _send(self, header: dict[str, Any], blobs: list[bytes] | None = None) -> None:
+        frame = pack(header, blobs or ())
+        with self._send_lock:
+            self._connection.sendall(frame)
+
+
+def _print_cause(error: Exception) -> None:
+    """The library's own error and place, for the node's log; never its text, which may hold the prompt."""
+    cause = error.__cause__ or error
+    place = cause.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "unknown"
+    print(f"{type(cause).__module__}.{type(cause).__qualname__} at {where}", file=sys.stderr, flush=True)
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Linux kills this process with its parent, even where a native call holds the interpreter."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def main() -> None:
+    """Read the command line, own the device, serve."""
+    parser = argparse.ArgumentParser(prog="python -m node.worker")
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    given = parser.parse_args()
+    _die_with_parent(given.parent)
+    # Ctrl-C in a terminal reaches the whole group; the node ends its worker itself, after the runs in flight.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = socket.socket(fileno=given.socket)
+
+    import diffusers
+    import torch
+    import transformers
+
+    from node.engines.diffusers_engine import DiffusersEngine
+    from node.worker.device import choose_device
+
+    # Below "error" both libraries quote the part of a prompt that was cut off.
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(given.threads)
+    device = choose_device(given.device)
+    Child(connection, DiffusersEngine(device), device).run()
+
+
+if __name__ == "__main__":
+    main()

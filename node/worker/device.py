@@ -1,0 +1,65 @@
+"""What the device is and how much memory it has. Used inside the worker only: it imports torch."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from common.node_api import DeviceStatus
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` as cuda, mps or cpu, in that order; anything else as it is.
+
+    Raises: RuntimeError: a device that is not there was asked for by name.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(kind for kind, there in available.items() if there)
+    if not available.get(wanted, False):
+        raise RuntimeError(f"device {wanted!r} is not available here")
+    return wanted
+
+
+def device_status(kind: str) -> DeviceStatus:
+    """Name and memory of the device; for a CPU, the machine's or the container's memory, whichever is less."""
+    if kind == "cuda":
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+    elif kind == "mps":
+        total_bytes = torch.mps.recommended_max_memory()
+        free_bytes, name = max(0, total_bytes - torch.mps.driver_allocated_memory()), "Apple GPU"
+    else:
+        total_bytes, free_bytes = _system_memory_bytes()
+        name = f"CPU, {os.cpu_count()} cores"
+    return DeviceStatus(kind=kind, name=name, memory_total_bytes=total_bytes, memory_free_bytes=free_bytes)
+
+
+def _system_memory_bytes() -> tuple[int, int]:
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    total_bytes = page_bytes * os.sysconf("SC_PHYS_PAGES")
+    free_bytes = _meminfo_bytes("MemAvailable") or total_bytes // 2
+    limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
+    if limit is not None and used is not None and limit < total_bytes:
+        return limit, min(free_bytes, max(0, limit - used))
+    return total_bytes, min(free_bytes, total_bytes)
+
+
+def _meminfo_bytes(name: str) -> int | None:
+    """A line of /proc/meminfo; None where there is no such file (macOS)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    """A number of the container's own cgroup (version 2); None without one, or for "max"."""
+    try:
+        text = (_CGROUP / name).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

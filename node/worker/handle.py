@@ -1,0 +1,306 @@
+"""The node's handle on its worker: starts it, gives it orders, notices when it dies or hangs, and starts another."""
+
+import asyncio
+import itertools
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import AquatintError, Unavailable
+from common.logs import get_logger
+from common.node_api import DeviceStatus
+from node.engines.base import EngineFailed, LoadOrder, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.worker.causes import WorkerLost, lost
+from node.worker.frames import Frame, FrameError, pack, read_frame_from
+from node.worker.orders import load_to_json
+
+log = get_logger(__name__)
+
+BACKOFF_S = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
+"""Waits before the next start after 0, 1, 2, ... deaths in a row; the last one repeats."""
+BROKEN_AFTER = 3
+"""Deaths in a row before a single hello after which calls are refused at once rather than kept waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the worker may be silent before it is taken for hung and killed."""
+
+    start_s: float = 180.0
+    """Until its hello: torch alone takes 5..20 s to import, more from a cold network disk."""
+    silence_s: float = 60.0
+    """Between two messages of any kind. It says every 2 s that it lives, from a thread of its own."""
+    stall_s: float = 1800.0
+    """Between two steps of a run, or for a load: a picture of a large model on a CPU takes minutes a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What the worker made of a spec."""
+
+    files: tuple[bytes, ...]
+    """Encoded pictures, in the order of the spec's seeds."""
+    timings_s: dict[str, float]
+    prompt_tokens: int
+    prompt_truncated: bool
+    sampler: str
+    """Class of the solver that ran."""
+
+
+@dataclass(slots=True)
+class _Call:
+    answered: asyncio.Future[Frame]
+    on_step: OnStep | None
+    last_sign: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """One child process at a time. Every method may be called from many tasks; the child does one thing after another."""
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        threads: int = 1,
+        patience: Patience = Patience(),
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_lost: called when a child has died: whatever was loaded in it is gone."""
+        self._device_wanted = device
+        self._threads = threads
+        self._patience = patience
+        self._on_lost = on_lost
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._ready = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._deaths_in_a_row = 0
+        self._hung = False
+        self.restarts = 0
+        """Children started after the first."""
+        self.last_loss: str | None = None
+        """Why the last child died."""
+        self.device: DeviceStatus | None = None
+        """As the child last told it; None until the first hello."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a child is there and has said hello."""
+        return self._ready.is_set()
+
+    @property
+    def broken(self) -> bool:
+        """Whether children die before they can say hello."""
+        return self._deaths_in_a_row >= BROKEN_AFTER
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Begin to supervise; the first child says hello some seconds later (`wait_ready`)."""
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def wait_ready(self) -> DeviceStatus:
+        """Wait for a child that can take orders.
+
+        Raises: Unavailable: children keep dying before they can.
+        """
+        while not self._ready.is_set():
+            if self.broken:
+                raise Unavailable(f"The worker does not start. {self.last_loss}", code="worker_broken", retry_after_s=30)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), 1.0)
+        assert self.device is not None
+        return self.device
+
+    async def load(self, order: LoadOrder) -> None:
+        """Bring a checkpoint onto the device.
+
+        Raises: EngineFailed, OutOfDeviceMemory, WorkerLost, Unavailable.
+        """
+        await self._call(load_to_json(order))
+
+    async def unload(self, model: str) -> None:
+        """Give a pipeline's memory back. Raises: WorkerLost, Unavailable."""
+        await self._call({"kind": "unload", "model": model})
+
+    async def generate(self, spec: RunSpec, on_step: OnStep | None = None) -> Product:
+        """Make the pictures of a spec; cancelling the caller stops the run at its next step, then returns.
+
+        Raises: EngineFailed, OutOfDeviceMemory, RunCancelled, WorkerLost, Unavailable.
+        """
+        frame = await self._call({"kind": "generate", "spec": spec.to_json()}, on_step)
+        header = frame.header
+        return Product(
+            frame.blobs,
+            header["timings_s"],
+            header["prompt_tokens"],
+            header["prompt_truncated"],
+            header["sampler"],
+        )
+
+    async def close(self) -> None:
+        """End the child and the supervision."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+
+    async def _call(self, order: dict[str, Any], on_step: OnStep | None = None) -> Frame:
+        await self.wait_ready()
+        number = next(self._numbers)
+        call = _Call(asyncio.get_running_loop().create_future(), on_step)
+        self._calls[number] = call
+        try:
+            self._send(order | {"call": number})
+            # Shielded: a caller that leaves must not make the child's answer go astray.
+            frame = await asyncio.shield(call.answered)
+        except asyncio.CancelledError:
+            if number in self._calls:
+                self._send({"kind": "cancel", "call": number})
+                # The device is free only when the child says so.
+                await asyncio.wait({call.answered})
+            if call.answered.done() and not call.answered.cancelled():
+                call.answered.exception()
+            raise
+        finally:
+            if call.answered.done():
+                self._calls.pop(number, None)
+        if frame.header["kind"] == "failed":
+            raise _failure(frame.header)
+        return frame
+
+    def _send(self, header: dict[str, Any]) -> None:
+        assert self._writer is not None
+        self._writer.write(pack(header))
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(BACKOFF_S[min(self._deaths_in_a_row, len(BACKOFF_S) - 1)])
+            loss = await self._live()
+            self._ready.clear()
+            self._deaths_in_a_row += 1
+            self.last_loss = loss.message
+            log.error("worker_lost", reason=loss.message, deaths_in_a_row=self._deaths_in_a_row)
+            for call in self._calls.values():
+                if not call.answered.done():
+                    call.answered.set_exception(loss)
+            self._calls.clear()
+            self._on_lost()
+            self.restarts += 1
+
+    async def _live(self) -> WorkerLost:
+        """One child from birth to death; gives the reason it died."""
+        ours, theirs = socket.socketpair()
+        process = await self._spawn(theirs)
+        self._process, self._hung = process, False
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        output = asyncio.create_task(_log_output(process))
+        try:
+            await self._listen(reader)
+        finally:
+            if process.returncode is None:
+                with suppress(asyncio.TimeoutError, TimeoutError):
+                    # It may be dying by itself, and then its own exit code says more than our kill would.
+                    await asyncio.wait_for(process.wait(), 0.0 if self._hung else 1.0)
+            if process.returncode is None:
+                process.kill()
+            returncode = await process.wait()
+            self._writer.close()
+            output.cancel()
+            await asyncio.gather(output, return_exceptions=True)
+        return lost(returncode, hung=self._hung)
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+        try:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "node.worker",
+                *("--socket", str(theirs.fileno())),
+                *("--parent", str(os.getpid())),
+                *("--device", self._device_wanted),
+                *("--threads", str(self._threads)),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=os.environ | offline | {"OMP_NUM_THREADS": str(self._threads)},
+            )
+        finally:
+            theirs.close()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Take the child's messages until it ends, breaks the protocol, or falls silent."""
+        patience_s = self._patience.start_s
+        try:
+            while not self._stalled():
+                frame = await asyncio.wait_for(read_frame_from(reader), patience_s)
+                patience_s = self._patience.silence_s
+                self._take(frame)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        except (TimeoutError, FrameError) as error:
+            log.error("worker_hung", reason=type(error).__name__)
+        self._hung = True
+
+    def _stalled(self) -> bool:
+        # The child does one call after another: only the oldest can be at work.
+        oldest = next(iter(self._calls.values()), None)
+        return oldest is not None and time.monotonic() - oldest.last_sign > self._patience.stall_s
+
+    def _take(self, frame: Frame) -> None:
+        header = frame.header
+        kind = header["kind"]
+        if kind in ("hello", "alive"):
+            self.device = DeviceStatus.model_validate(header["device"])
+            if kind == "hello":
+                log.info("worker_ready", pid=header["pid"], device=self.device.name)
+                self._ready.set()
+            return
+        call = self._calls.get(header["call"])
+        if call is None:
+            return
+        call.last_sign = time.monotonic()
+        if kind == "step":
+            if call.on_step is not None:
+                call.on_step(header["step"], header["steps"])
+            return
+        # The next in the child's queue begins now, not when it was sent.
+        del self._calls[header["call"]]
+        for waiting in self._calls.values():
+            waiting.last_sign = call.last_sign
+        self._deaths_in_a_row = 0
+        if not call.answered.done():
+            call.answered.set_result(frame)
+
+
+def _failure(header: dict[str, Any]) -> AquatintError:
+    message = header["message"]
+    if header["reason"] == "cancelled":
+        return RunCancelled(message)
+    if header["reason"] == "out_of_memory":
+        return OutOfDeviceMemory(message)
+    return EngineFailed(message, code="checkpoint_refused" if header["reason"] == "refused" else None)
+
+
+async def _log_output(process: asyncio.subprocess.Process) -> None:
+    """The child's own words, line by line, into the node's log."""
+    assert process.stdout is not None
+    while True:
+        try:
+            line = await process.stdout.readline()
+        except ValueError:  # a line beyond the stream's limit; its beginning is dropped
+            continue
+        if not line:
+            return
+        log.info("worker_output", line=line.decode("utf-8", "replace").rstrip()[:500])

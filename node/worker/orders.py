@@ -1,0 +1,36 @@
+"""The orders a node gives its worker, as JSON and back.
+
+node -> worker    load, unload, generate, cancel        each with the number of its call
+worker -> node    hello, alive, step, done, failed
+"""
+
+from pathlib import Path
+from typing import Any
+
+from node.checkpoints import inspect
+from node.engines.base import LoadOrder
+from node.profile import Profile
+
+ALIVE_EVERY_S = 2.0
+"""How often a worker says that it lives and how much memory is free."""
+
+
+def load_to_json(order: LoadOrder) -> dict[str, Any]:
+    """What the worker needs to find and check the checkpoint again."""
+    return {
+        "kind": "load",
+        "model": order.model,
+        "path": str(order.checkpoint.path),
+        "root": str(order.checkpoint.root),
+        "profile": order.profile.model_dump(mode="json"),
+        "dtype": order.dtype,
+    }
+
+
+def load_from_json(values: dict[str, Any]) -> LoadOrder:
+    """The order, with its checkpoint inspected anew: files change between a scan and a load.
+
+    Raises: CheckpointRefused; OSError.
+    """
+    checkpoint = inspect(Path(values["path"]), root=Path(values["root"]))
+    return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"])

@@ -1,0 +1,15 @@
+"""How a picture was made, in the text form A1111 began and most programs read."""
+
+from node.engines.base import RunSpec
+
+
+def parameters_text(spec: RunSpec, seed: int) -> str:
+    """The `parameters` text of one picture. No version and no date: the same request must give the same bytes."""
+    lines = [spec.prompt]
+    if spec.negative_prompt:
+        lines.append(f"Negative prompt: {spec.negative_prompt}")
+    lines.append(
+        f"Steps: {spec.steps}, Sampler: {spec.sampler}, CFG scale: {spec.guidance:g}, Seed: {seed}, "
+        f"Size: {spec.drawn}, Model: {spec.model}, Version: aquatint"
+    )
+    return "\n".join(lines)
