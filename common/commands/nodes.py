@@ -1,0 +1,91 @@
+"""`aquatint nodes`: the fleet."""
+
+from typing import Annotated, Any
+
+import typer
+
+from common.commands.output import JsonOption, KeyOption, UrlOption, show, when
+
+app = typer.Typer(no_args_is_help=True, help="Nodes: add, list, test, drain, resume, remove.")
+COLUMNS = {
+    "name": "name",
+    "state": "state",
+    "device": "device_name",
+    "models": "model_names",
+    "in flight": "in_flight",
+    "url": "url",
+    "last seen": "last_seen",
+    "error": "error",
+}
+
+
+def _row(node: dict[str, Any]) -> dict[str, Any]:
+    return node | {
+        "device_name": node["device"] and f"{node['device']['kind']} ({node['device']['name']})",
+        "model_names": [model["id"] for model in node["models"]],
+        "last_seen": when(node["last_seen"]),
+    }
+
+
+def _show(nodes: list[dict[str, Any]], as_json: bool) -> None:
+    show(nodes if as_json else list(map(_row, nodes)), COLUMNS, as_json=as_json, empty="There are no nodes.")
+
+
+@app.command("add")
+def add(
+    name: str,
+    node_url: Annotated[str, typer.Argument(metavar="URL", help="Such as http://gpu1:8001.")],
+    token: Annotated[str | None, typer.Option(help="The node's token: `aquatint node` says where it lies.")] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Register a node with the router."""
+    from common.api_client import ApiClient
+
+    node = ApiClient(url, key).call("POST", "/admin/nodes", body={"name": name, "url": node_url, "token": token})
+    _show([node], as_json)
+
+
+@app.command("list")
+def list_nodes(as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Show all nodes."""
+    from common.api_client import ApiClient
+
+    _show(ApiClient(url, key).call("GET", "/admin/nodes")["data"], as_json)
+
+
+@app.command("test")
+def look(name: str, as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Look at a node now; exit code 1 if it does not answer well."""
+    from common.api_client import ApiClient
+
+    node = ApiClient(url, key).call("POST", f"/admin/nodes/{name}/test")
+    _show([node], as_json)
+    if not node["reachable"]:
+        raise typer.Exit(1)
+
+
+@app.command("drain")
+def drain(name: str, as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Give a node no more runs; those it has end."""
+    from common.api_client import ApiClient
+
+    _show([ApiClient(url, key).call("POST", f"/admin/nodes/{name}/drain")], as_json)
+
+
+@app.command("resume")
+def resume(name: str, as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Take a drained node back."""
+    from common.api_client import ApiClient
+
+    _show([ApiClient(url, key).call("POST", f"/admin/nodes/{name}/resume")], as_json)
+
+
+@app.command("remove")
+def remove(name: str, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Forget a node."""
+    from common.api_client import ApiClient
+
+    ApiClient(url, key).call("DELETE", f"/admin/nodes/{name}")
+    typer.echo(f"{name} is removed.")
