@@ -124,6 +124,10 @@ class Dispatcher:
             try:
                 reply = await self._attempt(journey, node)
                 took_s = time.monotonic() - began_s if reply is not None and reply.status == 200 else None
+            except AttemptFenced:
+                # The run ended while we were not looking: a node given up for lost has finished it after all,
+                # or the sweeper closed it while the catalog could not hear that it was alive.
+                reply = await self._finished(accepted)
             finally:
                 self._queue.release(node, accepted.run_id, took_s=took_s)
             if reply is not None:
@@ -142,15 +146,17 @@ class Dispatcher:
             response = await self._answer_of(this, journey)
         except NodeUnreachable as error:
             await self._registry.failed(node, f"unreachable: {error}", gone=True)
-            await self._elsewhere(journey, this, "unreachable", "The node could not be reached.")
+            # Nothing began there, so the same node will do once it answers again: until then it is not picked.
+            await self._note_failed(this, journey, "unreachable", "The node could not be reached.")
+            journey.last = NodeFailed("The node could not be reached, and no other can take the run.", retry_after_s=5)
             return None
         except NodeLost as error:
             await self._registry.failed(node, str(error), gone=True)
             self._registry.model_failed(node, accepted.ask.model)
-            finished = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
+            finished = await self._finished(accepted, or_none=True)
             if finished is not None:
                 self._metrics.attempt(node.name, "recovered")
-                return Reply(200, answer_headers(accepted), once(finished))
+                return finished
             await self._elsewhere(journey, this, "connection_lost", "The node's connection was lost during the run.")
             return None
         if response.status_code == 200:
@@ -158,6 +164,15 @@ class Dispatcher:
             self._metrics.attempt(node.name, "succeeded")
             return Reply(200, passed_on(response), self._body(response, accepted.run_id))
         return await self._refused(journey, this, response)
+
+    async def _finished(self, accepted: Accepted, *, or_none: bool = False) -> Reply | None:
+        """The answer of a run that succeeded without our hearing of it; else None, or a clear end."""
+        body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
+        if body is not None:
+            return Reply(200, answer_headers(accepted), once(body))
+        if or_none:
+            return None
+        raise NodeFailed("The run was interrupted.", code="interrupted", retryable=True, retry_after_s=1)
 
     async def _answer_of(self, this: _Try, journey: _Journey) -> httpx.Response:
         """The node's answer, unless the node is lost or time is over first.
@@ -171,21 +186,24 @@ class Dispatcher:
             self._client.start(address, accepted.request.task, body, node_headers(accepted, this.no))
         )
         lost = asyncio.ensure_future(node.lost.wait())
+        received = False
         try:
             await asyncio.wait(
                 {sending, lost}, timeout=max(0, journey.deadline_s - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
             )
             if sending.done():
+                received = True
                 return sending.result()
             if lost.done():
                 raise NodeLost("the node no longer answers")
             raise DeadlineExceeded("The run did not end in the time it was given.", retryable=False)
         finally:
             lost.cancel()
-            if not sending.done():
-                # Closes the connection, which is how the node learns that nobody waits any more.
-                sending.cancel()
-            await asyncio.gather(sending, lost, return_exceptions=True)
+            # Cancelling closes the connection, which is how the node learns that nobody waits any more.
+            sending.cancel()
+            answer, _ = await asyncio.gather(sending, lost, return_exceptions=True)
+            if not received and isinstance(answer, httpx.Response):
+                await answer.aclose()
 
     async def _refused(self, journey: _Journey, this: _Try, response: httpx.Response) -> Reply | None:
         """The node answered, but not with pictures."""

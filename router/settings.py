@@ -18,7 +18,7 @@ class RouterSection(Section):
     max_queued: int = Field(default=256, ge=1, description="Runs that may wait for a node; one more is answered 429.")
     run_timeout_s: float = Field(default=600, gt=0, description="From acceptance to the answer's first byte; then 504.")
     no_capacity_wait_s: float = Field(
-        default=5, ge=0, description="How long a run waits for a node to come (back) that can take it; then 503."
+        default=15, ge=0, description="How long a run waits for a node to come (back) that can take it; then 503."
     )
     max_attempts: int = Field(default=3, ge=1, le=10, description="Nodes one run is tried on.")
     node_depth: int = Field(

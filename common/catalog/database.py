@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import event, exc, text
+from sqlalchemy import event, exc, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -186,13 +186,11 @@ class Database:
     async def revision(self) -> str | None:
         """The migration the tables are at; None when there are none. Raises: CatalogUnavailable."""
         async with self.read() as session:
-            try:
-                return (await session.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
-            except exc.DBAPIError as error:
-                if error.connection_invalidated or not _no_such_table(error):
-                    raise
-                await session.rollback()
+            connection = await session.connection()
+            if not await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version")):
                 return None
+            revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
 
     async def close(self) -> None:
         """Close all connections."""
@@ -207,7 +205,3 @@ class Database:
             return
         make = sqlite.insert if self._is_sqlite else postgresql.insert
         await session.execute(make(table).values(rows).on_conflict_do_nothing())
-
-
-def _no_such_table(error: exc.DBAPIError) -> bool:
-    return "no such table" in str(error.orig) or "UndefinedTable" in str(error.orig)

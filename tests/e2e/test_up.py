@@ -19,19 +19,24 @@ from tests.e2e.conftest import KEY, Machine, answers, gone, wait_for
 ENGINE_PACKAGES = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy"}
 
 
+def picture(path: Path) -> Image.Image:
+    """The picture in a file."""
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
 def test_one_command_makes_a_picture_and_prints_what_to_paste(machine: Machine):
     up = machine.up()
 
     text = up.output()
     assert KEY in text
-    assert Image.open(machine.home / "first-picture.png").format == "PNG"
+    assert picture(machine.home / "first-picture.png").format == "PNG"
     assert re.search(r"made in \d+\.\d s: .*first-picture\.png", text)
     folder = machine.home / "pasted"
     folder.mkdir()
     _, curl, python = re.split(r"^(?=curl |from openai)", text, flags=re.MULTILINE)
     subprocess.run(["bash", "-euc", curl], cwd=folder, check=True, timeout=120)
     subprocess.run([sys.executable, "-c", python], cwd=folder, check=True, timeout=120)
-    assert [Image.open(folder / name).size for name in ("star.png", "square.png")] == [(256, 256)] * 2
+    assert [picture(folder / name).size for name in ("star.png", "square.png")] == [(256, 256)] * 2
 
     assert up.end(signal.SIGINT) == 0
 
@@ -70,7 +75,7 @@ def test_images_of_one_request_differ_and_the_same_seed_makes_the_same_bytes(mac
     assert len(set(three)) == 3
     assert ask(3, 41) == three
     assert ask(1, 42) == three[1:2]
-    assert {Image.open(io.BytesIO(picture)).size for picture in three} == {(128, 96)}
+    assert {Image.open(io.BytesIO(each)).size for each in three} == {(128, 96)}
 
 
 def test_a_url_can_be_fetched_without_a_key_and_asked_about_with_head(machine: Machine):
@@ -97,7 +102,7 @@ def test_the_command_line_makes_a_file_and_prints_tables_and_json(machine: Machi
     wrong = machine.run("generate", "a red cube", "--size", "sixty")
 
     assert made.returncode == 0, made.stderr
-    assert Image.open(out).format == "WEBP"
+    assert picture(out).format == "WEBP"
     assert (wrong.returncode, "WIDTHxHEIGHT" in wrong.stderr) == (1, True)
     for command, expected in (("nodes", "local"), ("keys", "admin"), ("models", "aquatint")):
         table = machine.run(command, "list")

@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from PIL import Image
+from starlette.responses import StreamingResponse
 
 from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
 from common.errors import AquatintError, EngineFailed, TooManyRequests, Unavailable, UserImageError
@@ -190,7 +191,17 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
     if fault == "finish_then_die":
         os.kill(os.getpid(), signal.SIGKILL)
     body = answer_bytes(head, pictures)
+    if fault == "half_then_die":
+        headers = {RUN_ID_HEADER: run_id, "content-length": str(len(body))}
+        return StreamingResponse(_half(body), media_type="application/json", headers=headers)
     return Response(body, media_type="application/json", headers={RUN_ID_HEADER: run_id})
+
+
+async def _half(body: bytes) -> AsyncIterator[bytes]:
+    yield body[: len(body) // 2]
+    # Let what was written reach the wire before this process is gone.
+    await asyncio.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
