@@ -1,5 +1,7 @@
 """uvicorn, set up alike for router and node."""
 
+import signal
+
 import uvicorn
 from fastapi import FastAPI
 
@@ -9,6 +11,9 @@ def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30) -> None:
 
     Without that bound uvicorn waits for open streams for ever.
     """
+    # uvicorn raises the signal again once it has ended in good order; a process that did what it was told exits with 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         app,
         host=host,

@@ -66,7 +66,7 @@ async def test_forty_requests_are_all_answered_although_a_node_is_killed_among_t
 async def test_when_the_only_node_is_killed_the_client_is_told_and_may_try_again(machine: Machine):
     router, nodes = fleet(machine, "a")
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
-        request = asyncio.create_task(generate(client, size="512x512", num_inference_steps=100))
+        request = asyncio.create_task(generate(client, size="256x256", num_inference_steps=100))
         while not await asyncio.to_thread(busy, nodes["a"]):
             await asyncio.sleep(0.05)
         nodes["a"].kill()
@@ -83,7 +83,7 @@ async def test_when_the_only_node_is_killed_the_client_is_told_and_may_try_again
 async def test_a_worker_that_is_killed_costs_one_attempt_and_not_its_node(machine: Machine):
     router, nodes = fleet(machine, "a", "b")
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
-        request = asyncio.create_task(generate(client, size="512x512", num_inference_steps=60))
+        request = asyncio.create_task(generate(client, size="256x256", num_inference_steps=100))
         loop = asyncio.get_running_loop()
         hit: list[Started] = []
         while not hit:
@@ -104,7 +104,7 @@ async def test_a_router_that_is_killed_leaves_no_run_open(machine_on: Machine):
     quick = {"AQUATINT__ROUTER__SWEEP_INTERVAL_S": "0.5", "AQUATINT__ROUTER__ORPHAN_AFTER_S": "2"}
     router, nodes = fleet(machine_on, "a", **quick)
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
-        asked = {"size": "512x512", "num_inference_steps": 100}
+        asked = {"size": "256x256", "num_inference_steps": 100}
         requests = [asyncio.create_task(generate(client, **asked)) for _ in range(3)]
         while not await asyncio.to_thread(busy, nodes["a"]):
             await asyncio.sleep(0.05)

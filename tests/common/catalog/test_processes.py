@@ -1,0 +1,51 @@
+"""Several processes write one catalog, and one of them may die at any moment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.catalog import Catalog, RunStatus
+
+WRITER = str(Path(__file__).with_name("writer.py"))
+
+
+def start(url: str, processes: int, count: int, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, WRITER, url, str(processes), str(count)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def test_sixteen_processes_that_write_at_once_lose_nothing(sqlite_catalog_url: str, child_environment: dict[str, str]):
+    writers = start(sqlite_catalog_url, 16, 5, child_environment)
+    output, errors = writers.communicate(timeout=120)
+
+    assert (writers.returncode, errors) == (0, "")
+    told = sorted(output.split())
+    catalog = await Catalog.open(sqlite_catalog_url)
+    stored = await catalog.runs.list(limit=1000)
+    await catalog.close()
+    assert sorted(run.id for run in stored) == told
+    assert len(told) == 80
+    assert len({run.prompt for run in stored}) == 16
+    assert {(run.status, len(run.images)) for run in stored} == {(RunStatus.SUCCEEDED, 4)}
+
+
+@pytest.mark.parametrize("commits", [1, 12])
+async def test_a_writer_that_is_killed_leaves_every_run_whole_or_open(
+    commits: int, catalog_url: str, child_environment: dict[str, str]
+):
+    writer = start(catalog_url, 1, 0, child_environment)
+    assert writer.stdout is not None
+    told = [writer.stdout.readline().strip() for _ in range(commits)]
+    writer.kill()
+    rest, _ = writer.communicate()
+
+    catalog = await Catalog.open(catalog_url)
+    await catalog.runs.sweep(older_than_s=-1)
+    stored = {run.id: run for run in await catalog.runs.list(limit=1000)}
+    await catalog.close()
+    assert set(told + rest.split()) <= stored.keys()
+    assert {stored[run_id].status for run_id in told} == {RunStatus.SUCCEEDED}
+    whole = {(RunStatus.SUCCEEDED, 4), (RunStatus.FAILED, 0)}
+    assert {(run.status, len(run.images)) for run in stored.values()} <= whole
