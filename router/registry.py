@@ -157,7 +157,7 @@ class Registry:
         node.noted_at_s = now_s
         try:
             online = node.health is Health.ONLINE
-            await self._catalog.nodes.set_state(node.id, str(node.health), error=node.last_error, seen=online)
+            await self._catalog.nodes.note_health(node.id, str(node.health), error=node.last_error, seen=online)
         except (CatalogUnavailable, NotFound) as error:
             # Health is ours to judge whether or not it can be written down.
             log.warning("node_health_not_recorded", node=node.name, why=error.message)

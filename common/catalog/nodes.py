@@ -67,10 +67,18 @@ class Nodes:
             await session.delete(await _find(session, name_or_id))
 
     async def set_state(self, name_or_id: str, state: str, *, error: str | None = None, seen: bool = False) -> None:
-        """Write down how a node is. error: why, None clears it. seen: it answered just now. Raises: NotFound."""
+        """An operator's word on a node. error: why, None clears it. seen: it answered just now. Raises: NotFound."""
+        await self._set_state(name_or_id, _state(state), error=error, seen=seen, overrule=True)
+
+    async def note_health(self, name_or_id: str, state: str, *, error: str | None = None, seen: bool = False) -> None:
+        """A router's view of a node. An operator's `draining` stays: the router may not have heard of it yet."""
+        await self._set_state(name_or_id, _state(state), error=error, seen=seen, overrule=False)
+
+    async def _set_state(self, name_or_id: str, state: NodeState, *, error: str | None, seen: bool, overrule: bool) -> None:
         async with self._db.write() as session:
             node = await _find(session, name_or_id)
-            node.state = _state(state)
+            if overrule or node.state is not NodeState.DRAINING:
+                node.state = state
             node.last_error = error
             if seen:
                 node.last_seen_at = utc_now()

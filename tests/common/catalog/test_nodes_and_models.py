@@ -47,6 +47,18 @@ async def test_a_nodes_state_is_written_down_with_its_reason(catalog: Catalog):
         await catalog.nodes.set_state(node.id, "asleep")
 
 
+async def test_a_routers_view_of_a_node_does_not_overrule_an_operator_who_drains_it(catalog: Catalog):
+    node = await catalog.nodes.add(name="gpu1", url="http://gpu1:8001", token=None)
+    await catalog.nodes.set_state(node.id, "draining")
+
+    await catalog.nodes.note_health(node.id, "online", seen=True)
+
+    assert (await catalog.nodes.get(node.id)).state == "draining"
+    await catalog.nodes.set_state(node.id, "pending")
+    await catalog.nodes.note_health(node.id, "online", seen=True)
+    assert (await catalog.nodes.get(node.id)).state == "online"
+
+
 async def test_a_node_changes_only_in_what_is_given(catalog: Catalog):
     node = await catalog.nodes.add(name="left", url="http://left", token="first")
 
