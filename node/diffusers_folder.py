@@ -56,12 +56,15 @@ def check_folder(path: Path, *, root: Path, weights: bool = True) -> DiffusersFo
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raises: CheckpointRefused: a symbolic link that leads out of the models folder, or to nothing."""
+    """Raises: CheckpointRefused: a symbolic link that leads out of the models folder or to nothing; a pipe or device."""
     real = path.resolve()
     if not real.is_relative_to(root.resolve()):
         raise CheckpointRefused(path, "a symbolic link that leads out of the models folder")
     if not real.exists():
         raise CheckpointRefused(path, "a symbolic link to nothing")
+    if not real.is_file() and not real.is_dir():
+        # Opening a pipe waits for a writer, for ever.
+        raise CheckpointRefused(path, "neither a file nor a folder")
 
 
 def _read_index(path: Path) -> PipelineClass:

@@ -71,7 +71,7 @@ def _steps(request: ImageRequest, profile: Profile) -> tuple[int, str]:
     if request.quality is not Quality.AUTO:
         return wanted or profile.quality_steps[request.quality], request.quality.value
     steps = wanted or profile.default_steps
-    # The best quality whose steps are really made.
+    # The best quality whose steps are really made; of several with equal steps, the lowest of them.
     reached = [quality for quality, needed in profile.quality_steps.items() if needed <= steps]
     best = max(reached, key=lambda quality: profile.quality_steps[quality], default=Quality.LOW)
     return steps, best.value

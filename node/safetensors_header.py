@@ -72,9 +72,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         if disguise := disguised_format(start):
             raise CheckpointRefused(path, f"not safetensors: {disguise}")
         header_bytes = int.from_bytes(start[:8], "little")
+        if len(start) < 9:
+            raise CheckpointRefused(path, f"truncated: {file_bytes} bytes")
         if header_bytes > MAX_HEADER_BYTES:
             raise CheckpointRefused(path, f"header of {header_bytes} bytes; at most {MAX_HEADER_BYTES} are read")
-        if len(start) < 9 or 8 + header_bytes > file_bytes:
+        if 8 + header_bytes > file_bytes:
             raise CheckpointRefused(path, f"truncated: {file_bytes} bytes, its header alone claims {header_bytes}")
         text = start[8:] + file.read(header_bytes - 1)
     header = _parse(path, text)
@@ -99,7 +101,7 @@ def disguised_format(start: bytes) -> str | None:
         return "a GGUF file"
     if start.startswith(b"\x93NUMPY"):
         return "a NumPy file"
-    return None if len(start) < 9 else "its header does not begin with a JSON object"
+    return None if len(start) < 9 or start[8:9] == b"{" else "its header does not begin with a JSON object"
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

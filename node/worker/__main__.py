@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from common.pictures import encode
@@ -169,8 +170,16 @@ def main() -> None:
     _die_with_parent(given.parent)
     # Ctrl-C in a terminal reaches the whole group; the node ends its worker itself, after the runs in flight.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = socket.socket(fileno=given.socket)
+    try:
+        _serve(socket.socket(fileno=given.socket), given.device, given.threads)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # Not sys.exit: tearing down torch takes seconds, and the node waits for the exit code.
+        os._exit(1)
 
+
+def _serve(connection: socket.socket, device_wanted: str, threads: int) -> None:
     import diffusers
     import torch
     import transformers
@@ -183,8 +192,8 @@ def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(given.threads)
-    device = choose_device(given.device)
+    torch.set_num_threads(threads)
+    device = choose_device(device_wanted)
     Child(connection, DiffusersEngine(device), device).run()
 
 

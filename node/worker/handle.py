@@ -23,6 +23,8 @@ log = get_logger(__name__)
 
 BACKOFF_S = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
 """Waits before the next start after 0, 1, 2, ... deaths in a row; the last one repeats."""
+EXIT_S = 20.0
+"""How long a child that closed its socket may take to end; a core dump of a large process takes seconds."""
 BROKEN_AFTER = 3
 """Deaths in a row before a single hello after which calls are refused at once rather than kept waiting."""
 
@@ -153,6 +155,7 @@ class Worker:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._fail_calls(Unavailable("The node is shutting down.", code="shutting_down", retry_after_s=5))
 
     async def _call(self, order: dict[str, Any], on_step: OnStep | None = None) -> Frame:
         await self.wait_ready()
@@ -190,12 +193,15 @@ class Worker:
             self._deaths_in_a_row += 1
             self.last_loss = loss.message
             log.error("worker_lost", reason=loss.message, deaths_in_a_row=self._deaths_in_a_row)
-            for call in self._calls.values():
-                if not call.answered.done():
-                    call.answered.set_exception(loss)
-            self._calls.clear()
+            self._fail_calls(loss)
             self._on_lost()
             self.restarts += 1
+
+    def _fail_calls(self, error: AquatintError) -> None:
+        for call in self._calls.values():
+            if not call.answered.done():
+                call.answered.set_exception(error)
+        self._calls.clear()
 
     async def _live(self) -> WorkerLost:
         """One child from birth to death; gives the reason it died."""
@@ -207,17 +213,23 @@ class Worker:
         try:
             await self._listen(reader)
         finally:
-            if process.returncode is None:
-                with suppress(asyncio.TimeoutError, TimeoutError):
-                    # It may be dying by itself, and then its own exit code says more than our kill would.
-                    await asyncio.wait_for(process.wait(), 0.0 if self._hung else 1.0)
-            if process.returncode is None:
-                process.kill()
-            returncode = await process.wait()
+            returncode = await self._end_of(process)
             self._writer.close()
             output.cancel()
             await asyncio.gather(output, return_exceptions=True)
         return lost(returncode, hung=self._hung)
+
+    async def _end_of(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for the child's own end, whose exit code says more than our kill would; kill it if it does not come."""
+        try:
+            await asyncio.wait_for(process.wait(), 0.0 if self._hung else EXIT_S)
+        except TimeoutError:
+            self._hung = True
+        finally:
+            # Also when the supervision itself is being ended.
+            if process.returncode is None:
+                process.kill()
+        return await process.wait()
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}

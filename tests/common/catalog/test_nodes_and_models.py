@@ -156,7 +156,7 @@ async def test_the_key_file_is_made_once_and_only_its_owner_can_read_it(tmp_path
     path = tmp_path / "home" / "secret.key"
     code = (
         "import os, pathlib, sys; from common.catalog import load_or_create_secret_key; os.fork(); os.fork();"
-        "print(load_or_create_secret_key(pathlib.Path(sys.argv[1])).decode())"
+        "os.write(1, load_or_create_secret_key(pathlib.Path(sys.argv[1])) + b'\\n')"
     )
     command = [sys.executable, "-c", code, str(path)]
     # Two forks, one after the other, are four processes; the pipe ends with the last of them.
