@@ -189,3 +189,23 @@ def test_the_router_starts_where_no_engine_is_installed(machine: Machine, tmp_pa
 
     assert answers(f"{router.url}/metrics")
     assert answers(f"{router.url}/ready", status=503)
+
+
+def test_prompts_and_keys_are_in_no_log_even_at_debug_level(machine: Machine):
+    up = machine.up(AQUATINT__LOG_LEVEL="debug", AQUATINT__LOG_FORMAT="json")
+    prompt, wrong = "zebra-marker-7261 in a hat", "aq_wrong-marker-0123456789"
+    sent = {"prompt": prompt, "negative_prompt": "gnu-marker-7261", "size": "64x64", "model": "nobody-marker-7261"}
+
+    made = machine.run("generate", prompt, "-q", "-o", str(machine.home / "x.png"), "--size", "64x64")
+    for key in (KEY, wrong):
+        httpx.post(f"{up.url}/v1/images/generations", json=sent, headers={"authorization": f"Bearer {key}"}, timeout=60)
+    httpx.post(f"{up.url}/v1/images/generations?key={KEY}", content=b'{"prompt": "broken-marker-7261', timeout=60)
+
+    assert made.returncode == 0, made.stderr
+    assert up.end() == 0
+    logs = {path.name: path.read_text() for path in (machine.home / "logs").iterdir()}
+    assert all("run_id" in text for text in logs.values()), "the logs hold no run: this test looks at the wrong files"
+    for name, text in logs.items():
+        for secret in ("marker", KEY, (machine.home / "secret.key").read_text().strip()):
+            assert secret not in text, name
+        assert all(json.loads(line)["timestamp"] for line in text.splitlines() if line.startswith("{"))
