@@ -1,1 +1,31 @@
-"""One device behind OpenAI's Images routes: checkpoints, engines, and the worker process that owns the device."""
+"""One device behind OpenAI's Images routes: checkpoints, engines, and the worker process that owns the device.
+
+    cli.py __main__.py app.py settings.py     the command, the parts and their lifetimes
+    api.py control.py health.py auth.py       HTTP: OpenAI's routes, /node/v1, /health /ready /metrics, who may
+    runs.py                                   the way of one request: choose, queue, load, run, record, answer
+    resolve.py profile.py profiles/           a request and a profile -> a spec; what each model family wants
+    scheduler.py residency.py                 who is next; what is on the device
+    worker/ engines/                          the child process, and the code in it that runs checkpoints
+    recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
+    models.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
+                                              what can be served, and every check before a library opens a file
+    placeholder.py demo/                      what is served when there is no other model
+
+Decisions:
+
+- The device belongs to a child process that is replaced when it dies or hangs. Costs: a picture's bytes go through a
+  socket, and a replacement loads its models again.
+- Pictures of one run are made one after another, never batched: a seed must give the same bytes alone and beside others,
+  and batches differ by rounding. Costs: throughput of small models on large devices.
+- Pictures are drawn at the next size the model can make and cut from the middle to the size asked for, so any size
+  within the profile's limits is exact. Costs: up to 15 px at the edges.
+- A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value
+  beyond a limit is an error that gives the limit. Nothing is clamped.
+- Checkpoints are found at the start, and checked again by the worker right before each load. A new one needs a restart.
+- A folder that holds any pickle or code is refused as a whole, even beside good safetensors. Costs: an operator must
+  delete such files from a downloaded repository.
+- A single file needs a folder of configs named in its sidecar: tokenizers are data of their makers and do not ship here.
+- How a picture was made is written into its file unless `embed_parameters` is off: it is the client's own prompt, and the
+  picture of last Tuesday is then enough to make it again. It holds no date or version, so that equal stays equal.
+- A worker killed by SIGKILL from outside is told as `insufficient_memory`: the system's killer is the usual sender.
+"""

@@ -1,34 +1,28 @@
 """OpenAI's routes on a node: generations, models, and the bytes behind signed links."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from common.errors import InvalidRequest, NotFound
-from common.images_api import MAX_JSON_BYTES, ImageRequest, OutputFormat, Task, read_json_request
+from common.images_api import MAX_JSON_BYTES, ImageRequest, Task, read_json_request
 from common.node_api import (
     ATTEMPT_HEADER,
     KEY_ID_HEADER,
     PUBLIC_URL_HEADER,
     REQUESTED_MODEL_HEADER,
     RUN_ID_HEADER,
+    model_object,
 )
 from common.web import read_body, until_client_leaves
+from common.web.shown_pictures import picture_response
 from node.auth import Caller, CallerDep
 from node.recorder import Sender
 from node.services import Services, ServicesDep
 from node.status import model_status
 
 api = APIRouter()
-
-# Pictures come from users' prompts and are shown in browsers: nothing in them may ever run there.
-SAFE_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "content-security-policy": "sandbox; default-src 'none'",
-    "cross-origin-resource-policy": "cross-origin",
-}
 
 
 @api.post("/v1/images/generations")
@@ -85,33 +79,13 @@ def _shown(services: Services, name: str) -> dict[str, Any]:
     model = services.models.get(name)
     if model is None:
         raise NotFound(f"The model {name!r} does not exist.", param="model", code="model_not_found")
-    status = model_status(services, model)
-    return {
-        "id": status.id,
-        "object": "model",
-        "created": status.created,
-        "owned_by": "aquatint",
-        "shutdown_date": None,
-        "family": status.family,
-        "profile": status.profile,
-        "tasks": status.tasks,
-        "capabilities": status.capabilities,
-        "licence": status.licence,
-        "resident": status.resident,
-    }
+    return model_object(model_status(services, model))
 
 
-@api.api_route("/v1/assets/{name}", methods=["GET", "HEAD"])
+@api.head("/v1/assets/{name}", include_in_schema=False)
+@api.get("/v1/assets/{name}")
 async def asset(name: str, services: ServicesDep, expires: str = "", signature: str = "") -> Response:
     """The picture behind a signed link. No key: the link is the permission. `name`: image id and file ending."""
-    now_s = time.time()
-    image = await services.catalog.runs.image(services.links.verify(name, expires, signature, now_s=now_s))
-    output_format = OutputFormat(image.format)
-    content = await services.assets.get(image.sha256)
-    headers = {
-        "cache-control": f"private, max-age={max(0, int(expires) - int(now_s))}, immutable",
-        "etag": f'"{image.sha256}"',
-        "content-disposition": f'inline; filename="{name}"',
-        **SAFE_HEADERS,
-    }
-    return Response(content, media_type=output_format.media_type, headers=headers)
+    return await picture_response(
+        name, expires, signature, catalog=services.catalog, assets=services.assets, links=services.links
+    )

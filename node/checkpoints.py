@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from node.diffusers_folder import INDEX, PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
-from node.pipeline_classes import Family
+from node.pipeline_classes import Family, class_of
 from node.profile import Sidecar, read_sidecar
 from node.safetensors_header import (
     DTYPE_BYTES,
@@ -170,12 +170,14 @@ def _single_file(path: Path, root: Path) -> Checkpoint:
             "a diffusers folder of the same family (weight files are not needed in it for SD and SDXL)",
         )
     config = (path.parent / sidecar.config).resolve()
-    # A Z-Image file is the transformer alone: text encoder and VAE come from the folder, so its weights are checked.
-    folder = check_folder(config, root=root, weights=family is Family.Z_IMAGE)
+    pipeline = class_of(family)
+    # A Z-Image file is the transformer alone: text encoder and VAE come from the folder, so their weights are checked.
+    elsewhere = {pipeline.denoiser} if family is Family.Z_IMAGE else pipeline.components
+    folder = check_folder(config, root=root, without_weights=elsewhere)
     if folder.pipeline.family is not family:
         raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
     name = path.relative_to(root).with_suffix("").as_posix()
-    return _checkpoint(name, root, folder, tuple(tensors.values()), sidecar, path, Layout.SINGLE_FILE)
+    return _checkpoint(name, root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
 
 
 def _checkpoint(

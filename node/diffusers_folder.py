@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,11 @@ class DiffusersFolder:
     """"fp16" when only half-precision files named so are there."""
 
 
-def check_folder(path: Path, *, root: Path, weights: bool = True) -> DiffusersFolder:
+def check_folder(path: Path, *, root: Path, without_weights: Collection[str] = ()) -> DiffusersFolder:
     """Check every file of a diffusers folder.
 
-    root: the models folder that symbolic links must not lead out of. weights: False for the configs that a
-    single-file checkpoint is loaded with, which need no weight files.
+    root: the models folder that symbolic links must not lead out of. without_weights: components whose weights are
+    elsewhere, in the single file that these configs are for.
     Raises: CheckpointRefused, naming the file; OSError.
     """
     files = sorted(file for file in path.rglob("*") if not file.is_dir())
@@ -49,7 +50,7 @@ def check_folder(path: Path, *, root: Path, weights: bool = True) -> DiffusersFo
     pipeline = _read_index(path / INDEX)
     for file in files:
         _check_kind(file)
-    tensors, variant = _weights(path, pipeline) if weights else ((), None)
+    tensors, variant = _weights(path, pipeline.components.difference(without_weights))
     sampler = _json(path / "scheduler" / "scheduler_config.json")
     spacing = sampler.get("timestep_spacing")
     return DiffusersFolder(path, pipeline, tensors, spacing if isinstance(spacing, str) else None, variant)
@@ -157,11 +158,11 @@ def _check_no_code(file: Path, value: Any) -> None:
         _check_no_code(file, item)
 
 
-def _weights(path: Path, pipeline: PipelineClass) -> tuple[tuple[TensorEntry, ...], str | None]:
-    """The tensors of every component that has weights, and the variant that all of them share."""
+def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, ...], str | None]:
+    """The tensors of those components that have weights, and the variant that all of them share."""
     tensors: list[TensorEntry] = []
     variants: set[str | None] = set()
-    for component in sorted(pipeline.components):
+    for component in sorted(components):
         if component == "scheduler" or component.startswith("tokenizer"):
             continue
         folder = path / component

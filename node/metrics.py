@@ -25,9 +25,8 @@ class NodeMetrics:
         )
         self._loads = Counter("aquatint_node_model_loads", "Loads.", ["model", "outcome"], registry=self.registry)
         self._images = Counter("aquatint_node_images", "Pictures made.", ["model"], registry=self.registry)
-        self._restarts = Gauge(
-            "aquatint_node_worker_restarts_total", "Workers started after the first.", registry=self.registry
-        )
+        self._restarts = Counter("aquatint_node_worker_restarts", "Workers started after the first.", registry=self.registry)
+        self._restarts_shown = 0
         self._memory = Gauge("aquatint_node_device_memory_bytes", "Device memory.", ["kind"], registry=self.registry)
 
     def made(self, model: str, images: int, timings_s: dict[str, float]) -> None:
@@ -45,6 +44,7 @@ class NodeMetrics:
         phases = Tally(job.phase for job in jobs)
         for phase in JobPhase:
             self._jobs.labels(phase.value).set(phases[phase])
-        self._restarts.set(restarts)
+        self._restarts.inc(restarts - self._restarts_shown)
+        self._restarts_shown = restarts
         self._memory.labels("total").set(device.memory_total_bytes)
         self._memory.labels("free").set(device.memory_free_bytes)

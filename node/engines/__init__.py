@@ -1,3 +1,4 @@
-"""Engines: code that loads and runs checkpoints. They are blocking, know nothing of HTTP, asyncio or the catalog, and
-run only inside the worker process. Torch and diffusers are imported nowhere else in the node.
+"""Engines: code that loads and runs checkpoints. They are blocking and know nothing of HTTP, asyncio or the catalog.
+
+They run only inside the worker process: the node's own process never imports torch.
 """

@@ -168,8 +168,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
     _die_with_parent(given.parent)
-    # Ctrl-C in a terminal reaches the whole group; the node ends its worker itself, after the runs in flight.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal and a service manager reach the whole group; the node ends its worker itself, after the runs
+    # in flight.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
     try:
         _serve(socket.socket(fileno=given.socket), given.device, given.threads)
     except BaseException:

@@ -120,7 +120,8 @@ class Worker:
             if self.broken:
                 raise Unavailable(f"The worker does not start. {self.last_loss}", code="worker_broken", retry_after_s=30)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ready.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._ready.wait()
         assert self.device is not None
         return self.device
 
@@ -212,8 +213,12 @@ class Worker:
         output = asyncio.create_task(_log_output(process))
         try:
             await self._listen(reader)
-        finally:
             returncode = await self._end_of(process)
+        finally:
+            if process.returncode is None:
+                # Only when the supervision itself is ended: nothing of this child is wanted any more.
+                process.kill()
+                await process.wait()
             self._writer.close()
             output.cancel()
             await asyncio.gather(output, return_exceptions=True)
@@ -222,14 +227,12 @@ class Worker:
     async def _end_of(self, process: asyncio.subprocess.Process) -> int:
         """Wait for the child's own end, whose exit code says more than our kill would; kill it if it does not come."""
         try:
-            await asyncio.wait_for(process.wait(), 0.0 if self._hung else EXIT_S)
+            async with asyncio.timeout(0.0 if self._hung else EXIT_S):
+                return await process.wait()
         except TimeoutError:
             self._hung = True
-        finally:
-            # Also when the supervision itself is being ended.
-            if process.returncode is None:
-                process.kill()
-        return await process.wait()
+            process.kill()
+            return await process.wait()
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -256,7 +259,9 @@ class Worker:
         patience_s = self._patience.start_s
         try:
             while not self._stalled():
-                frame = await asyncio.wait_for(read_frame_from(reader), patience_s)
+                # Not wait_for: in Python 3.11 it swallows a cancel that comes together with a frame.
+                async with asyncio.timeout(patience_s):
+                    frame = await read_frame_from(reader)
                 patience_s = self._patience.silence_s
                 self._take(frame)
         except (asyncio.IncompleteReadError, ConnectionError):

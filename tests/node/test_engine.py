@@ -1,0 +1,224 @@
+"""The diffusers engine on real classes with tiny weights: seeds, sizes, steps, cancelling, and what is told of a prompt."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from common.images_api import OutputFormat, Size
+from node.engines.base import EngineFailed, Made, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.models import Model, Models, find_models
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+
+NAMES = ("sd15", "sdxl", "sdxl-turbo", "z-image")
+
+
+class Bench:
+    """One engine with every tiny model loaded."""
+
+    def __init__(self, models: Models) -> None:
+        from node.engines.diffusers_engine import DiffusersEngine
+
+        torch.set_num_threads(1)
+        self.engine = DiffusersEngine("cpu")
+        self.models = models
+        for model in models:
+            self.engine.load(model.load_order("cpu", "float32"))
+
+    def spec(self, name: str, **changes: Any) -> RunSpec:
+        model = self.models.by_name[name]
+        spec = RunSpec(
+            model=name,
+            prompt="a large red circle",
+            negative_prompt="",
+            seeds=(41,),
+            drawn=Size(64, 64),
+            size=Size(64, 64),
+            steps=3 if model.profile.takes_guidance else 4,
+            guidance=model.profile.default_guidance,
+            sampler=model.profile.sampler,
+            timestep_spacing=model.profile.timestep_spacing,
+            output_format=OutputFormat.PNG,
+            output_compression=None,
+            quality="medium",
+            embed_parameters=False,
+        )
+        return replace(spec, **changes)
+
+    def make(self, name: str, **changes: Any) -> Made:
+        return self.engine.generate(self.spec(name, **changes), lambda step, steps: None)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_models: Models) -> Bench:
+    return Bench(tiny_models)
+
+
+def pixels(made: Made) -> list[bytes]:
+    return [image.tobytes() for image in made.images]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_is_the_same_picture_alone_or_beside_others(bench: Bench, name: str):
+    three = pixels(bench.make(name, seeds=(41, 42, 43)))
+
+    assert three == pixels(bench.make(name, seeds=(41, 42, 43)))
+    assert three == [pixels(bench.make(name, seeds=(seed,)))[0] for seed in (41, 42, 43)]
+    assert len(set(three)) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_prompt_is_another_picture(bench: Bench, name: str):
+    assert pixels(bench.make(name)) != pixels(bench.make(name, prompt="a small blue square"))
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_negative_prompt_has_an_effect_where_there_is_guidance(bench: Bench, name: str):
+    assert pixels(bench.make(name)) != pixels(bench.make(name, negative_prompt="square"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_have_the_size_asked_for_cut_from_the_middle(bench: Bench, name: str):
+    step_px = bench.models.by_name[name].profile.size_step_px
+    drawn = Size(80, 64).rounded_up_to(step_px)
+    (whole,) = bench.make(name, drawn=drawn, size=drawn).images
+    (cut,) = bench.make(name, drawn=drawn, size=Size(70, 60)).images
+
+    assert cut.size == (70, 60)
+    assert cut.mode == "RGB"
+    assert cut.tobytes() == whole.crop((5, 2, 75, 62)).tobytes()
+
+
+def forwards(bench: Bench, name: str, steps: int) -> int:
+    """How often the denoiser really runs."""
+    pipeline = bench.engine._loaded[name][1]
+    denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
+    calls = []
+    hook = denoiser.register_forward_hook(lambda *given: calls.append(1))
+    try:
+        bench.make(name, steps=steps)
+    finally:
+        hook.remove()
+    return len(calls)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("z-image", 8), ("z-image", 4), ("sdxl-turbo", 1), ("sdxl-turbo", 4), ("sd15", 5), ("sdxl", 5)]
+)
+def test_steps_are_forward_passes(bench: Bench, name: str, steps: int):
+    assert forwards(bench, name, steps) == steps
+
+
+def test_every_step_of_every_picture_is_reported(bench: Bench):
+    told: list[tuple[int, int]] = []
+    bench.engine.generate(bench.spec("sd15", seeds=(1, 2), steps=3), lambda step, steps: told.append((step, steps)))
+
+    assert told == [(n, 6) for n in range(1, 7)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_cancelled_at_a_step_leaves_the_pipeline_as_it_was(bench: Bench, name: str):
+    before = pixels(bench.make(name))
+
+    def stop(step: int, steps: int) -> None:
+        if step == 2:
+            raise RunCancelled("enough")
+
+    with pytest.raises(RunCancelled, match="enough"):
+        bench.engine.generate(bench.spec(name), stop)
+
+    assert pixels(bench.make(name)) == before
+
+
+@pytest.mark.parametrize("sampler", ["checkpoint", "euler", "euler-a", "dpmpp-2m-karras", "ddim", "lcm"])
+def test_every_sampler_runs_and_repeats(bench: Bench, sampler: str):
+    made = bench.make("sd15", sampler=sampler, steps=4)
+
+    assert pixels(made) == pixels(bench.make("sd15", sampler=sampler, steps=4))
+    assert made.sampler.endswith("Scheduler")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_is_counted_and_its_truncation_told(bench: Bench, name: str):
+    short = bench.make(name, prompt="abc")
+    long = bench.make(name, prompt="abc " * 300)
+
+    assert (short.prompt_tokens, short.prompt_truncated) == (3, False)
+    assert long.prompt_tokens >= 900
+    assert long.prompt_truncated
+
+
+def test_phases_are_timed(bench: Bench):
+    made = bench.make("sd15")
+
+    assert set(made.timings_s) == {"encode", "denoise", "decode"}
+    assert all(seconds > 0 for seconds in made.timings_s.values())
+
+
+def test_running_what_is_not_loaded_is_an_error(bench: Bench):
+    with pytest.raises(EngineFailed, match="is not loaded"):
+        bench.engine.generate(replace(bench.spec("sd15"), model="other"), lambda step, steps: None)
+
+
+def test_unloading_frees_the_weights_and_may_be_repeated(tiny_models: Models):
+    import weakref
+
+    bench = Bench(tiny_models)
+    unet = weakref.ref(bench.engine._loaded["sd15"][1].unet)
+
+    bench.engine.unload("sd15")
+    bench.engine.unload("sd15")
+
+    assert unet() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfDeviceMemory),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfDeviceMemory),
+        (MemoryError(), OutOfDeviceMemory),
+        (RuntimeError("a secret prompt in a message"), EngineFailed),
+        (ValueError("a secret prompt in a message"), EngineFailed),
+    ],
+)
+def test_library_errors_are_told_as_ours_without_the_prompt(bench: Bench, error: Exception, ours: type[Exception]):
+    def fail(step: int, steps: int) -> None:
+        raise error
+
+    with pytest.raises(ours) as told:
+        bench.engine.generate(bench.spec("sd15"), fail)
+
+    assert "secret" not in str(told.value)
+
+
+def test_files_without_all_weights_are_refused(tiny: Path, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "models" / "sd15"
+    shutil.copytree(tiny / "sd15", folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights.popitem()
+    save_file(weights, file)
+    model: Model = find_models([tmp_path / "models"], home=tmp_path).default
+    from node.engines.diffusers_engine import DiffusersEngine
+
+    with pytest.raises(EngineFailed, match="Loading 'sd15'"):
+        DiffusersEngine("cpu").load(model.load_order("cpu", "float32"))
+
+
+def test_half_precision_weights_run(tiny_models: Models):
+    bench = Bench(Models({}))
+    bench.models = tiny_models
+    bench.engine.load(tiny_models.by_name["z-image"].load_order("cpu", "bfloat16"))
+
+    (image,) = bench.make("z-image").images
+
+    assert isinstance(image, Image.Image)
+    assert pixels(bench.make("z-image")) == [image.tobytes()]

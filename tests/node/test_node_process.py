@@ -1,0 +1,326 @@
+"""The node as its users meet it: a real process, real sockets, OpenAI's own SDK."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from PIL import Image
+
+from common.catalog import Catalog, RunRecord
+from common.node_api import NodePhase, NodeStatus
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-for-tests-only"
+LONG = {"model": "sd15", "prompt": "a fox", "n": 10, "size": "512x512", "num_inference_steps": 150, "seed": 1}
+SHORT: dict[str, Any] = {"model": "sd15", "prompt": "a fox", "size": "64x64", "extra_body": {"seed": 41, "steps": 3}}
+
+
+@dataclass
+class NodeProcess:
+    """A running node and how to reach it."""
+
+    url: str
+    home: Path
+    process: subprocess.Popen[bytes]
+
+    def sdk(self, key: str = TOKEN) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
+
+    def http(self, key: str | None = TOKEN) -> httpx.Client:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
+
+    def status(self) -> NodeStatus:
+        with self.http() as client:
+            return NodeStatus.model_validate_json(client.get("/node/v1/status").content)
+
+    def running(self) -> str:
+        """The id of the run at work, once it has made a step."""
+        while True:
+            jobs = self.status().jobs
+            if jobs and jobs[0].step:
+                return jobs[0].run_id
+
+    def idle(self) -> None:
+        """Returns when the node holds no run."""
+        while self.status().jobs:
+            pass
+
+
+@pytest.fixture(scope="module")
+def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    home = tmp_path_factory.mktemp("home")
+    environment = os.environ | {
+        "AQUATINT_HOME": str(home),
+        "AQUATINT__NODE__TOKEN": TOKEN,
+        "AQUATINT__NODE__MODELS_DIRS": json.dumps([str(tiny)]),
+        "AQUATINT__NODE__MAX_QUEUED": "1",
+        "AQUATINT__LOG_FORMAT": "json",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node", "--port", "0", "--name", "tester", "--device", "cpu"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert process.stderr is not None
+    url, ready = "", False
+    for line in process.stderr:
+        if not line.startswith(b"{"):
+            process.kill()
+            pytest.fail(f"the node does not start: {line.decode()}{process.communicate()[1].decode()}")
+        event = json.loads(line)
+        if "running on" in event["event"]:
+            url = event["event"].split()[3]
+        ready = ready or event["event"] == "worker_ready"
+        if url and ready:
+            break
+    # Read on, or the pipe fills and the node stops.
+    reader = threading.Thread(target=process.stderr.read, daemon=True)
+    reader.start()
+    yield NodeProcess(url, home, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    reader.join(10)
+    process.stderr.close()
+
+
+async def run_row(node: NodeProcess, run_id: str) -> RunRecord:
+    """What the catalog says of a run."""
+    catalog = await Catalog.open(f"sqlite+aiosqlite:///{node.home / 'catalog.db'}")
+    try:
+        return await catalog.runs.get(run_id)
+    finally:
+        await catalog.close()
+
+
+def test_the_sdk_gets_pictures_as_base64(node: NodeProcess):
+    with node.sdk() as sdk:
+        raw = sdk.images.with_raw_response.generate(**SHORT | {"n": 3})
+    answer = raw.parse()
+
+    assert answer.data is not None
+    images = [Image.open(io.BytesIO(base64.b64decode(each.b64_json or ""))) for each in answer.data]
+    assert [image.size for image in images] == [(64, 64)] * 3
+    assert [each.url for each in answer.data] == [None] * 3
+    assert (answer.size, answer.output_format, answer.background) == ("64x64", "png", "opaque")
+    assert raw.headers["x-image-seeds"] == "41,42,43"
+    assert raw.headers["x-run-id"].startswith("run_")
+    assert raw.headers["content-type"] == "application/json"
+
+
+def test_the_same_request_gives_the_same_bytes_alone_or_among_others(node: NodeProcess):
+    with node.sdk() as sdk:
+        three = sdk.images.generate(**SHORT | {"n": 3}).data or []
+        single = [sdk.images.generate(**SHORT | {"extra_body": {"seed": seed, "steps": 3}}).data or [] for seed in (41, 42, 43)]
+
+    assert [each.b64_json for each in three] == [each[0].b64_json for each in single]
+
+
+def test_urls_are_signed_and_open_without_a_key(node: NodeProcess):
+    with node.sdk() as sdk:
+        answer = sdk.images.generate(**SHORT | {"response_format": "url", "output_format": "webp"})
+    assert answer.data
+    url = answer.data[0].url
+    assert url is not None
+    assert url.startswith(node.url)
+
+    with node.http(key=None) as client:
+        got, head = client.get(url), client.head(url)
+        forged = client.get(url[:-1] + ("0" if url[-1] != "0" else "1"))
+        other = client.get(url.replace(".webp", ".png"))
+
+    assert Image.open(io.BytesIO(got.content)).format == "WEBP"
+    assert (got.headers["content-type"], head.status_code, head.content) == ("image/webp", 200, b"")
+    assert (forged.status_code, other.status_code) == (404, 404)
+
+
+def test_ignored_parameters_are_told(node: NodeProcess):
+    with node.sdk() as sdk:
+        raw = sdk.images.with_raw_response.generate(
+            **SHORT | {"model": "sdxl-turbo", "style": "vivid", "extra_body": {"negative_prompt": "x", "steps": 1, "odd": 1}}
+        )
+
+    assert set(raw.headers["x-ignored-params"].split(",")) == {"odd", "negative_prompt", "style"}
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "sdxl-turbo", "z-image"])
+def test_every_family_makes_a_picture(node: NodeProcess, model: str):
+    with node.sdk() as sdk:
+        answer = sdk.images.generate(model=model, prompt="a fox", size="64x64", extra_body={"steps": 4})
+
+    assert answer.data
+    assert Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or ""))).size == (64, 64)
+
+
+async def test_the_catalog_holds_the_run_and_the_models(node: NodeProcess):
+    with node.sdk() as sdk:
+        raw = sdk.images.with_raw_response.generate(**SHORT)
+
+    run = await run_row(node, raw.headers["x-run-id"])
+
+    assert (run.status, run.node, run.seed, len(run.images)) == ("succeeded", "tester", 41, 1)
+    catalog = await Catalog.open(f"sqlite+aiosqlite:///{node.home / 'catalog.db'}")
+    assert [each.name for each in await catalog.models.list()] == ["sd15", "sdxl", "sdxl-turbo", "z-image"]
+    await catalog.close()
+
+
+def test_models_are_listed_and_found(node: NodeProcess):
+    with node.sdk() as sdk:
+        assert [model.id for model in sdk.models.list()] == ["sd15", "sdxl", "sdxl-turbo", "z-image"]
+        assert sdk.models.retrieve("z-image").owned_by == "aquatint"
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            sdk.models.retrieve("org/none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "nobody"}, "The model 'nobody' does not exist"),
+        ({"size": "60x64"}, "Width must be 64 to 2048"),
+        ({"extra_body": {"steps": 151}}, "takes 1 to 150"),
+        ({"prompt": " "}, "empty string"),
+    ],
+)
+def test_wrong_requests_are_told_in_openais_words(node: NodeProcess, changes: dict[str, Any], words: str):
+    with node.sdk() as sdk, pytest.raises(openai.BadRequestError, match=words):
+        sdk.images.generate(**SHORT | changes)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/node/v1/status"])
+def test_nothing_opens_without_the_token(node: NodeProcess, path: str):
+    for key in (None, "wrong", TOKEN + "x"):
+        with node.http(key) as client:
+            answer = client.get(path)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["type"] == "invalid_request_error"
+            assert answer.headers["x-request-id"]
+    with node.sdk("wrong") as sdk, pytest.raises(openai.AuthenticationError):
+        sdk.images.generate(**SHORT)
+
+
+async def test_an_api_key_opens_v1_only_and_its_headers_are_not_believed(node: NodeProcess):
+    catalog = await Catalog.open(f"sqlite+aiosqlite:///{node.home / 'catalog.db'}")
+    _, secret = await catalog.keys.create(name="tester", scopes={"user"})
+    await catalog.close()
+
+    with node.http(secret) as client:
+        assert client.get("/node/v1/status").status_code == 401
+        answer = client.post(
+            "/v1/images/generations",
+            json={"model": "sd15", "prompt": "x", "size": "64x64", "steps": 1, "response_format": "url"},
+            headers={"x-run-id": "run_forged", "x-aquatint-attempt": "1", "x-aquatint-public-url": "http://evil"},
+        )
+
+    assert answer.status_code == 200
+    assert answer.headers["x-run-id"] != "run_forged"
+    assert answer.json()["data"][0]["url"].startswith(node.url)
+
+
+def test_load_and_unload_are_seen_in_the_status(node: NodeProcess):
+    with node.http() as client:
+        assert client.post("/node/v1/load", json={"model": "sdxl"}).json() == {"model": "sdxl", "resident": True}
+        assert {model.id: model.resident for model in node.status().models}["sdxl"]
+        assert client.post("/node/v1/unload", json={"model": "sdxl"}).json()["unloaded"]
+        assert not {model.id: model.resident for model in node.status().models}["sdxl"]
+        assert client.post("/node/v1/load", json={"model": "nobody"}).status_code == 404
+        assert client.post("/node/v1/load", json={"modell": "x"}).status_code == 400
+    assert "sdxl" in node.status().load_s
+
+
+def test_a_draining_node_refuses_until_resumed(node: NodeProcess):
+    with node.http() as client, node.sdk() as sdk:
+        assert client.post("/node/v1/drain").json()["phase"] == NodePhase.DRAINING
+        assert client.get("/ready").json() == {"ready": False, "reasons": ["the node is draining"]}
+        with pytest.raises(openai.InternalServerError, match="draining"):
+            sdk.images.generate(**SHORT)
+        client.post("/node/v1/resume")
+        assert client.get("/ready").status_code == 200
+        assert sdk.images.generate(**SHORT).data
+
+
+async def test_a_client_that_hangs_up_frees_the_worker(node: NodeProcess):
+    with ThreadPoolExecutor(1) as pool, node.http() as client:
+        pool.submit(_post_and_hang_up, node.url)
+        run_id = node.running()
+        hung_up.set()
+        node.idle()
+        assert client.get("/health").json()["status"] == "ok"
+
+    assert (await run_row(node, run_id)).status == "cancelled"
+
+
+hung_up = threading.Event()
+
+
+def _post_and_hang_up(url: str) -> None:
+    import socket
+    from urllib.parse import urlsplit
+
+    where = urlsplit(url)
+    body = json.dumps(LONG).encode()
+    head = (
+        f"POST /v1/images/generations HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((where.hostname, where.port)) as connection:
+        connection.sendall(head.encode() + body)
+        hung_up.wait(60)
+
+
+async def test_cancel_queue_limits_and_health_during_a_run(node: NodeProcess):
+    with ThreadPoolExecutor(2) as pool, node.http() as client:
+        long = pool.submit(client.post, "/v1/images/generations", json=LONG)
+        run_id = node.running()
+        waiting = pool.submit(client.post, "/v1/images/generations", json=LONG)
+        while len(node.status().jobs) < 2:
+            pass
+
+        assert [job.phase for job in node.status().jobs] == ["running", "queued"]
+        full = client.post("/v1/images/generations", json=LONG)
+        assert client.get("/health").status_code == 200
+        assert client.post("/node/v1/cancel", json={"run_id": "nobody"}).json()["cancelled"] is False
+        for job in node.status().jobs[::-1]:
+            assert client.post("/node/v1/cancel", json={"run_id": job.run_id}).json()["cancelled"] is True
+        answers = [long.result(60), waiting.result(60)]
+
+    assert (full.status_code, full.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(full.headers["retry-after"]) <= 60
+    assert [answer.status_code for answer in answers] == [499, 499]
+    assert (await run_row(node, run_id)).status == "cancelled"
+
+
+def test_metrics_are_open_and_count(node: NodeProcess):
+    with node.http(key=None) as client:
+        text = client.get("/metrics").text
+
+    for name in (
+        'aquatint_node_jobs{phase="queued"} 0.0',
+        'aquatint_node_images_total{model="sd15"}',
+        'aquatint_node_model_loads_total{model="sd15",outcome="succeeded"}',
+        'aquatint_node_generation_seconds_count{model="sd15",phase="denoise"}',
+        "aquatint_node_worker_restarts_total 0.0",
+        'aquatint_node_device_memory_bytes{kind="total"}',
+        'aquatint_node_http_requests_total{method="POST",route="/v1/images/generations",status="2xx"}',
+    ):
+        assert name in text
+
+
+def test_unknown_paths_and_methods_are_envelopes(node: NodeProcess):
+    with node.http() as client:
+        assert client.post("/v1/images/edits").json()["error"]["code"] == "unknown_url"
+        assert client.get("/v1/images/generations").status_code == 405

@@ -1,0 +1,196 @@
+"""Loads happen once, what is least needed leaves, and failures are remembered for a while."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from common.errors import Conflict
+from node.engines.base import EngineFailed, LoadOrder, OutOfDeviceMemory
+from node.models import Models
+from node.residency import FAILURE_MEMORY_S, Residency
+from node.worker.causes import lost
+
+
+@dataclass
+class Device:
+    """Stands where the worker stands: takes loads and unloads, and fails when told to."""
+
+    loads: list[str] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
+    fails_with: Exception | None = None
+    may_load: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.may_load.set()
+
+    async def load(self, order: LoadOrder) -> None:
+        self.loads.append(order.model)
+        await self.may_load.wait()
+        if self.fails_with is not None:
+            raise self.fails_with
+
+    async def unload(self, model: str) -> None:
+        self.unloads.append(model)
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def orders(tiny_models: Models) -> dict[str, LoadOrder]:
+    return {model.name: model.load_order("cpu", "float32") for model in tiny_models}
+
+
+async def test_twenty_first_requests_are_one_load(orders: dict[str, LoadOrder]):
+    device = Device()
+    device.may_load.clear()
+    residency = Residency(device)
+
+    async def use() -> None:
+        async with residency.hold(orders["sd15"]):
+            assert residency.is_resident("sd15")
+
+    tasks = [asyncio.create_task(use()) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert residency.is_loading("sd15")
+    device.may_load.set()
+    await asyncio.gather(*tasks)
+
+    assert device.loads == ["sd15"]
+    assert not residency.is_loading("sd15")
+
+
+async def test_a_caller_that_leaves_does_not_stop_the_load_for_the_others(orders: dict[str, LoadOrder]):
+    device = Device()
+    device.may_load.clear()
+    residency = Residency(device)
+    leaver, stayer = (asyncio.create_task(residency.ensure(orders["sd15"])) for _ in range(2))
+    await asyncio.sleep(0)
+
+    leaver.cancel()
+    device.may_load.set()
+    await stayer
+
+    assert device.loads == ["sd15"]
+
+
+async def test_the_least_recently_used_leaves_when_the_budget_is_full(orders: dict[str, LoadOrder]):
+    device = Device()
+    sizes = {name: order.checkpoint.memory_bytes("float32") for name, order in orders.items()}
+    residency = Residency(device, budget_bytes=lambda: sizes["z-image"] + sizes["sdxl-turbo"])
+    for name in ("sd15", "sdxl", "sd15", "sdxl-turbo"):
+        await residency.ensure(orders[name])
+    assert device.unloads == []
+
+    await residency.ensure(orders["z-image"])
+
+    assert device.unloads == ["sdxl", "sd15"]
+    assert [name for name in orders if residency.is_resident(name)] == ["sdxl-turbo", "z-image"]
+
+
+async def test_at_most_so_many_stay(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device, max_resident=1)
+
+    for name in ("sd15", "sdxl", "sd15"):
+        await residency.ensure(orders[name])
+
+    assert device.loads == ["sd15", "sdxl", "sd15"]
+    assert device.unloads == ["sd15", "sdxl"]
+
+
+async def test_what_is_in_use_or_pinned_never_leaves(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device, max_resident=2)
+    await residency.ensure(orders["sd15"], pin=True)
+
+    async with residency.hold(orders["sdxl"]):
+        with pytest.raises(OutOfDeviceMemory, match=r"no room for 'z-image' .*\(sd15, sdxl\)"):
+            await residency.ensure(orders["z-image"])
+        with pytest.raises(Conflict):
+            await residency.unload("sdxl")
+
+    await residency.ensure(orders["z-image"])
+    assert device.unloads == ["sdxl"]
+    assert await residency.unload("sd15")
+    assert not await residency.unload("sd15")
+
+
+async def test_a_model_larger_than_the_budget_is_refused_before_it_is_loaded(orders: dict[str, LoadOrder]):
+    device = Device()
+
+    with pytest.raises(OutOfDeviceMemory, match="this node has 1,000 for weights"):
+        await Residency(device, budget_bytes=lambda: 1000).ensure(orders["sd15"])
+    assert device.loads == []
+
+
+async def test_a_failed_load_is_remembered_then_tried_again(orders: dict[str, LoadOrder]):
+    device, clock = Device(fails_with=EngineFailed("broken file")), Clock()
+    outcomes: list[tuple[str, bool]] = []
+    residency = Residency(device, clock=clock, on_load=lambda model, seconds, succeeded: outcomes.append((model, succeeded)))
+    for _ in range(3):
+        with pytest.raises(EngineFailed, match="broken file"):
+            await residency.ensure(orders["sd15"])
+    assert device.loads == ["sd15"]
+    assert residency.failure("sd15") == "broken file"
+
+    clock.now_s += FAILURE_MEMORY_S
+    device.fails_with = None
+    await residency.ensure(orders["sd15"])
+
+    assert residency.failure("sd15") is None
+    assert outcomes == [("sd15", False), ("sd15", True)]
+
+
+async def test_a_lost_worker_says_nothing_against_the_model(orders: dict[str, LoadOrder]):
+    device = Device(fails_with=lost(-9))
+    residency = Residency(device)
+    with pytest.raises(type(lost(-9))):
+        await residency.ensure(orders["sd15"])
+    residency.forget_all()
+
+    device.fails_with = None
+    await residency.ensure(orders["sd15"])
+
+    assert device.loads == ["sd15", "sd15"]
+
+
+async def test_what_nobody_uses_is_unloaded_after_a_while(orders: dict[str, LoadOrder]):
+    device, clock = Device(), Clock()
+    residency = Residency(device, clock=clock)
+    await residency.ensure(orders["sd15"], pin=True)
+    await residency.ensure(orders["sdxl"])
+    async with residency.hold(orders["z-image"]):
+        clock.now_s = 100
+        assert await residency.unload_idle(100) == ["sdxl"]
+    assert await residency.unload_idle(100) == []
+    clock.now_s = 200
+    assert await residency.unload_idle(100) == ["z-image"]
+
+
+async def test_when_memory_runs_out_the_idle_make_room(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device)
+    await residency.ensure(orders["sd15"])
+    async with residency.hold(orders["sdxl"]):
+        assert await residency.unload_others("sdxl")
+        assert not await residency.unload_others("sdxl")
+
+    assert device.unloads == ["sd15"]
+
+
+async def test_a_new_worker_holds_nothing(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device)
+    await residency.ensure(orders["sd15"])
+    residency.forget_all()
+
+    assert not residency.is_resident("sd15")

@@ -1,0 +1,167 @@
+"""First come, first served; bounded; cancelled at once; and predictions from what was measured."""
+
+import asyncio
+
+import pytest
+
+from common.errors import Conflict, RunCancelled, TooManyRequests, Unavailable
+from node.scheduler import Job, Pace, Scheduler
+
+
+def job(name: str, *, model: str = "m", units: float = 10.0) -> Job:
+    return Job(name, model, units, steps=10)
+
+
+def scheduler(*, max_queued: int = 2, resident: bool = True) -> Scheduler:
+    return Scheduler(max_queued=max_queued, pace=Pace(), is_resident=lambda model: resident)
+
+
+class Journal:
+    """Runs jobs, and writes down the order in which they came to the device."""
+
+    def __init__(self, runs: Scheduler) -> None:
+        self._runs = runs
+        self.began: list[str] = []
+        self.may_end = asyncio.Event()
+
+    async def run(self, each: Job) -> None:
+        async with self._runs.place(each):
+            await each.turn.wait()
+            self.began.append(each.run_id)
+            await self.may_end.wait()
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_runs_take_the_device_one_at_a_time_in_the_order_they_came():
+    runs = scheduler()
+    journal = Journal(runs)
+    tasks = [asyncio.create_task(journal.run(job(name))) for name in "abc"]
+    await settle()
+    assert journal.began == ["a"]
+    assert [each.run_id for each in runs.jobs] == ["a", "b", "c"]
+
+    journal.may_end.set()
+    await asyncio.gather(*tasks)
+
+    assert journal.began == ["a", "b", "c"]
+    assert runs.jobs == ()
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back():
+    runs = scheduler(max_queued=1)
+    journal = Journal(runs)
+    tasks = [asyncio.create_task(journal.run(job(name))) for name in "ab"]
+    await settle()
+
+    with pytest.raises(TooManyRequests, match="1 runs are waiting") as refused:
+        await journal.run(job("c"))
+
+    assert refused.value.retry_after_s == 10
+    journal.may_end.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_waiting_run_is_cancelled_at_once_and_the_next_moves_up():
+    runs = scheduler()
+    journal = Journal(runs)
+    a, b, c = (asyncio.create_task(journal.run(job(name))) for name in "abc")
+    await settle()
+
+    assert runs.cancel("b")
+    with pytest.raises(RunCancelled):
+        await b
+    assert [each.run_id for each in runs.jobs] == ["a", "c"]
+    journal.may_end.set()
+    await asyncio.gather(a, c)
+    assert journal.began == ["a", "c"]
+
+
+async def test_a_client_that_leaves_is_not_told_that_someone_cancelled():
+    runs = scheduler()
+    task = asyncio.create_task(Journal(runs).run(job("a")))
+    await settle()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert runs.jobs == ()
+
+
+async def test_what_is_not_here_cannot_be_cancelled():
+    assert not scheduler().cancel("nobody")
+
+
+async def test_a_run_being_recorded_lets_the_next_begin_and_can_no_longer_be_cancelled():
+    runs = scheduler()
+    journal = Journal(runs)
+    first = job("a")
+    a, b = asyncio.create_task(journal.run(first)), asyncio.create_task(journal.run(job("b")))
+    await settle()
+
+    runs.leave_device(first)
+    await settle()
+
+    assert journal.began == ["a", "b"]
+    assert not runs.cancel("a")
+    journal.may_end.set()
+    await asyncio.gather(a, b)
+
+
+async def test_a_draining_node_takes_nothing_new_and_ends_what_it_has():
+    runs = scheduler()
+    journal = Journal(runs)
+    a = asyncio.create_task(journal.run(job("a")))
+    await settle()
+    runs.draining = True
+
+    with pytest.raises(Unavailable, match="draining"):
+        await journal.run(job("b"))
+    journal.may_end.set()
+    await a
+    runs.draining = False
+    await journal.run(job("b"))
+    assert journal.began == ["a", "b"]
+
+
+async def test_one_run_cannot_be_here_twice():
+    runs = scheduler()
+    journal = Journal(runs)
+    a = asyncio.create_task(journal.run(job("a")))
+    await settle()
+
+    with pytest.raises(Conflict):
+        await journal.run(job("a"))
+    journal.may_end.set()
+    await a
+
+
+async def test_waiting_is_predicted_from_measured_work_and_loads():
+    runs = scheduler(resident=False)
+    pace = Pace()
+    pace.learn_run("m", seconds=5, work_units=10)
+    pace.learn_load("m", 30)
+    runs = Scheduler(max_queued=5, pace=pace, is_resident=lambda model: False)
+    journal = Journal(runs)
+    first = job("a")
+    tasks = [asyncio.create_task(journal.run(each)) for each in (first, job("b"))]
+    await settle()
+    first.step = 5
+
+    assert runs.wait_s() == pytest.approx(0.5 * 5 + 5 + 30)
+    journal.may_end.set()
+    await asyncio.gather(*tasks)
+
+
+def test_measurements_are_smoothed_and_unknown_models_are_taken_for_the_slowest():
+    pace = Pace()
+    pace.learn_run("m", 10, 10)
+    pace.learn_run("m", 20, 10)
+
+    assert pace.seconds_per_unit["m"] == pytest.approx(1.3)
+    assert pace.run_s("other", 2) == pytest.approx(2.6)
+    assert Pace().run_s("any", 3) == 3

@@ -1,0 +1,237 @@
+"""The worker as a real process: pictures, cancelling, crashes, hangs, and the death of its parent."""
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from common.errors import RunCancelled
+from common.images_api import ImageRequest, OutputFormat, Size, Task
+from node.engines.base import EngineFailed, RunSpec
+from node.models import Models
+from node.resolve import resolve
+from node.worker.causes import WorkerLost
+from node.worker.handle import Patience, Worker
+
+ROOT = Path(__file__).parents[2]
+SIZE = Size(100, 70)
+BOUND_S = 60.0
+"""Nothing here takes a tenth of it; a wait that does is a failure and not a slow machine."""
+
+
+@pytest.fixture(scope="module")
+def models(tiny_models: Models) -> Models:
+    return tiny_models
+
+
+@pytest.fixture(scope="module")
+async def worker(models: Models) -> AsyncGenerator[Worker]:
+    """One for every test that leaves it alive."""
+    started = Worker(device="cpu")
+    await started.start()
+    await asyncio.wait_for(started.load(models.by_name["sd15"].load_order("cpu", "float32")), BOUND_S)
+    yield started
+    await started.close()
+
+
+def spec(models: Models, *, n: int = 1, steps: int = 3, size: Size = SIZE, embed: bool = False) -> RunSpec:
+    request = ImageRequest(task=Task.GENERATION, prompt="a fox", n=n, size=size, seed=41, num_inference_steps=steps)
+    return resolve(request, "sd15", models.by_name["sd15"].profile, embed_parameters=embed).spec
+
+
+def endless(models: Models) -> RunSpec:
+    """A run that takes far longer than any test waits for it."""
+    return spec(models, n=10, steps=150, size=Size(512, 512))
+
+
+async def begun(worker: Worker, run: RunSpec) -> asyncio.Task[object]:
+    """A run that has made its first step."""
+    first_step = asyncio.Event()
+    task = asyncio.create_task(worker.generate(run, lambda step, steps: first_step.set()))
+    await asyncio.wait_for(first_step.wait(), BOUND_S)
+    return task
+
+
+async def test_pictures_are_made_encoded_and_repeatable(worker: Worker, models: Models):
+    steps: list[tuple[int, int]] = []
+    first = await worker.generate(spec(models, n=2), lambda step, total: steps.append((step, total)))
+    again = await worker.generate(spec(models, n=2))
+
+    assert first.files == again.files
+    assert [Image.open(io.BytesIO(file)).size for file in first.files] == [(100, 70)] * 2
+    assert steps == [(n, 6) for n in range(1, 7)]
+    assert set(first.timings_s) == {"encode", "denoise", "decode", "write"}
+    assert first.prompt_tokens == 4
+    assert first.files[0] == (await worker.generate(spec(models))).files[0]
+
+
+@pytest.mark.parametrize("output_format", list(OutputFormat))
+async def test_every_file_format_leaves_the_worker(worker: Worker, models: Models, output_format: OutputFormat):
+    product = await worker.generate(replace(spec(models, embed=True), output_format=output_format, output_compression=80))
+
+    image = Image.open(io.BytesIO(product.files[0]))
+    assert image.format == output_format.value.upper()
+    if output_format is OutputFormat.PNG:
+        assert image.info["parameters"].splitlines()[0] == "a fox"
+        assert "Seed: 41" in image.info["parameters"]
+
+
+async def test_a_cancelled_run_ends_at_its_next_step_and_the_next_picture_is_fine(worker: Worker, models: Models):
+    before = await worker.generate(spec(models))
+    task = await begun(worker, endless(models))
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, BOUND_S)
+
+    assert (await asyncio.wait_for(worker.generate(spec(models)), BOUND_S)).files == before.files
+    assert worker.restarts == 0
+
+
+async def test_a_run_cancelled_before_it_began_never_begins(worker: Worker, models: Models):
+    first = await begun(worker, endless(models))
+    told: list[int] = []
+    second = asyncio.create_task(worker.generate(spec(models), lambda step, steps: told.append(step)))
+    await asyncio.sleep(0)
+
+    for task in (second, first):
+        task.cancel()
+    for task in (first, second):
+        with pytest.raises((asyncio.CancelledError, RunCancelled)):
+            await asyncio.wait_for(task, BOUND_S)
+    assert told == []
+
+
+async def test_a_killed_worker_is_a_named_error_and_another_takes_its_place(models: Models):
+    losses: list[str] = []
+    worker = Worker(device="cpu", on_lost=lambda: losses.append("lost"))
+    await worker.start()
+    order = models.by_name["sd15"].load_order("cpu", "float32")
+    await worker.load(order)
+    before = await worker.generate(spec(models))
+    task = await begun(worker, endless(models))
+    assert worker.pid is not None
+    first_pid = worker.pid
+
+    os.kill(first_pid, signal.SIGKILL)
+    with pytest.raises(WorkerLost, match="main memory ran out") as told:
+        await asyncio.wait_for(task, BOUND_S)
+    assert told.value.code == "insufficient_memory"
+    assert losses == ["lost"]
+
+    with pytest.raises(EngineFailed, match="not loaded"):
+        await asyncio.wait_for(worker.generate(spec(models)), BOUND_S)
+    await worker.load(order)
+    assert (await worker.generate(spec(models))).files == before.files
+    assert (worker.restarts, worker.pid != first_pid) == (1, True)
+    await worker.close()
+
+
+async def test_a_worker_that_aborts_is_told_apart(models: Models):
+    worker = Worker(device="cpu")
+    await worker.start()
+    await asyncio.wait_for(worker.wait_ready(), BOUND_S)
+    task = asyncio.create_task(worker.load(models.by_name["sd15"].load_order("cpu", "float32")))
+    assert worker.pid is not None
+
+    os.kill(worker.pid, signal.SIGABRT)
+
+    with pytest.raises(WorkerLost, match="aborted in native code"):
+        await asyncio.wait_for(task, BOUND_S)
+    await worker.close()
+
+
+async def test_a_worker_that_stops_answering_is_killed_and_replaced(models: Models):
+    worker = Worker(device="cpu", patience=Patience(silence_s=3.0))
+    await worker.start()
+    await worker.load(models.by_name["sd15"].load_order("cpu", "float32"))
+    task = await begun(worker, endless(models))
+    assert worker.pid is not None
+    stopped = psutil.Process(worker.pid)
+
+    stopped.suspend()
+    with pytest.raises(WorkerLost, match="stopped answering") as told:
+        await asyncio.wait_for(task, BOUND_S)
+
+    assert told.value.code == "worker_hung"
+    assert not stopped.is_running()
+    await asyncio.wait_for(worker.wait_ready(), BOUND_S)
+    await worker.close()
+
+
+async def test_a_run_without_a_step_for_too_long_is_taken_for_hung(models: Models):
+    worker = Worker(device="cpu", patience=Patience(stall_s=3.0))
+    await worker.start()
+    await worker.load(models.by_name["sd15"].load_order("cpu", "float32"))
+    slow = replace(spec(models), drawn=Size(2048, 2048), size=Size(2048, 2048))
+
+    with pytest.raises(WorkerLost, match="stopped answering"):
+        await asyncio.wait_for(worker.generate(slow), BOUND_S)
+    await worker.close()
+
+
+async def test_a_worker_that_cannot_start_is_broken_and_says_why():
+    worker = Worker(device="nonsense")
+    await worker.start()
+
+    with pytest.raises(Exception, match="does not start") as told:
+        await asyncio.wait_for(worker.wait_ready(), BOUND_S)
+
+    assert "exit 1" in str(told.value)
+    assert worker.broken
+    await worker.close()
+
+
+async def test_a_load_that_fails_says_why_and_the_worker_lives(worker: Worker, models: Models, tmp_path: Path):
+    order = models.by_name["sdxl"].load_order("cpu", "float32")
+    gone = replace(order, checkpoint=replace(order.checkpoint, path=tmp_path / "gone", root=tmp_path))
+
+    with pytest.raises(EngineFailed, match="gone"):
+        await worker.load(gone)
+
+    await worker.load(order)
+    await worker.unload("sdxl")
+    with pytest.raises(EngineFailed, match="not loaded"):
+        await worker.generate(replace(spec(models), model="sdxl"))
+
+
+PARENT = """
+import asyncio, sys
+from node.worker.handle import Worker
+async def main():
+    worker = Worker(device="cpu")
+    await worker.start()
+    await worker.wait_ready()
+    print(worker.pid, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def test_a_worker_ends_when_its_parent_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout is not None
+    lines = iter(parent.stdout.readline, b"")
+    child = psutil.Process(int(next(line for line in lines if line.strip().isdigit())))
+
+    parent.kill()
+
+    # It is no child of ours, so its end is waited for by its id; psutil polls.
+    assert psutil.wait_procs([child], timeout=BOUND_S)[1] == []
+    parent.wait()
+    parent.stdout.close()
+
+
+async def test_the_device_and_its_memory_are_known(worker: Worker):
+    assert worker.device is not None
+    assert worker.device.kind == "cpu"
+    assert 0 < worker.device.memory_free_bytes <= worker.device.memory_total_bytes
