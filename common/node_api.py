@@ -73,6 +73,24 @@ class ModelStatus(_Shape):
     """Why it cannot be served just now, such as a load that failed; None when it can."""
 
 
+def model_object(model: ModelStatus, *, name: str | None = None, alias_of: str | None = None) -> dict[str, Any]:
+    """OpenAI's Model object, with what is known here beside it. name: the alias, where it is listed under one."""
+    return {
+        "id": name or model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "aquatint",
+        "shutdown_date": None,
+        "alias_of": alias_of,
+        "family": model.family,
+        "profile": model.profile,
+        "tasks": model.tasks,
+        "capabilities": model.capabilities,
+        "licence": model.licence,
+        "resident": model.resident,
+    }
+
+
 class JobStatus(_Shape):
     """One run a node holds."""
 

@@ -13,6 +13,8 @@ from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from common.upload_limits import UploadLimits
+
 PREFIX = "AQUATINT__"
 HOME_VARIABLE = "AQUATINT_HOME"
 BOOTSTRAP_KEY_VARIABLE = "AQUATINT_BOOTSTRAP_KEY"
@@ -51,6 +53,11 @@ class CommonSettings(BaseSettings):
     public_url: str | None = Field(
         default=None, description="Base of the URLs clients can reach. The address they called when absent."
     )
+    max_upload_bytes: int = Field(
+        default=4 * 1024 * 1024, ge=1024, le=50 * 1024 * 1024, description="Largest picture a client may upload, in bytes."
+    )
+    max_upload_pixels: int = Field(default=16_777_216, ge=4096, description="Largest picture a client may upload, in pixels.")
+    max_upload_side_px: int = Field(default=8192, ge=64, le=65535, description="Longest side of an uploaded picture.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
     log_format: str = Field(
         default="auto", pattern="^(auto|json|console)$", description="json, console, or auto: console on a terminal."
@@ -65,6 +72,11 @@ class CommonSettings(BaseSettings):
     def asset_store_url(self) -> str:
         """The asset store in use."""
         return self.assets_url or str(self.home / "assets")
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """What an uploaded picture is held to."""
+        return UploadLimits(self.max_upload_bytes, self.max_upload_pixels, self.max_upload_side_px)
 
     @property
     def secret_key_path(self) -> Path:

@@ -1,4 +1,4 @@
-"""OpenAI's routes on a node: generations, models, and the bytes behind signed links."""
+"""OpenAI's routes on a node: images, models, and the bytes behind signed links."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from common.errors import InvalidRequest, NotFound
-from common.images_api import MAX_JSON_BYTES, ImageRequest, Task, read_json_request
+from common.images_api import ImageRequest, Task, answer_bytes
 from common.node_api import (
     ATTEMPT_HEADER,
     KEY_ID_HEADER,
@@ -15,12 +15,14 @@ from common.node_api import (
     RUN_ID_HEADER,
     model_object,
 )
-from common.web import read_body, until_client_leaves
+from common.web import until_client_leaves
+from common.web.image_requests import read_image_request
 from common.web.shown_pictures import picture_response
 from node.auth import Caller, CallerDep
 from node.recorder import Sender
 from node.services import Services, ServicesDep
 from node.status import model_status
+from node.streaming import streamed, told
 
 api = APIRouter()
 
@@ -28,14 +30,28 @@ api = APIRouter()
 @api.post("/v1/images/generations")
 async def generate(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """OpenAI's `images.generate`."""
-    body = await read_body(request, max_bytes=MAX_JSON_BYTES)
+    return await _make(Task.GENERATION, request, services, caller)
+
+
+@api.post("/v1/images/edits")
+async def edit(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """OpenAI's `images.edit`: a form, or JSON with data URLs."""
+    return await _make(Task.EDIT, request, services, caller)
+
+
+@api.post("/v1/images/variations")
+async def vary(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """OpenAI's former `images.create_variation`."""
+    return await _make(Task.VARIATION, request, services, caller)
+
+
+async def _make(task: Task, request: Request, services: Services, caller: Caller) -> Response:
     sender = _sender(request, services, caller)
-    asked = _as_sent(read_json_request(Task.GENERATION, body), sender)
+    asked = _as_sent(await read_image_request(task, request, services.settings.upload_limits), sender)
+    if asked.stream:
+        return await streamed(asked, sender, request, services.runs)
     answer = await until_client_leaves(request, services.runs.make(asked, sender))
-    headers = {RUN_ID_HEADER: answer.run_id, "x-image-seeds": ",".join(map(str, answer.seeds))}
-    if answer.ignored:
-        headers["x-ignored-params"] = ",".join(answer.ignored)
-    return Response(answer.body, media_type="application/json", headers=headers)
+    return Response(answer_bytes(answer.head, answer.pictures), media_type="application/json", headers=told(answer))
 
 
 def _sender(request: Request, services: Services, caller: Caller) -> Sender:

@@ -18,6 +18,7 @@ from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
 from node import api, control, health
 from node.auth import load_or_create_token
+from node.decoding import Decoder
 from node.metrics import NodeMetrics
 from node.models import Models, find_models
 from node.recorder import Recorder
@@ -94,6 +95,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         links=links,
         metrics=metrics,
         node=own.name,
+        decoder=Decoder(max_pixels=settings.max_upload_pixels),
         dtype=own.dtype,
         embed_parameters=own.embed_parameters,
     )

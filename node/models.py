@@ -55,7 +55,7 @@ class Model:
     @property
     def tasks(self) -> list[str]:
         """What it can be asked for."""
-        return [Task.GENERATION.value]
+        return [task.value for task in Task]
 
     @property
     def capabilities(self) -> dict[str, Any]:
@@ -71,6 +71,8 @@ class Model:
             "min_steps": profile.min_steps,
             "max_steps": profile.max_steps,
             "default_guidance": profile.default_guidance,
+            "max_input_images": 1,
+            "streaming": True,
             "negative_prompt": profile.takes_guidance,
             "commercial_use": profile.commercial_use,
             "min_vram_bytes": profile.min_vram_bytes,

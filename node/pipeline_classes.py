@@ -56,6 +56,10 @@ class PipelineClass:
     """Components from transformers: name -> classes it may have."""
     denoiser: str
     """The component whose forward passes are the steps."""
+    image_to_image: str
+    """The class that starts from a picture, made of the same components."""
+    inpaint: str
+    """The class that starts from a picture and a mask."""
 
     def allows(self, component: str, library: str, class_name: str) -> bool:
         """Whether a folder may say that this component is that class of that library."""
@@ -81,6 +85,8 @@ PIPELINE_CLASSES = {
             },
             transformers={"text_encoder": frozenset({"CLIPTextModel"}), "tokenizer": _CLIP_TOKENIZERS},
             denoiser="unet",
+            image_to_image="StableDiffusionImg2ImgPipeline",
+            inpaint="StableDiffusionInpaintPipeline",
         ),
         PipelineClass(
             "StableDiffusionXLPipeline",
@@ -97,6 +103,8 @@ PIPELINE_CLASSES = {
                 "tokenizer_2": _CLIP_TOKENIZERS,
             },
             denoiser="unet",
+            image_to_image="StableDiffusionXLImg2ImgPipeline",
+            inpaint="StableDiffusionXLInpaintPipeline",
         ),
         PipelineClass(
             "ZImagePipeline",
@@ -111,6 +119,8 @@ PIPELINE_CLASSES = {
                 "tokenizer": _QWEN_TOKENIZERS,
             },
             denoiser="transformer",
+            image_to_image="ZImageImg2ImgPipeline",
+            inpaint="ZImageInpaintPipeline",
         ),
     )
 }

@@ -52,6 +52,15 @@ class Profile(BaseModel):
     natural_guidance: float | None = None
     """Guidance is at most this under style `natural`; None where style has no effect."""
 
+    edit_strength: float = Field(default=0.75, gt=0, le=1)
+    """Of an edit without a mask (llmlb's value, which its users know)."""
+    faithful_strength: float = Field(default=0.5, gt=0, le=1)
+    """Of the same with `input_fidelity` high."""
+    inpaint_strength: float = Field(default=1.0, gt=0, le=1)
+    """Of an edit with a mask."""
+    variation_strength: float = Field(default=0.6, gt=0, le=1)
+    """Of a variation, which has no prompt to go by."""
+
     default_size: SizeText
     size_step_px: int = Field(ge=1)
     """Pictures are drawn at multiples of this and cut to the size asked for."""
@@ -98,6 +107,19 @@ class Profile(BaseModel):
         if size.pixels > self.max_pixels:
             return f"{size.pixels:,} pixels are above this model's limit of {self.max_pixels:,}."
         return None
+
+    def nearest_size(self, size: Size) -> Size:
+        """`size`, or the one of about its shape that lies within the limits: what `auto` means for an uploaded picture."""
+        shrink = min(
+            1.0,
+            self.max_side_px / max(size.width_px, size.height_px),
+            (self.max_pixels / size.pixels) ** 0.5,
+        )
+        sides = [max(self.min_side_px, int(side_px * shrink)) for side_px in (size.width_px, size.height_px)]
+        step = self.size_step_px
+        # Drawn sizes are rounded up: a size near the limit is rounded down first, so that the drawn one stays within.
+        sides = [side if shrink == 1.0 else max(self.min_side_px, side // step * step) for side in sides]
+        return Size(sides[0], sides[1])
 
     def rendered(self, prompt: str) -> str:
         """The template with the client's prompt in it. Plain replacement: braces in a prompt mean nothing."""

@@ -3,34 +3,45 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common.catalog import AttemptFenced, new_id
-from common.errors import AquatintError, UnknownModel
-from common.images_api import AssetLinks, ImageRequest, Picture, ResponseFormat, answer_bytes, usage
+from common.errors import AquatintError, UnknownModel, UserImageError
+from common.images_api import AssetLinks, ImageRequest, Picture, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
+from node.decoding import Decoder
 from node.engines.base import OutOfDeviceMemory, RunSpec
+from node.masks import Canvas, canvas_of, fitted, flattened
 from node.metrics import NodeMetrics
 from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
 from node.residency import Residency
 from node.resolve import Resolved, resolve
 from node.scheduler import Job, Pace, Scheduler
-from node.worker.handle import Product, Worker
+from node.worker.handle import OnFile, Product, Worker
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back to the client."""
+    """What goes back to the client, as a body or as the last event of a stream."""
 
-    body: bytes
+    head: dict[str, Any]
+    pictures: tuple[Picture, ...]
     run_id: str
     seeds: tuple[int, ...]
     ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What a run has beside its spec: pixels to start from, and someone who watches."""
+
+    canvas: Canvas | None
+    on_preview: OnFile | None
 
 
 class Runs:
@@ -48,6 +59,7 @@ class Runs:
         links: AssetLinks,
         metrics: NodeMetrics,
         node: str,
+        decoder: Decoder,
         dtype: str,
         embed_parameters: bool,
     ) -> None:
@@ -61,25 +73,32 @@ class Runs:
         self._links = links
         self._metrics = metrics
         self._node = node
+        self._decoder = decoder
         self._dtype = dtype
         self._embed_parameters = embed_parameters
 
-    async def make(self, request: ImageRequest, sender: Sender) -> Answer:
+    async def make(self, request: ImageRequest, sender: Sender, on_preview: OnFile | None = None) -> Answer:
         """Make the pictures of a request and record them. Cancelling the caller cancels the run.
+
+        on_preview: called with (number, file) of each partial picture the request asks for.
 
         Raises: InvalidRequest and its kinds: before anything is recorded; TooManyRequests, Unavailable: not taken;
         anything in common.errors afterwards, and then the run's row says so too.
         """
         model = self._model(request)
-        resolved = resolve(request, model.name, model.profile, embed_parameters=self._embed_parameters)
+        canvas = await self._canvas(request)
+        request = _as_turned(request, canvas)
+        masked = canvas is not None and canvas.repaint is not None
+        resolved = resolve(request, model.name, model.profile, embed_parameters=self._embed_parameters, masked=masked)
         spec = resolved.spec
+        drawing = Drawing(None if canvas is None else fitted(canvas, spec.size), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
-        job = Job(run_id, model.name, spec.work_units, spec.steps * len(spec.seeds))
+        job = Job(run_id, model.name, spec.work_units, spec.forwards * len(spec.seeds))
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
             try:
-                return await self._carry_out(job, ticket, model, resolved, request, sender)
+                return await self._carry_out(job, ticket, model, resolved, request, sender, drawing)
             except asyncio.CancelledError:
                 reason = "Cancelled by an operator." if job.cancel_ordered else "The client left."
                 if not job.off_device:
@@ -104,14 +123,35 @@ class Runs:
             raise UnknownModel(request.model)
         return model
 
+    async def _canvas(self, request: ImageRequest) -> Canvas | None:
+        """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""
+        if not request.images:
+            return None
+        picture = await self._decoder.decode(request.images[0])
+        if request.mask is None:
+            return canvas_of(picture, None) if request.task is Task.EDIT else Canvas(flattened(picture), None)
+        mask = await self._decoder.decode(request.mask)
+        if mask.size != picture.size:
+            raise UserImageError(
+                "Invalid mask image format - mask size does not match image size", code="invalid_mask_image_format"
+            )
+        return canvas_of(picture, mask)
+
     async def _carry_out(
-        self, job: Job, ticket: Ticket, model: Model, resolved: Resolved, request: ImageRequest, sender: Sender
+        self,
+        job: Job,
+        ticket: Ticket,
+        model: Model,
+        resolved: Resolved,
+        request: ImageRequest,
+        sender: Sender,
+        drawing: Drawing,
     ) -> Answer:
         entered = time.perf_counter()
         await job.turn.wait()
         began = time.perf_counter()
         await self._recorder.running(ticket)
-        product, load_s = await self._run(job, model, resolved.spec)
+        product, load_s = await self._run(job, model, resolved.spec, drawing)
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
         timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
@@ -127,7 +167,7 @@ class Runs:
         log.info("run_succeeded", model=model.name, images=len(ids), **timings_s)
         return self._answer(head, ids, product, resolved, request, sender)
 
-    async def _run(self, job: Job, model: Model, spec: RunSpec) -> tuple[Product, float]:
+    async def _run(self, job: Job, model: Model, spec: RunSpec, drawing: Drawing) -> tuple[Product, float]:
         """The pictures, and the seconds spent waiting for the model."""
         device = await self._worker.wait_ready()
         order = model.load_order(device.kind, self._dtype)
@@ -142,14 +182,14 @@ class Runs:
                 job.step = step
 
             try:
-                product = await self._worker.generate(spec, on_step)
+                product = await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
             except OutOfDeviceMemory:
                 # Once more with the device to itself, if that frees anything.
                 if not await self._residency.unload_others(model.name):
                     raise
                 log.warning("out_of_memory_retried", model=model.name)
                 loaded = time.perf_counter()
-                product = await self._worker.generate(spec, on_step)
+                product = await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
             self._pace.learn_run(model.name, time.perf_counter() - loaded, spec.work_units)
         return product, loaded - began
 
@@ -204,7 +244,8 @@ class Runs:
         sender: Sender,
     ) -> Answer:
         spec, now_s = resolved.spec, time.time()
-        as_url = request.effective_response_format is ResponseFormat.URL
+        # A stream always carries the bytes: its events have no place for a link.
+        as_url = request.effective_response_format is ResponseFormat.URL and not request.stream
         pictures = [
             Picture(
                 seed,
@@ -214,7 +255,15 @@ class Runs:
             )
             for seed, image_id, content in zip(spec.seeds, ids, product.files, strict=True)
         ]
-        return Answer(answer_bytes(head, pictures), head["id"], spec.seeds, resolved.ignored)
+        return Answer(head, tuple(pictures), head["id"], spec.seeds, resolved.ignored)
+
+
+def _as_turned(request: ImageRequest, canvas: Canvas | None) -> ImageRequest:
+    """The request with the size its picture has once it is turned upright, which is what `auto` means."""
+    if canvas is None:
+        return request
+    width_px, height_px = canvas.picture.size
+    return replace(request, images=(replace(request.images[0], width_px=width_px, height_px=height_px), *request.images[1:]))
 
 
 def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
@@ -230,6 +279,9 @@ def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
         "sampler_class": product.sampler,
         "timestep_spacing": spec.timestep_spacing,
         "drawn_size": str(spec.drawn),
+        "method": spec.method.value,
+        "strength": spec.strength,
+        "mask_feather_px": spec.feather_px,
         "output_compression": spec.output_compression,
         "prompt_tokens": product.prompt_tokens,
         "prompt_truncated": product.prompt_truncated,

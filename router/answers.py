@@ -4,7 +4,7 @@ import time
 
 from common.catalog import AssetStore, Catalog, RunRecord, RunStatus
 from common.errors import AquatintError
-from common.images_api import AssetLinks, OutputFormat, Picture, ResponseFormat, answer_bytes
+from common.images_api import AssetLinks, OutputFormat, Picture, ResponseFormat, Task, answer_bytes, events
 from common.logs import get_logger
 
 log = get_logger(__name__)
@@ -25,6 +25,22 @@ class Answers:
             if run.status is not RunStatus.SUCCEEDED:
                 return None
             return answer_bytes(run.answer or {}, [await self._picture(run, index, public_url) for index in range(run.n)])
+        except AquatintError as error:
+            log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
+            return None
+
+    async def completed_event(self, run_id: str) -> bytes | None:
+        """The last event of a streamed answer to a run that succeeded; None as for `rebuild`."""
+        try:
+            run = await self._catalog.runs.get(run_id)
+            if run.status is not RunStatus.SUCCEEDED:
+                return None
+            image = run.images[0]
+            return events.completed(
+                Task(run.task),
+                await self._assets.get(image.sha256),
+                events.completed_head(run.answer or {}, image.seed, image.id),
+            )
         except AquatintError as error:
             log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
             return None

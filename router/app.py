@@ -17,6 +17,7 @@ from common.images_api.links import SECRET_NAME
 from common.logs import get_logger
 from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
+from common.web.paths import LenientPaths
 from router.answers import Answers
 from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs
 from router.dispatch import Dispatcher
@@ -54,6 +55,7 @@ def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport |
     install_error_handlers(app)
     for part in (images, models, assets, runs, admin_nodes, admin_keys, admin_aliases, health):
         app.include_router(part.api)
+    app.add_middleware(LenientPaths)
     app.add_middleware(RequestContext, observe=metrics.http.observe)
     return app
 

@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
-import orjson
 
 from common.catalog import AttemptFenced, Catalog
 from common.errors import AquatintError, CatalogUnavailable, DeadlineExceeded, NodeFailed, RunCancelled
+from common.images_api import encoded, events
 from common.logs import bind, get_logger
 from router.answers import Answers
 from router.metrics import RouterMetrics
@@ -162,7 +162,7 @@ class Dispatcher:
         if response.status_code == 200:
             self._registry.model_worked(node, accepted.ask.model)
             self._metrics.attempt(node.name, "succeeded")
-            return Reply(200, passed_on(response), self._body(response, accepted.run_id))
+            return Reply(200, passed_on(response), self._body(response, accepted))
         return await self._refused(journey, this, response)
 
     async def _finished(self, accepted: Accepted, *, or_none: bool = False) -> Reply | None:
@@ -180,11 +180,10 @@ class Dispatcher:
         Raises: NodeUnreachable, NodeLost, DeadlineExceeded.
         """
         accepted, node = journey.accepted, this.node
-        body = orjson.dumps(accepted.request.to_json())
+        body, content_type = encoded(accepted.request)
+        headers = node_headers(accepted, this.no) | {"content-type": content_type}
         address = Address(node.record.url, node.record.token)
-        sending = asyncio.ensure_future(
-            self._client.start(address, accepted.request.task, body, node_headers(accepted, this.no))
-        )
+        sending = asyncio.ensure_future(self._client.start(address, accepted.request.task, body, headers))
         lost = asyncio.ensure_future(node.lost.wait())
         received = False
         try:
@@ -250,7 +249,7 @@ class Dispatcher:
         except (CatalogUnavailable, AttemptFenced) as unavailable:
             log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
 
-    async def _body(self, response: httpx.Response, run_id: str) -> AsyncIterator[bytes]:
+    async def _body(self, response: httpx.Response, accepted: Accepted) -> AsyncIterator[bytes]:
         """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
         sent = 0
         length = int(response.headers.get("content-length", -1))
@@ -259,10 +258,23 @@ class Dispatcher:
                 sent += len(chunk)
                 yield chunk
         except httpx.HTTPError as error:
-            finished = await self._answers.rebuild(run_id)
+            log.warning("answer_broke_off", run_id=accepted.run_id, sent=sent, why=type(error).__name__)
+            if accepted.request.stream:
+                yield await self._last_event(accepted)
+                return
+            finished = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
             if finished is None or len(finished) != length:
                 raise
-            log.warning("answer_completed_from_catalog", run_id=run_id, sent=sent, why=type(error).__name__)
             yield finished[sent:]
         finally:
             await response.aclose()
+
+    async def _last_event(self, accepted: Accepted) -> bytes:
+        """The end of a stream whose node is gone: the picture, if it was stored, else what went wrong."""
+        event = await self._answers.completed_event(accepted.run_id)
+        if event is not None:
+            return event
+        error = NodeFailed("The node's connection was lost during the run.", retryable=True)
+        await self._close(accepted.run_id, error)
+        # A frame that was cut in the middle is ended by the blank line and dropped by clients.
+        return b"\n\n" + events.failed(error)

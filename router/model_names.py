@@ -9,6 +9,18 @@ from common.node_api import ModelStatus
 from router.registry import Registry
 
 ALIASES_FRESH_S = 2.0
+DEMO_MODEL = "aquatint-demo"
+OPENAI_NAMES = (
+    "dall-e-2",
+    "dall-e-3",
+    "gpt-image-1",
+    "gpt-image-1-mini",
+    "gpt-image-1.5",
+    "gpt-image-2",
+    "chatgpt-image-latest",
+)
+"""Names that clients have built in. They lead to the demonstration model where a node serves it, so that such clients
+work at once; an operator's alias of the same name wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +69,12 @@ class ModelNames:
         return sorted(found, key=lambda each: each.id)
 
     async def aliases(self) -> dict[str, str]:
-        """alias -> model, at most two seconds old."""
+        """alias -> model, at most two seconds old, the built-in ones included."""
         if time.monotonic() >= self._fresh_until_s:
             self._aliases = await self._catalog.models.aliases()
             self._fresh_until_s = time.monotonic() + ALIASES_FRESH_S
-        return self._aliases
+        built_in = dict.fromkeys(OPENAI_NAMES, DEMO_MODEL) if DEMO_MODEL in self._registry.models(online=False) else {}
+        return built_in | self._aliases
 
     def forget(self) -> None:
         """Read the aliases anew: one was just changed here."""

@@ -10,7 +10,11 @@ from common.images_api import Task
 from common.node_api import CancelOrder, LoadOrder, NodeStatus
 
 MAX_STATUS_BYTES = 4 * 1024 * 1024
-ROUTES = {Task.GENERATION: "/v1/images/generations"}
+ROUTES = {
+    Task.GENERATION: "/v1/images/generations",
+    Task.EDIT: "/v1/images/edits",
+    Task.VARIATION: "/v1/images/variations",
+}
 
 
 class NodeUnreachable(Exception):
@@ -52,7 +56,7 @@ class NodeClient:
         await self._http.aclose()
 
     async def start(self, node: Address, task: Task, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
-        """Send a run; returns when the node's answer begins. The caller closes the response.
+        """Send a run, `headers` saying what kind of body it has; returns when the answer begins. The caller closes it.
 
         Raises: NodeUnreachable, NodeLost.
         """
@@ -60,7 +64,7 @@ class NodeClient:
             "POST",
             node.url.rstrip("/") + ROUTES[task],
             content=body,
-            headers={"content-type": "application/json", **headers, **node.headers()},
+            headers={**headers, **node.headers()},
         )
         try:
             return await self._http.send(request, stream=True)

@@ -34,6 +34,8 @@ class Accepted:
     ask: Ask
     key_id: str | None
     public_url: str
+    label: str = "other"
+    """The model as a metrics label: only names that nodes have told of."""
 
 
 @dataclass(slots=True)

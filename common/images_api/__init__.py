@@ -5,14 +5,28 @@ Bodies are parsed by hand from one table of fields (`fields.py`) rather than by 
 """
 
 from common.images_api.answer import Picture, answer_bytes, usage
+from common.images_api.forms import parse_form
 from common.images_api.links import AssetLinks
-from common.images_api.reading import MAX_JSON_BYTES, read_json_request
-from common.images_api.request import ImageRequest, OutputFormat, Quality, ResponseFormat, Size, Style, Task
+from common.images_api.reading import MAX_JSON_BYTES, read_form_request, read_json_request
+from common.images_api.request import (
+    ImageRequest,
+    InputFidelity,
+    OutputFormat,
+    Quality,
+    ResponseFormat,
+    Size,
+    Style,
+    Task,
+    Upload,
+)
+from common.images_api.sending import encoded
+from common.upload_limits import UploadLimits
 
 __all__ = [
     "MAX_JSON_BYTES",
     "AssetLinks",
     "ImageRequest",
+    "InputFidelity",
     "OutputFormat",
     "Picture",
     "Quality",
@@ -20,7 +34,12 @@ __all__ = [
     "Size",
     "Style",
     "Task",
+    "Upload",
+    "UploadLimits",
     "answer_bytes",
+    "encoded",
+    "parse_form",
+    "read_form_request",
     "read_json_request",
     "usage",
 ]

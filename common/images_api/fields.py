@@ -7,8 +7,8 @@ model, prompt, n, then the rest, so that a request with two faults gets the answ
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, Kind, Number, SizeText, Text
-from common.images_api.request import MAX_SEED, OutputFormat, Quality, ResponseFormat, Style, Task
+from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, JsonObject, Kind, Number, Refused, SizeText, Text
+from common.images_api.request import MAX_SEED, InputFidelity, OutputFormat, Quality, ResponseFormat, Style, Task
 
 MAX_PROMPT_CHARACTERS = 32_000
 """OpenAI's limit for its GPT image models."""
@@ -16,6 +16,7 @@ MAX_IMAGES = 10
 
 _ALL = frozenset(Task)
 _PROMPTED = frozenset({Task.GENERATION, Task.EDIT})
+_WITH_INPUT = frozenset({Task.EDIT, Task.VARIATION})
 
 
 class Background(StrEnum):
@@ -23,6 +24,14 @@ class Background(StrEnum):
 
     AUTO = "auto"
     OPAQUE = "opaque"
+
+
+class Complexity(StrEnum):
+    """OpenAI's hint for its own models; accepted."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
 
 
 class Moderation(StrEnum):
@@ -34,7 +43,7 @@ class Moderation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a request. `keeps` is False where the value is checked and then has no effect by design."""
+    """One field of a request, checked wherever it is sent."""
 
     name: str
     kind: Kind
@@ -42,6 +51,9 @@ class Field:
     aliases: tuple[str, ...] = ()
     tasks: frozenset[Task] = field(default=_ALL)
     keeps: bool = True
+    """Whether the request carries it on."""
+    told: bool = False
+    """Whether a client that sent it is told that it had no effect."""
 
 
 FIELDS: tuple[Field, ...] = (
@@ -79,8 +91,8 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("output_compression", Integer(0, 100), "quality of jpeg and webp; no effect on png", tasks=_PROMPTED),
     Field("response_format", Choice(ResponseFormat), "`url` (signed, one hour) or the bytes as base64"),
-    Field("stream", Boolean(), "only `false`", tasks=_PROMPTED, keeps=False),
-    Field("partial_images", Integer(0, 3), "no effect without `stream`", tasks=_PROMPTED, keeps=False),
+    Field("stream", Boolean(), "answer with server-sent events", tasks=_PROMPTED),
+    Field("partial_images", Integer(0, 3), "with `stream`: previews sent before the picture", tasks=_PROMPTED),
     Field("moderation", Choice(Moderation), "accepted, no effect", tasks=_PROMPTED, keeps=False),
     Field("user", Text(0, 512), "stored with the run"),
     Field("safety_identifier", Text(0, 512), "stored with the run and echoed", tasks=_PROMPTED),
@@ -88,6 +100,33 @@ FIELDS: tuple[Field, ...] = (
     Field("seed", Integer(-1, MAX_SEED), "image i is made from seed + i; -1 or absent: drawn"),
     Field("num_inference_steps", Integer(1, 300), "denoising steps", aliases=("steps", "step", "sample_steps")),
     Field("guidance_scale", Number(0, 100), "classifier-free guidance", aliases=("cfg_scale", "guidance")),
+    Field("sampler", Text(1, 64), "denoising solver", aliases=("sampler_name", "sample_method")),
+    Field(
+        "strength",
+        Number(0, 1),
+        "how far the picture may leave its input; 0 keeps it, 1 forgets it",
+        aliases=("denoising_strength",),
+        tasks=_WITH_INPUT,
+    ),
+    Field(
+        "input_fidelity",
+        Choice(InputFidelity),
+        "`high` keeps closer to the input; `strength` wins over it",
+        tasks=frozenset({Task.EDIT}),
+    ),
+    Field("mask_feather_px", Integer(0, 256), "width of the soft edge inside the mask", tasks=frozenset({Task.EDIT})),
+    Field("embed_metadata", Boolean(), "`false`: the file does not say how it was made"),
+    Field("complexity", Choice(Complexity), "accepted, no effect", tasks=_PROMPTED, keeps=False, told=True),
+    Field("scheduler", Text(0, 64), "accepted, no effect", aliases=("schedule",), keeps=False, told=True),
+    Field("flow_shift", Number(0, 100), "accepted, no effect", keeps=False, told=True),
+    Field("true_cfg_scale", Number(0, 100), "accepted, no effect", keeps=False, told=True),
+    Field("clip_skip", Integer(0, 12), "accepted, no effect", keeps=False, told=True),
+    Field("extra_params", JsonObject(), "accepted, no effect", keeps=False, told=True),
+    Field("loras", Refused("LoRAs are not supported by this model."), "refused", aliases=("lora",)),
+    Field("frame_count", Refused("{name!r} is for output_format 'gif', which this model does not make."), "refused"),
+    Field("frame_duration_ms", Refused("{name!r} is for output_format 'gif', which this model does not make."), "refused"),
+    Field("svg", Refused("{name!r} is for output_format 'svg', which this model does not make."), "refused"),
+    Field("markup", Refused("Unknown parameter: {name!r}."), "refused", tasks=frozenset({Task.EDIT})),
 )
 
 BY_NAME: dict[str, Field] = {name: f for f in FIELDS for name in (f.name, *f.aliases)}

@@ -1,16 +1,22 @@
 """Kinds of values a request field can hold: how each is read from JSON, and what OpenAI would say when it is wrong."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
 
 from common.errors import AquatintError, InvalidRequest, UserImageError
 from common.images_api.request import Size
 
 MAX_SIDE_PX = 16384
 E = TypeVar("E", bound=StrEnum)
+# Python's int() and float() also take other scripts' digits, underscores, "nan" and a final newline.
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
 class Kind(Protocol):
@@ -18,6 +24,10 @@ class Kind(Protocol):
 
     def read(self, name: str, value: Any) -> Any:
         """The typed value. Raises InvalidRequest naming the field, the rule and what was sent."""
+        ...
+
+    def read_text(self, name: str, text: str) -> Any:
+        """The typed value of a form's text part. Raises InvalidRequest."""
         ...
 
     def describe(self) -> str:
@@ -44,6 +54,14 @@ def wrong_type(name: str, expected: str, value: Any) -> InvalidRequest:
     """OpenAI's answer to a value of the wrong JSON type."""
     return InvalidRequest(
         f"Invalid type for {name!r}: expected {expected}, but got {json_type(value)} instead.",
+        param=name,
+        code="invalid_type",
+    )
+
+
+def _unreadable(name: str, expected: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid type for {name!r}: expected {expected}, but got a string value that could not be converted into {expected}.",
         param=name,
         code="invalid_type",
     )
@@ -91,6 +109,9 @@ class Text:
             raise InvalidRequest(f"Invalid {name!r}: the string contains a NUL character.", param=name)
         return value
 
+    def read_text(self, name: str, text: str) -> str:
+        return self.read(name, text)
+
     def describe(self) -> str:
         return f"string, {self.min_length}..{self.max_length} characters"
 
@@ -108,6 +129,11 @@ class Integer:
         if not self.minimum <= value <= self.maximum:
             raise _outside(name, "integer", value, self.minimum, self.maximum)
         return value
+
+    def read_text(self, name: str, text: str) -> int:
+        if not _INTEGER.fullmatch(text):
+            raise _unreadable(name, "an integer")
+        return self.read(name, int(text))
 
     def describe(self) -> str:
         return f"integer, {self.minimum}..{self.maximum}"
@@ -129,6 +155,11 @@ class Number:
             raise _outside(name, "decimal", value, self.minimum, self.maximum)
         return float(value)
 
+    def read_text(self, name: str, text: str) -> float:
+        if not _NUMBER.fullmatch(text):
+            raise _unreadable(name, "a number")
+        return self.read(name, float(text))
+
     def describe(self) -> str:
         return f"number, {self.minimum:g}..{self.maximum:g}"
 
@@ -141,6 +172,11 @@ class Boolean:
         if not isinstance(value, bool):
             raise wrong_type(name, "a boolean", value)
         return value
+
+    def read_text(self, name: str, text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise _unreadable(name, "a boolean")
+        return text.lower() == "true"
 
     def describe(self) -> str:
         return "boolean"
@@ -166,6 +202,9 @@ class Choice(Generic[E]):
             raise InvalidRequest(f"Invalid value: {value[:40]!r}. Supported values are: {supported}.", param=name)
         return self._values[value]
 
+    def read_text(self, name: str, text: str) -> E:
+        return self.read(name, text)
+
     def describe(self) -> str:
         return ", ".join(f"`{v}`" for v in self._values)
 
@@ -179,5 +218,43 @@ class SizeText:
             raise wrong_type(name, "a string", value)
         return None if value == "auto" else Size.parse(value)
 
+    def read_text(self, name: str, text: str) -> Size | None:
+        return self.read(name, text)
+
     def describe(self) -> str:
         return "`auto` or `WIDTHxHEIGHT` in pixels"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A field of OpenAI's that has no meaning here: `message` says why. `{name}` in it is the field."""
+
+    message: str
+
+    def read(self, name: str, value: Any) -> Any:
+        raise InvalidRequest(self.message.format(name=name), param=name, code="unsupported_parameter")
+
+    def read_text(self, name: str, text: str) -> Any:
+        return self.read(name, text)
+
+    def describe(self) -> str:
+        return "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """A JSON object, kept as it is; in a form, a JSON string."""
+
+    def read(self, name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise wrong_type(name, "an object", value)
+        return value
+
+    def read_text(self, name: str, text: str) -> dict[str, Any]:
+        try:
+            return self.read(name, orjson.loads(text))
+        except orjson.JSONDecodeError:
+            raise _unreadable(name, "an object") from None
+
+    def describe(self) -> str:
+        return "object"

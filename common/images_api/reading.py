@@ -1,5 +1,6 @@
-"""Bytes of a request -> ImageRequest: the cheap checks, done before anything is queued. No pixel is touched here."""
+"""Bytes of a request -> ImageRequest: the cheap checks, done before anything is queued. No pixel is decoded here."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -7,10 +8,14 @@ import orjson
 from common.errors import InvalidRequest, UserImageError
 from common.images_api.fields import FIELDS, Field
 from common.images_api.kinds import json_type
-from common.images_api.request import MAX_SEED, ImageRequest, Size, Task
+from common.images_api.request import MAX_SEED, ImageRequest, Size, Task, Upload
+from common.images_api.uploads import Attached, attached, from_json, same_size
+from common.upload_limits import UploadLimits
 
 MAX_JSON_BYTES = 1024 * 1024
 """A prompt of 32,000 characters, all written as \\u escapes of surrogate pairs, is 384 kB."""
+
+_FILE_KEYS = frozenset({"image", "images", "mask"})
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
@@ -33,20 +38,45 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_json_request(task: Task, body: bytes) -> ImageRequest:
+def read_json_request(task: Task, body: bytes, limits: UploadLimits | None = None) -> ImageRequest:
     """Read a JSON body for `task`.
 
     Keys nobody here knows are not an error (real clients send many); they are listed in `ignored`.
-    Raises: InvalidRequest: a known field is missing, of the wrong type or out of bounds.
+    Raises: InvalidRequest: a known field is missing, of the wrong type or out of bounds; uploads as `uploads.checked` says.
     """
-    return read_fields(task, parse_json_object(body))
+    given = parse_json_object(body)
+    limits = limits or UploadLimits()
+    return _read(task, given, lambda field, name, value: field.kind.read(name, value), lambda: from_json(given, limits), limits)
 
 
-def read_fields(task: Task, given: dict[str, Any]) -> ImageRequest:
-    """Check each field of the table in its order and build the request."""
+def read_form_request(task: Task, texts: Mapping[str, Any], files: Attached, limits: UploadLimits) -> ImageRequest:
+    """Read a form: text parts by name (nested ones already gathered), and its files. Raises as `read_json_request`."""
+
+    def read(field: Field, name: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return field.kind.read(name, value)
+        return field.kind.read_text(name, value)
+
+    # An empty part is how forms say "not given"; only a prompt may be told that it is empty.
+    given = {name: value for name, value in texts.items() if value != "" or name == "prompt"}
+    return _read(task, given, read, lambda: files, limits)
+
+
+def _read(
+    task: Task,
+    given: Mapping[str, Any],
+    read: Callable[[Field, str, Any], Any],
+    files: Callable[[], Attached],
+    limits: UploadLimits,
+) -> ImageRequest:
+    """Check each field of the table in its order, images before `n`, and build the request."""
     values: dict[str, Any] = {}
-    known = {"model"}
+    known: set[str] = set() if task is Task.GENERATION else set(_FILE_KEYS)
+    images: tuple[Upload, ...] = ()
+    mask: Upload | None = None
     for field in FIELDS:
+        if field.name == "n" and task is not Task.GENERATION:
+            images, mask = attached(files(), limits, most=1 if task is Task.VARIATION else 16)
         if task not in field.tasks:
             continue
         known.update((field.name, *field.aliases))
@@ -55,13 +85,13 @@ def read_fields(task: Task, given: dict[str, Any]) -> ImageRequest:
             if field.name == "prompt":
                 raise _missing("prompt", given)
             continue
-        values[field.name] = field.kind.read(name, value)
-    _refuse_streaming(values)
-    size = _size(values)
-    seed = _seed(values)
+        values[field.name] = read(field, name, value)
+    _check_together(values, images, mask)
     kept = {field.name: values[field.name] for field in FIELDS if field.keeps and field.name in values}
-    kept |= {"task": task, "size": size, "seed": seed, "prompt": kept.get("prompt", "")}
-    return ImageRequest(**kept, ignored=tuple(printable(key) for key in given if key not in known))
+    kept |= {"task": task, "size": _size(values), "seed": _seed(values), "prompt": kept.get("prompt", "")}
+    told = [field.name for field in FIELDS if field.told and field.name in values]
+    told += [printable(key) for key in given if key not in known]
+    return ImageRequest(**kept, images=images, mask=mask, ignored=tuple(told))
 
 
 def printable(key: str) -> str:
@@ -69,14 +99,14 @@ def printable(key: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in key[:64])
 
 
-def _given(field: Field, given: dict[str, Any]) -> tuple[str, Any]:
+def _given(field: Field, given: Mapping[str, Any]) -> tuple[str, Any]:
     for name in (field.name, *field.aliases):
         if given.get(name) is not None:
             return name, given[name]
     return field.name, None
 
 
-def _missing(name: str, given: dict[str, Any]) -> InvalidRequest:
+def _missing(name: str, given: Mapping[str, Any]) -> InvalidRequest:
     if name in given:
         return InvalidRequest(
             f"Invalid type for {name!r}: expected a string, but got null instead.", param=name, code="invalid_type"
@@ -84,9 +114,14 @@ def _missing(name: str, given: dict[str, Any]) -> InvalidRequest:
     return InvalidRequest(f"Missing required parameter: {name!r}.", param=name, code="missing_required_parameter")
 
 
-def _refuse_streaming(values: dict[str, Any]) -> None:
-    if values.get("stream"):
-        raise InvalidRequest("Streaming is not supported by this model.", param="stream", code="unsupported_value")
+def _check_together(values: dict[str, Any], images: tuple[Upload, ...], mask: Upload | None) -> None:
+    """Rules that hold between fields."""
+    if values.get("stream") and values.get("n", 1) > 1:
+        raise InvalidRequest("Streaming is only supported with n=1.", param="n", code="unsupported_value")
+    if not same_size(images, mask):
+        raise UserImageError(
+            "Invalid mask image format - mask size does not match image size", code="invalid_mask_image_format"
+        )
 
 
 def _size(values: dict[str, Any]) -> Size | None:

@@ -96,6 +96,26 @@ class Size:
         return Size(math.ceil(self.width_px / step_px) * step_px, math.ceil(self.height_px / step_px) * step_px)
 
 
+class InputFidelity(StrEnum):
+    """How closely an edit keeps to its input; a model's profile turns it into strength."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An uploaded picture: known by content to be of this format and size, not decoded yet."""
+
+    name: str
+    """The field it came in, for messages."""
+    content: bytes = field(repr=False)
+    format: OutputFormat
+    width_px: int
+    """As stored in the file, before turning by EXIF."""
+    height_px: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One request, as the wire gave it. None means that the client left the choice to the model's profile."""
@@ -116,6 +136,15 @@ class ImageRequest:
     seed: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
+    strength: float | None = None
+    input_fidelity: InputFidelity | None = None
+    mask_feather_px: int = 0
+    stream: bool = False
+    partial_images: int = 0
+    embed_metadata: bool = True
+    images: tuple[Upload, ...] = ()
+    mask: Upload | None = None
     ignored: tuple[str, ...] = field(default=())
     """Names of keys that had no effect, told to the client in `x-ignored-params`."""
 
@@ -140,6 +169,13 @@ class ImageRequest:
         return replace(self, ignored=tuple(dict.fromkeys((*self.ignored, *names))))
 
     def to_json(self) -> dict[str, Any]:
-        """The canonical wire form: what the router sends to a node, and what the catalog keeps. No None, no `ignored`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("task", "ignored")}
-        return {name: str(value) if isinstance(value, Size) else value for name, value in values.items() if value is not None}
+        """The canonical wire form, without files and without what says nothing but the default.
+
+        It is what the router sends to a node, and what the catalog keeps.
+        """
+        values = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name not in ("task", "ignored", "images", "mask") and value != each.default:
+                values[each.name] = str(value) if isinstance(value, Size) else value
+        return values

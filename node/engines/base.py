@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from PIL import Image
@@ -9,12 +10,36 @@ from PIL import Image
 from common.errors import EngineFailed, RunCancelled, Unavailable
 from common.images_api import OutputFormat, Size
 from node.checkpoints import Checkpoint
+from node.masks import Canvas
 from node.profile import Profile
 
-__all__ = ["Engine", "EngineFailed", "LoadOrder", "Made", "OnStep", "OutOfDeviceMemory", "RunCancelled", "RunSpec"]
+__all__ = [
+    "Engine",
+    "EngineFailed",
+    "LoadOrder",
+    "Made",
+    "Method",
+    "OnPreview",
+    "OnStep",
+    "OutOfDeviceMemory",
+    "RunCancelled",
+    "RunSpec",
+]
 
 OnStep = Callable[[int, int], None]
 """Called after each step with (steps done, steps in all), over every image of a run. Raises RunCancelled to stop it."""
+OnPreview = Callable[[int, Image.Image], None]
+"""Called with (number of the preview from 0, RGB of `RunSpec.size`) while a picture is being made."""
+
+
+class Method(StrEnum):
+    """How a picture comes to be."""
+
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_IMAGE = "image-to-image"
+    """From a noised input; the answer to an edit without a mask, and to a variation (then without a prompt)."""
+    INPAINT = "inpaint"
+    """Like it, within a mask; outside it the input's pixels stay."""
 
 
 class OutOfDeviceMemory(Unavailable):
@@ -62,11 +87,23 @@ class RunSpec:
     """The effective one, never `auto`."""
     embed_parameters: bool
     """Whether the file says how it was made."""
+    method: Method = Method.TEXT_TO_IMAGE
+    strength: float | None = None
+    """How much of the denoising is done: 0 keeps the input, 1 forgets it. None where there is no input."""
+    feather_px: int = 0
+    """Soft edge inside the mask."""
+    previews: int = 0
+    """Partial pictures told while the first picture is made."""
+
+    @property
+    def forwards(self) -> int:
+        """Steps really made for one picture: with an input, the last `strength` of them (diffusers' own rule)."""
+        return self.steps if self.strength is None else min(int(self.steps * self.strength), self.steps)
 
     @property
     def work_units(self) -> float:
         """Megapixel-steps of the whole run: what predictions are made in."""
-        return self.drawn.pixels / 1e6 * self.steps * len(self.seeds)
+        return self.drawn.pixels / 1e6 * self.forwards * len(self.seeds)
 
     def to_json(self) -> dict[str, Any]:
         """Its wire form between node and worker."""
@@ -83,6 +120,7 @@ class RunSpec:
                 "size": Size.parse(values["size"]),
                 "seeds": tuple(values["seeds"]),
                 "output_format": OutputFormat(values["output_format"]),
+                "method": Method(values["method"]),
             }
         )
 
@@ -117,8 +155,8 @@ class Engine(Protocol):
         """Give its memory back. Unknown names are fine: the aim is that it is not there."""
         ...
 
-    def generate(self, spec: RunSpec, on_step: OnStep) -> Made:
-        """Make the pictures of a run whose model is loaded.
+    def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
+        """Make the pictures of a run whose model is loaded. canvas: of size `RunSpec.size`, where the method needs one.
 
         Raises: RunCancelled (from `on_step`), OutOfDeviceMemory, EngineFailed. The pipeline stays usable after each.
         """

@@ -18,8 +18,20 @@ from PIL import Image
 
 from common.images_api import Size
 from node.checkpoints import Layout
-from node.engines.base import EngineFailed, LoadOrder, Made, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import (
+    EngineFailed,
+    LoadOrder,
+    Made,
+    Method,
+    OnPreview,
+    OnStep,
+    OutOfDeviceMemory,
+    RunCancelled,
+    RunSpec,
+)
+from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
+from node.masks import OPAQUE, Canvas, kept_outside, padded
 from node.pipeline_classes import NOT_LOADED, Family, class_of
 from node.safetensors_header import CheckpointRefused
 
@@ -34,6 +46,8 @@ class DiffusersEngine:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         self._loaded: dict[str, tuple[LoadOrder, Any]] = {}
+        self._others: dict[tuple[str, Method], Any] = {}
+        """Pipelines of other methods over the same components: no weights of their own."""
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -48,6 +62,7 @@ class DiffusersEngine:
     def unload(self, model: str) -> None:
         if self._loaded.pop(model, None) is None:
             return
+        self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -55,28 +70,55 @@ class DiffusersEngine:
             torch.mps.empty_cache()
         _return_heap_to_the_system()
 
-    def generate(self, spec: RunSpec, on_step: OnStep) -> Made:
+    def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         if spec.model not in self._loaded:
             raise EngineFailed(f"The model {spec.model!r} is not loaded.", retryable=True)
         order, pipeline = self._loaded[spec.model]
         with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad():
-            return _generate(order, pipeline, spec, on_step)
+            return _generate(order, self._for_method(order, pipeline, spec.method), spec, canvas, on_step, on_preview)
+
+    def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:
+        """The pipeline of a method, made of the loaded one's components."""
+        if method is Method.TEXT_TO_IMAGE:
+            return pipeline
+        if (order.model, method) not in self._others:
+            table = class_of(order.checkpoint.family)
+            other = getattr(diffusers, table.inpaint if method is Method.INPAINT else table.image_to_image)
+            options = {"requires_safety_checker": False} if order.checkpoint.family is Family.SD15 else {}
+            made = other(**pipeline.components, **options)
+            made.set_progress_bar_config(disable=True)
+            self._others[order.model, method] = made
+        return self._others[order.model, method]
 
 
-def _generate(order: LoadOrder, pipeline: Any, spec: RunSpec, on_step: OnStep) -> Made:
+def _generate(
+    order: LoadOrder, pipeline: Any, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview
+) -> Made:
     began = time.perf_counter()
     embeddings = _encode(pipeline, order.checkpoint.family, spec)
     tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
+    inputs = _inputs(pipeline, order.checkpoint.family, spec, canvas)
+
+    def finish(picture: Image.Image) -> Image.Image:
+        cut = cut_to(picture, spec.size)
+        return cut if canvas is None else kept_outside(cut, canvas, feather_px=spec.feather_px)
+
     try:
         for index, seed in enumerate(spec.seeds):
+            if canvas is not None and spec.forwards == 0:
+                # Strength 0 asks for the input itself, which not even the autoencoder may touch.
+                images.append(canvas.picture.copy())
+                continue
             pipeline.scheduler = make_sampler(spec.sampler, own_sampler, spec.timestep_spacing)
-            clock = _StepClock(index, spec, on_step)
+            previews = Previews(spec, on_preview, finish) if index == 0 else None
+            if previews is not None:
+                previews.watch(pipeline.scheduler)
+            clock = _StepClock(index, spec, on_step, previews)
             picture = pipeline(
                 **embeddings,
-                width=spec.drawn.width_px,
-                height=spec.drawn.height_px,
+                **inputs,
                 num_inference_steps=spec.steps,
                 guidance_scale=spec.guidance,
                 generator=torch.Generator("cpu").manual_seed(seed),
@@ -84,19 +126,38 @@ def _generate(order: LoadOrder, pipeline: Any, spec: RunSpec, on_step: OnStep) -
                 output_type="pil",
             ).images[0]
             clock.add_to(timings_s)
-            images.append(cut_to(picture, spec.size))
+            images.append(finish(picture))
         sampler = type(pipeline.scheduler).__name__
     finally:
         pipeline.scheduler = own_sampler
     return Made(images, timings_s, tokens, truncated, sampler)
 
 
+def _inputs(pipeline: Any, family: Family, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+    """The arguments that say where a run starts: at noise of a size, at a picture, or at one within a mask."""
+    size = {"width": spec.drawn.width_px, "height": spec.drawn.height_px}
+    if spec.method is Method.TEXT_TO_IMAGE:
+        return size
+    if canvas is None:
+        raise EngineFailed(f"The method {spec.method} needs an input.")
+    start = padded(canvas, spec.drawn)
+    # diffusers refuses a strength of which no step is left; that case never comes here.
+    inputs: dict[str, Any] = {"image": start.picture, "strength": spec.strength}
+    if family is Family.Z_IMAGE:
+        inputs |= size
+    if spec.method is Method.INPAINT:
+        # Where nothing is marked the whole picture is: callers choose the method by the mask.
+        inputs |= size | {"mask_image": start.repaint or Image.new("L", start.picture.size, OPAQUE)}
+    return inputs
+
+
 class _StepClock:
     """The callback of one picture: reports each step of the run, and tells denoising from decoding."""
 
-    def __init__(self, index: int, spec: RunSpec, on_step: OnStep) -> None:
-        self._done_before = index * spec.steps
-        self._total = spec.steps * len(spec.seeds)
+    def __init__(self, index: int, spec: RunSpec, on_step: OnStep, previews: Previews | None) -> None:
+        self._done_before = index * spec.forwards
+        self._total = spec.forwards * len(spec.seeds)
+        self._previews = previews
         self._on_step = on_step
         self._began = self._last_step = time.perf_counter()
 
@@ -104,6 +165,8 @@ class _StepClock:
         self._last_step = time.perf_counter()
         # Solvers of higher order call back more often than there are steps.
         self._on_step(min(self._done_before + step + 1, self._total), self._total)
+        if self._previews is not None:
+            self._previews.after(pipeline, step + 1)
         return {}
 
     def add_to(self, timings_s: dict[str, float]) -> None:

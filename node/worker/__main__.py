@@ -14,13 +14,17 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
+
+from PIL import Image
 
 from common.pictures import encode
 from node.engines.base import Engine, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.worker.frames import Frame, FrameError, pack, read_frame
-from node.worker.orders import ALIVE_EVERY_S, load_from_json
+from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json
 from node.worker.parameters import parameters_text
 
 _PR_SET_PDEATHSIG = 1
@@ -44,10 +48,10 @@ class Child:
             threading.Thread(target=work, daemon=True).start()
         self._send({"kind": "hello", "pid": os.getpid(), "device": self._memory()})
         while True:
-            order = self._orders.get().header
-            call = order["call"]
+            order = self._orders.get()
+            call = order.header["call"]
             try:
-                self._carry_out(order)
+                self._carry_out(order.header, order.blobs)
             except RunCancelled as error:
                 self._fail(call, "cancelled", error.message)
             except OutOfDeviceMemory as error:
@@ -61,7 +65,7 @@ class Child:
             finally:
                 self._cancelled.discard(call)
 
-    def _carry_out(self, order: dict[str, Any]) -> None:
+    def _carry_out(self, order: dict[str, Any], blobs: Sequence[bytes]) -> None:
         call, kind = order["call"], order["kind"]
         if call in self._cancelled:
             raise RunCancelled("The run was cancelled before it began.")
@@ -72,15 +76,20 @@ class Child:
             self._engine.unload(order["model"])
             self._send({"kind": "done", "call": call})
         else:
-            self._generate(call, RunSpec.from_json(order["spec"]))
+            spec = RunSpec.from_json(order["spec"])
+            self._generate(call, spec, canvas_from_blobs(blobs, spec.size))
 
-    def _generate(self, call: int, spec: RunSpec) -> None:
+    def _generate(self, call: int, spec: RunSpec, canvas: Canvas | None) -> None:
         def on_step(step: int, steps: int) -> None:
             if call in self._cancelled:
                 raise RunCancelled("The run was cancelled.")
             self._send({"kind": "step", "call": call, "step": step, "steps": steps})
 
-        made = self._engine.generate(spec, on_step)
+        def on_preview(index: int, image: Image.Image) -> None:
+            file = encode(image, output_format=spec.output_format, compression=spec.output_compression)
+            self._send({"kind": "preview", "call": call, "index": index}, [file])
+
+        made = self._engine.generate(spec, canvas, on_step, on_preview)
         began = time.perf_counter()
         files = [
             encode(

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,10 @@ from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
 from common.node_api import DeviceStatus
 from node.engines.base import EngineFailed, LoadOrder, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.masks import Canvas
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
-from node.worker.orders import load_to_json
+from node.worker.orders import canvas_to_blobs, load_to_json
 
 log = get_logger(__name__)
 
@@ -27,6 +28,10 @@ EXIT_S = 20.0
 """How long a child that closed its socket may take to end; a core dump of a large process takes seconds."""
 BROKEN_AFTER = 3
 """Deaths in a row before a single hello after which calls are refused at once rather than kept waiting."""
+
+
+OnFile = Callable[[int, bytes], None]
+"""Called with (number, file) of each preview."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Product:
 class _Call:
     answered: asyncio.Future[Frame]
     on_step: OnStep | None
+    on_preview: OnFile | None
     last_sign: float = field(default_factory=time.monotonic)
 
 
@@ -136,12 +142,22 @@ class Worker:
         """Give a pipeline's memory back. Raises: WorkerLost, Unavailable."""
         await self._call({"kind": "unload", "model": model})
 
-    async def generate(self, spec: RunSpec, on_step: OnStep | None = None) -> Product:
+    async def generate(
+        self,
+        spec: RunSpec,
+        on_step: OnStep | None = None,
+        *,
+        canvas: Canvas | None = None,
+        on_preview: OnFile | None = None,
+    ) -> Product:
         """Make the pictures of a spec; cancelling the caller stops the run at its next step, then returns.
+
+        canvas: the input, of size `spec.size`. on_preview: called with (number, file) of each preview.
 
         Raises: EngineFailed, OutOfDeviceMemory, RunCancelled, WorkerLost, Unavailable.
         """
-        frame = await self._call({"kind": "generate", "spec": spec.to_json()}, on_step)
+        order = {"kind": "generate", "spec": spec.to_json()}
+        frame = await self._call(order, on_step, on_preview=on_preview, blobs=canvas_to_blobs(canvas))
         header = frame.header
         return Product(
             frame.blobs,
@@ -158,13 +174,20 @@ class Worker:
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._fail_calls(Unavailable("The node is shutting down.", code="shutting_down", retry_after_s=5))
 
-    async def _call(self, order: dict[str, Any], on_step: OnStep | None = None) -> Frame:
+    async def _call(
+        self,
+        order: dict[str, Any],
+        on_step: OnStep | None = None,
+        *,
+        on_preview: OnFile | None = None,
+        blobs: Sequence[bytes] = (),
+    ) -> Frame:
         await self.wait_ready()
         number = next(self._numbers)
-        call = _Call(asyncio.get_running_loop().create_future(), on_step)
+        call = _Call(asyncio.get_running_loop().create_future(), on_step, on_preview)
         self._calls[number] = call
         try:
-            self._send(order | {"call": number})
+            self._send(order | {"call": number}, blobs)
             # Shielded: a caller that leaves must not make the child's answer go astray.
             frame = await asyncio.shield(call.answered)
         except asyncio.CancelledError:
@@ -182,9 +205,9 @@ class Worker:
             raise _failure(frame.header)
         return frame
 
-    def _send(self, header: dict[str, Any]) -> None:
+    def _send(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
         assert self._writer is not None
-        self._writer.write(pack(header))
+        self._writer.write(pack(header, blobs))
 
     async def _supervise(self) -> None:
         while True:
@@ -291,6 +314,10 @@ class Worker:
         if kind == "step":
             if call.on_step is not None:
                 call.on_step(header["step"], header["steps"])
+            return
+        if kind == "preview":
+            if call.on_preview is not None:
+                call.on_preview(header["index"], frame.blobs[0])
             return
         # The next in the child's queue begins now, not when it was sent.
         del self._calls[header["call"]]

@@ -1,14 +1,19 @@
 """The orders a node gives its worker, as JSON and back.
 
 node -> worker    load, unload, generate, cancel        each with the number of its call
-worker -> node    hello, alive, step, done, failed
+worker -> node    hello, alive, step, preview, done, failed
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from common.images_api import Size
 from node.checkpoints import inspect
 from node.engines.base import LoadOrder
+from node.masks import Canvas
 from node.profile import Profile
 
 ALIVE_EVERY_S = 2.0
@@ -34,3 +39,19 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
     """
     checkpoint = inspect(Path(values["path"]), root=Path(values["root"]))
     return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"])
+
+
+def canvas_to_blobs(canvas: Canvas | None) -> list[bytes]:
+    """The pixels of an input, as they are: RGB, then the mask if there is one. Their size is the spec's."""
+    if canvas is None:
+        return []
+    return [canvas.picture.tobytes(), *([] if canvas.repaint is None else [canvas.repaint.tobytes()])]
+
+
+def canvas_from_blobs(blobs: Sequence[bytes], size: Size) -> Canvas | None:
+    """The input again. Raises: ValueError: its pixels are not of this size."""
+    if not blobs:
+        return None
+    shape = (size.width_px, size.height_px)
+    repaint = Image.frombytes("L", shape, blobs[1]) if len(blobs) > 1 else None
+    return Canvas(Image.frombytes("RGB", shape, blobs[0]), repaint)

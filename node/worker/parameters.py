@@ -10,6 +10,8 @@ def parameters_text(spec: RunSpec, seed: int) -> str:
         lines.append(f"Negative prompt: {spec.negative_prompt}")
     lines.append(
         f"Steps: {spec.steps}, Sampler: {spec.sampler}, CFG scale: {spec.guidance:g}, Seed: {seed}, "
-        f"Size: {spec.drawn}, Model: {spec.model}, Version: aquatint"
+        f"Size: {spec.drawn}, Model: {spec.model}, "
+        + (f"Denoising strength: {spec.strength:g}, " if spec.strength is not None else "")
+        + "Version: aquatint"
     )
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""POST /v1/images/generations: read, check, dispatch, stream back."""
+"""POST /v1/images/generations, edits, variations: read, check, dispatch, stream back."""
 
+import asyncio
 import dataclasses
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,9 +12,10 @@ from ulid import ULID
 
 from common.catalog import KeyRecord
 from common.errors import AquatintError, RunCancelled
-from common.images_api import MAX_JSON_BYTES, ImageRequest, Task, read_json_request
+from common.images_api import ImageRequest, Task, events
 from common.node_api import RUN_ID_HEADER, ModelStatus
-from common.web import read_body, until_client_leaves
+from common.web import until_client_leaves
+from common.web.image_requests import read_image_request
 from router.auth import UserKey
 from router.placement import Ask
 from router.relay import Accepted, Reply
@@ -22,26 +25,49 @@ api = APIRouter()
 
 PRIOR_STEPS = 30
 PRIOR_PIXELS = 1024 * 1024
+EVENTS_AFTER_S = 10.0
+"""How long a streamed request may still be answered with an ordinary error; then the stream begins, with keep-alives."""
 
 
 @api.post("/v1/images/generations")
 async def generate(request: Request, key: UserKey, services: ServicesDep) -> Response:
     """OpenAI's `images.generate`."""
-    body = await read_body(request, max_bytes=MAX_JSON_BYTES)
-    return await _carry(read_json_request(Task.GENERATION, body), request, key, services)
+    return await _carry(Task.GENERATION, request, key, services)
+
+
+@api.post("/v1/images/edits")
+async def edit(request: Request, key: UserKey, services: ServicesDep) -> Response:
+    """OpenAI's `images.edit`: a form, or JSON with data URLs."""
+    return await _carry(Task.EDIT, request, key, services)
+
+
+@api.post("/v1/images/variations")
+async def vary(request: Request, key: UserKey, services: ServicesDep) -> Response:
+    """OpenAI's former `images.create_variation`."""
+    return await _carry(Task.VARIATION, request, key, services)
 
 
 @api.options("/v1/images/generations")
+@api.options("/v1/images/edits")
+@api.options("/v1/images/variations")
 async def ping() -> Response:
     """Some clients ask this before they offer the server."""
     return Response(status_code=204, headers={"allow": "OPTIONS, POST"})
 
 
-async def _carry(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:
+async def _carry(task: Task, request: Request, key: KeyRecord, services: Services) -> Response:
+    asked = await read_image_request(task, request, services.settings.upload_limits)
+    accepted = await _accepted(asked, request, key, services)
+    if asked.stream:
+        return await _streamed(accepted, request, services)
+    return _answer(await until_client_leaves(request, _counted(accepted, services)), accepted)
+
+
+async def _accepted(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Accepted:
     model, status = await services.names.resolve(asked.model)
     # The default for `response_format` goes by the name the client used, so it is fixed before the name is resolved.
     resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
-    accepted = Accepted(
+    return Accepted(
         run_id=f"run_{ULID()}",
         request_id=request.state.request_id,
         request=resolved,
@@ -49,17 +75,62 @@ async def _carry(asked: ImageRequest, request: Request, key: KeyRecord, services
         ask=Ask(model, str(resolved.task), work_units(resolved, status)),
         key_id=key.id,
         public_url=public_url(request, services),
+        label=model if status is not None else "other",
     )
+
+
+async def _counted(accepted: Accepted, services: Services) -> Reply:
+    """Dispatch, with its outcome in the metrics."""
     began_s = time.monotonic()
-    label = model if status is not None else "other"
+    outcome = "cancelled"
     try:
-        reply = await until_client_leaves(request, services.dispatcher.run(accepted))
+        reply = await services.dispatcher.run(accepted)
+        outcome = "succeeded" if reply.status == 200 else "refused"
+        return reply
     except AquatintError as error:
         outcome = "cancelled" if isinstance(error, RunCancelled) else "failed"
-        services.metrics.run(label, outcome, time.monotonic() - began_s)
         raise
-    services.metrics.run(label, "succeeded" if reply.status == 200 else "refused", time.monotonic() - began_s)
-    return _answer(reply, accepted)
+    finally:
+        services.metrics.run(accepted.label, outcome, time.monotonic() - began_s)
+
+
+async def _streamed(accepted: Accepted, request: Request, services: Services) -> Response:
+    """An answer in events. What goes wrong soon is an ordinary error; later it is the last event."""
+    dispatch = asyncio.create_task(_counted(accepted, services))
+    try:
+        await until_client_leaves(request, asyncio.wait({dispatch}, timeout=EVENTS_AFTER_S))
+        if dispatch.done():
+            return _answer(dispatch.result(), accepted)
+    except BaseException:
+        await _end(dispatch)
+        raise
+    return StreamingResponse(_kept_alive(dispatch), headers=_headers({**events.HEADERS}, accepted))
+
+
+async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
+    """Keep-alives until the answer begins, then the answer."""
+    try:
+        while not dispatch.done():
+            yield events.KEEP_ALIVE
+            await asyncio.wait({dispatch}, timeout=events.KEEP_ALIVE_EVERY_S)
+        try:
+            reply = dispatch.result()
+        except AquatintError as error:
+            yield events.failed(error)
+            return
+        if reply.status == 200:
+            async for chunk in reply.body:
+                yield chunk
+        else:
+            yield events.refused(b"".join([chunk async for chunk in reply.body]))
+    finally:
+        # The client left, or all is said.
+        await _end(dispatch)
+
+
+async def _end(dispatch: asyncio.Task[Reply]) -> None:
+    dispatch.cancel()
+    await asyncio.gather(dispatch, return_exceptions=True)
 
 
 def work_units(request: ImageRequest, status: ModelStatus | None) -> float:
@@ -67,8 +138,11 @@ def work_units(request: ImageRequest, status: ModelStatus | None) -> float:
     told: dict[str, Any] = status.capabilities if status is not None else {}
     steps = request.num_inference_steps or int(told.get("default_steps") or PRIOR_STEPS)
     width, _, height = str(told.get("default_size") or "").partition("x")
-    default_pixels = int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS
-    pixels = request.size.pixels if request.size is not None else default_pixels
+    pixels = int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS
+    if request.size is not None:
+        pixels = request.size.pixels
+    elif request.images:
+        pixels = request.images[0].width_px * request.images[0].height_px
     return pixels / 1e6 * steps * request.n
 
 
@@ -79,8 +153,12 @@ def public_url(request: Request, services: Services) -> str:
 
 
 def _answer(reply: Reply, accepted: Accepted) -> Response:
-    headers = dict(reply.headers) | {RUN_ID_HEADER: accepted.run_id}
+    return StreamingResponse(reply.body, status_code=reply.status, headers=_headers(reply.headers, accepted))
+
+
+def _headers(passed_on: Any, accepted: Accepted) -> dict[str, str]:
+    headers = dict(passed_on) | {RUN_ID_HEADER: accepted.run_id}
     if accepted.request.ignored:
         told = headers.get("x-ignored-params", "")
         headers["x-ignored-params"] = ",".join(filter(None, [",".join(accepted.request.ignored), told]))
-    return StreamingResponse(reply.body, status_code=reply.status, headers=headers)
+    return headers

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from common.errors import NotFound
+from common.node_api import model_object
 from router.auth import UserKey
 from router.model_names import Listed
 from router.services import ServicesDep
@@ -28,19 +29,5 @@ async def retrieve_model(model_id: str, key: UserKey, services: ServicesDep) -> 
 
 
 def shown(listed: Listed) -> dict[str, Any]:
-    """OpenAI's Model object, with what this server knows beside it."""
-    model = listed.model
-    return {
-        "id": listed.id,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "aquatint",
-        "shutdown_date": None,
-        "alias_of": listed.alias_of,
-        "family": model.family,
-        "profile": model.profile,
-        "tasks": model.tasks,
-        "capabilities": model.capabilities,
-        "licence": model.licence,
-        "resident": model.resident,
-    }
+    """One entry of the list."""
+    return model_object(listed.model, name=listed.id, alias_of=listed.alias_of)

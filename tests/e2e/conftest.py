@@ -130,16 +130,17 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """A machine on which Aquatint was just installed, with a SQLite catalog."""
-    yield from _machine(tmp_path, {})
+    yield from new_machine(tmp_path, {})
 
 
 @pytest.fixture
 def machine_on(tmp_path: Path, catalog_url: str) -> Iterator[Machine]:
     """The same, once for each kind of catalog."""
-    yield from _machine(tmp_path, {"AQUATINT__DATABASE_URL": catalog_url})
+    yield from new_machine(tmp_path, {"AQUATINT__DATABASE_URL": catalog_url})
 
 
-def _machine(home: Path, more: dict[str, str]) -> Iterator[Machine]:
+def new_machine(home: Path, more: dict[str, str]) -> Iterator[Machine]:
+    """One machine; what was started on it ends with the iterator."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AQUATINT")}
     environment = kept | {
         "AQUATINT_HOME": str(home),

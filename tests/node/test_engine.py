@@ -10,12 +10,17 @@ import torch
 from PIL import Image
 
 from common.images_api import OutputFormat, Size
-from node.engines.base import EngineFailed, Made, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import EngineFailed, Made, Method, OnPreview, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.masks import Canvas
 from node.models import Model, Models, find_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
 NAMES = ("sd15", "sdxl", "sdxl-turbo", "z-image")
+
+
+def unwatched(index: int, image: Image.Image) -> None:
+    """Nobody asked for previews."""
 
 
 class Bench:
@@ -50,8 +55,10 @@ class Bench:
         )
         return replace(spec, **changes)
 
-    def make(self, name: str, **changes: Any) -> Made:
-        return self.engine.generate(self.spec(name, **changes), lambda step, steps: None)
+    def make(self, name: str, canvas: Canvas | None = None, on_preview: OnPreview | None = None, **changes: Any) -> Made:
+        return self.engine.generate(
+            self.spec(name, **changes), canvas, lambda step, steps: None, on_preview or (lambda index, image: None)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +123,9 @@ def test_steps_are_forward_passes(bench: Bench, name: str, steps: int):
 
 def test_every_step_of_every_picture_is_reported(bench: Bench):
     told: list[tuple[int, int]] = []
-    bench.engine.generate(bench.spec("sd15", seeds=(1, 2), steps=3), lambda step, steps: told.append((step, steps)))
+    bench.engine.generate(
+        bench.spec("sd15", seeds=(1, 2), steps=3), None, lambda step, steps: told.append((step, steps)), unwatched
+    )
 
     assert told == [(n, 6) for n in range(1, 7)]
 
@@ -130,7 +139,7 @@ def test_a_run_cancelled_at_a_step_leaves_the_pipeline_as_it_was(bench: Bench, n
             raise RunCancelled("enough")
 
     with pytest.raises(RunCancelled, match="enough"):
-        bench.engine.generate(bench.spec(name), stop)
+        bench.engine.generate(bench.spec(name), None, stop, unwatched)
 
     assert pixels(bench.make(name)) == before
 
@@ -162,7 +171,7 @@ def test_phases_are_timed(bench: Bench):
 
 def test_running_what_is_not_loaded_is_an_error(bench: Bench):
     with pytest.raises(EngineFailed, match="is not loaded"):
-        bench.engine.generate(replace(bench.spec("sd15"), model="other"), lambda step, steps: None)
+        bench.engine.generate(replace(bench.spec("sd15"), model="other"), None, lambda step, steps: None, unwatched)
 
 
 def test_unloading_frees_the_weights_and_may_be_repeated(tiny_models: Models):
@@ -192,7 +201,7 @@ def test_library_errors_are_told_as_ours_without_the_prompt(bench: Bench, error:
         raise error
 
     with pytest.raises(ours) as told:
-        bench.engine.generate(bench.spec("sd15"), fail)
+        bench.engine.generate(bench.spec("sd15"), None, fail, unwatched)
 
     assert "secret" not in str(told.value)
 
@@ -222,3 +231,72 @@ def test_half_precision_weights_run(tiny_models: Models):
 
     assert isinstance(image, Image.Image)
     assert pixels(bench.make("z-image")) == [image.tobytes()]
+
+
+def noise(width: int = 64, height: int = 64) -> Image.Image:
+    return Image.effect_noise((width, height), 80).convert("RGB")
+
+
+def distance(left: Image.Image, right: Image.Image) -> float:
+    """Mean absolute difference of two pictures of one size, 0..255."""
+    pairs = zip(left.tobytes(), right.tobytes(), strict=True)
+    return sum(abs(a - b) for a, b in pairs) / (3 * left.width * left.height)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_can_be_the_start_of_another_and_strength_0_gives_it_back(bench: Bench, name: str):
+    start = Canvas(noise(), None)
+
+    same = bench.make(name, start, method=Method.IMAGE_TO_IMAGE, strength=0.0, steps=4).images[0]
+    changed = bench.make(name, start, method=Method.IMAGE_TO_IMAGE, strength=0.5, steps=4).images[0]
+
+    assert same.tobytes() == start.picture.tobytes()
+    assert changed.size == (64, 64)
+    assert changed.tobytes() != start.picture.tobytes()
+    assert bench.make(name, start, method=Method.IMAGE_TO_IMAGE, strength=0.5, steps=4).images[0].tobytes() == changed.tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(64, 64), (60, 52)])
+def test_outside_a_mask_every_pixel_stays(bench: Bench, name: str, size: tuple[int, int]):
+    repaint = Image.new("L", size, 0)
+    repaint.paste(255, (10, 10, 40, 40))
+    start = Canvas(noise(*size), repaint)
+
+    made = bench.make(name, start, method=Method.INPAINT, strength=1.0, steps=4, size=Size(*size), feather_px=4).images[0]
+
+    inside = Image.composite(made, start.picture, repaint)
+    assert made.size == size
+    assert made.tobytes() == inside.tobytes()
+    assert made.tobytes() != start.picture.tobytes()
+
+
+def test_methods_share_one_set_of_weights(bench: Bench):
+    bench.make("sd15", Canvas(noise(), None), method=Method.IMAGE_TO_IMAGE, strength=0.5)
+    engine = bench.engine
+
+    _, loaded = engine._loaded["sd15"]
+    other = engine._others["sd15", Method.IMAGE_TO_IMAGE]
+
+    assert other.unet is loaded.unet
+    assert other.vae is loaded.vae
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_previews_are_pictures_of_the_size_asked_for_in_their_order(bench: Bench, name: str):
+    seen: list[tuple[int, tuple[int, int]]] = []
+    steps = 4 if name == "sdxl-turbo" else 8
+
+    made = bench.make(name, None, lambda i, image: seen.append((i, image.size)), steps=steps, previews=3, size=Size(60, 64))
+
+    assert seen == [(0, (60, 64)), (1, (60, 64)), (2, (60, 64))]
+    assert made.images[0].tobytes() == bench.make(name, steps=steps, size=Size(60, 64)).images[0].tobytes()
+
+
+def test_progress_of_an_edit_counts_the_steps_that_are_made(bench: Bench):
+    told: list[tuple[int, int]] = []
+    spec = bench.spec("sd15", method=Method.IMAGE_TO_IMAGE, strength=0.5, steps=8)
+
+    bench.engine.generate(spec, Canvas(noise(), None), lambda step, steps: told.append((step, steps)), unwatched)
+
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -13,7 +13,8 @@ import pytest
 
 from common.catalog import AttemptFenced, AttemptStatus, Catalog, NewRun, RunStatus, open_asset_store
 from common.errors import AquatintError, InvalidRequest, RunCancelled, TooManyRequests, UnknownModel
-from common.images_api import AssetLinks, ImageRequest, Size, Task
+from common.images_api import AssetLinks, ImageRequest, Size, Task, answer_bytes
+from node.decoding import Decoder
 from node.metrics import NodeMetrics
 from node.models import Models
 from node.recorder import Recorder, Sender
@@ -84,6 +85,7 @@ async def bench(worker: Worker, tiny_models: Models, catalog: Catalog, tmp_path:
         links=AssetLinks("secret"),
         metrics=NodeMetrics(),
         node="test",
+        decoder=Decoder(max_pixels=1_000_000),
         dtype="auto",
         embed_parameters=False,
     )
@@ -97,7 +99,7 @@ async def bench(worker: Worker, tiny_models: Models, catalog: Catalog, tmp_path:
 async def test_a_run_that_succeeds_is_recorded_whole(bench: Bench):
     answer = await bench.make(replace(ASK, n=2, user="me", ignored=("odd",)))
 
-    body = orjson.loads(answer.body)
+    body = orjson.loads(answer_bytes(answer.head, answer.pictures))
     run = await bench.catalog.runs.get(answer.run_id)
     assert (run.status, run.source, run.node, run.seed, run.n) == (RunStatus.SUCCEEDED, "node", "test", 41, 2)
     assert [(image.index, image.seed, image.width_px) for image in run.images] == [(0, 41, 64), (1, 42, 64)]

@@ -54,7 +54,7 @@ def test_a_single_file_makes_the_same_picture_as_its_folder(kind: str, tiny: Pat
         request = ImageRequest(task=Task.GENERATION, prompt="a fox", seed=41, size=Size(64, 64), num_inference_steps=4)
         engine.load(model.load_order("cpu", "float32"))
         spec = resolve(request, name, model.profile, embed_parameters=False).spec
-        pictures.append(engine.generate(spec, lambda step, steps: None).images[0])
+        pictures.append(engine.generate(spec, None, lambda step, steps: None, lambda index, image: None).images[0])
 
     difference = ImageChops.difference(*pictures)
     assert max(high for _, high in difference.getextrema()) <= LEVELS

@@ -273,3 +273,24 @@ async def test_metrics_are_understood_by_prometheus_and_do_not_grow_with_what_cl
     assert {"aquatint_runs", "aquatint_attempts", "aquatint_queue_depth", "aquatint_node_up", "aquatint_build_info"} <= families
     assert len(after.splitlines()) - len(before.splitlines()) < 60
     assert "model-7" not in after
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations/", "/images/generations", "/images/generations/"])
+async def test_paths_with_a_slash_too_many_or_without_the_version_lead_to_the_same_route(make_house: MakeHouse, path: str):
+    house = await make_house("a")
+
+    reply = await house.client.post(path, json={"prompt": "x", "model": MODEL})
+    listed = await house.client.get("/models")
+
+    assert (reply.status_code, listed.status_code) == (200, 200)
+    assert 'route="/v1/images/generations"' in (await house.client.get("/metrics")).text
+
+
+async def test_names_that_clients_have_built_in_lead_to_the_demonstration_model(make_house: MakeHouse):
+    house = await make_house("a", models={"a": ["aquatint-demo"]})
+
+    reply = await house.client.post("/v1/images/generations", json={"prompt": "x", "model": "gpt-image-1"})
+    listed = [m["id"] for m in (await house.client.get("/v1/models")).json()["data"]]
+
+    assert reply.json()["model"] == "aquatint-demo"
+    assert {"aquatint-demo", "dall-e-3", "gpt-image-1"} <= set(listed)

@@ -1,0 +1,151 @@
+"""multipart/form-data as image clients really send it: one image or many, under four names, with nested fields flattened."""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from common.errors import InvalidRequest, PayloadTooLarge
+from common.images_api.uploads import MAX_IMAGES, Attached, too_large
+from common.upload_limits import UploadLimits
+
+MAX_TEXT_BYTES = 256 * 1024
+MAX_FIELDS = 100
+OVERHEAD_BYTES = 2 * 1024 * 1024
+"""Room for text parts and part headers in the limit of a whole body."""
+
+# image, image[], image[0] and the same of mask; `name[]`, `name[][key]`, `name[key]` as SDKs flatten nested values.
+_FILE = re.compile(r"(image|mask)(\[[0-9]{0,2}\])?", re.ASCII)
+_NESTED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)", re.ASCII)
+
+
+class _FileTooLarge(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class _Parser(MultiPartParser):
+    """Starlette's parser, which bounds text parts but not files: here a file is refused while it arrives."""
+
+    max_file_bytes = 0
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._file_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is not None:
+            self._file_bytes += end - start
+            if self._file_bytes > self.max_file_bytes:
+                raise _FileTooLarge(self._current_part.field_name)
+        super().on_part_data(data, start, end)
+
+
+def max_body_bytes(limits: UploadLimits) -> int:
+    """The largest form that can be valid: sixteen images, a mask, and text."""
+    return limits.max_bytes * (MAX_IMAGES + 1) + OVERHEAD_BYTES
+
+
+async def parse_form(headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits) -> tuple[dict[str, Any], Attached]:
+    """Text parts by name, nested ones gathered (`loras[][name]` -> `loras: [{"name": ...}]`), and the files.
+
+    Files go to disk above 1 MB while they arrive; names and types of files are never looked at.
+    Raises: InvalidRequest: no form, broken, a file too large; PayloadTooLarge: the whole is.
+    """
+    parser = _Parser(
+        headers,
+        _bounded(stream, max_body_bytes(limits)),
+        max_files=MAX_IMAGES + 1,
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_TEXT_BYTES,
+    )
+    parser.max_file_bytes = limits.max_bytes
+    try:
+        form = await parser.parse()
+    except _FileTooLarge as error:
+        raise too_large(_file_name(error.name), limits) from None
+    except MultiPartException as error:
+        raise InvalidRequest(f"We could not parse the form of your request. ({error.message})", code="invalid_form") from None
+    except (KeyError, UnicodeDecodeError, ValueError):
+        raise InvalidRequest("We could not parse the form of your request.", code="invalid_form") from None
+    texts: list[tuple[str, str]] = []
+    files = Attached()
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                await _take_file(name, value, files)
+            else:
+                _refuse_text_for_file(name)
+                texts.append((name, value))
+    finally:
+        await form.close()
+    return gathered(texts), files
+
+
+async def _bounded(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerator[bytes, None]:
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > max_bytes:
+            raise PayloadTooLarge(f"The body of the request is larger than {max_bytes:,} bytes.")
+        yield chunk
+
+
+async def _take_file(name: str, file: UploadFile, files: Attached) -> None:
+    match = _FILE.fullmatch(name)
+    if match is None:
+        raise InvalidRequest(
+            f"Invalid type for {name[:64]!r}: expected a string, but got a file instead.", param=name[:64], code="invalid_type"
+        )
+    content = await file.read()
+    if match[1] == "mask":
+        files.mask = content
+    else:
+        files.images.append((f"image[{len(files.images)}]" if "[" in name or files.images else "image", content))
+
+
+def _refuse_text_for_file(name: str) -> None:
+    match = _FILE.fullmatch(name)
+    if match is not None:
+        where = f"{match[1]}[0]" if match[1] == "image" else "mask"
+        raise InvalidRequest(
+            f"Invalid type for '{where}': expected a file, but got a string instead.", param=where, code="invalid_type"
+        )
+
+
+def _file_name(name: str) -> str:
+    match = _FILE.fullmatch(name)
+    return match[1] if match else "image"
+
+
+def gathered(texts: list[tuple[str, str]]) -> dict[str, Any]:
+    """Parts as values: a plain name keeps its last text; nested names become lists and objects.
+
+    `tags[]` is a list; `svg[model]` an object; `loras[][name]` and `loras[][scale]` a list of objects, zipped by position,
+    because that is all that is left of their order.
+    """
+    values: dict[str, Any] = {}
+    columns: dict[str, dict[str, list[str]]] = {}
+    for name, text in texts:
+        match = _NESTED.fullmatch(name)
+        if match is None:
+            values[name] = text
+            continue
+        base, keys = match[1], re.findall(r"\[([^\[\]]*)\]", match[2])
+        if keys == [""]:
+            known = values.setdefault(base, [])
+            if isinstance(known, list):
+                known.append(text)
+        elif keys[0] == "" and len(keys) == 2:
+            columns.setdefault(base, {}).setdefault(keys[1], []).append(text)
+        else:
+            known = values.setdefault(base, {})
+            if isinstance(known, dict):
+                known[".".join(keys)] = text
+    for base, rows in columns.items():
+        length = max(map(len, rows.values()))
+        values[base] = [{key: texts[i] for key, texts in rows.items() if i < len(texts)} for i in range(length)]
+    return values

@@ -1,0 +1,31 @@
+"""A request on its way to a node: JSON without files, a form with them. The node reads it with the same code as a client's."""
+
+import secrets
+
+import orjson
+
+from common.images_api.request import ImageRequest
+
+
+def encoded(request: ImageRequest) -> tuple[bytes, str]:
+    """(body, content type)."""
+    fields = request.to_json()
+    if not request.images:
+        return orjson.dumps(fields), "application/json"
+    boundary = secrets.token_hex(16)
+    parts: list[bytes] = []
+
+    def add(disposition: str, content: bytes, media_type: str | None = None) -> None:
+        head = f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\n"
+        head += f"Content-Type: {media_type}\r\n" if media_type else ""
+        parts.extend((head.encode(), b"\r\n", content, b"\r\n"))
+
+    for name, value in fields.items():
+        # Strings as they are; numbers and booleans in JSON's words, which are those of forms too.
+        add(f'name="{name}"', value.encode() if isinstance(value, str) else orjson.dumps(value))
+    for image in request.images:
+        add('name="image[]"; filename="image"', image.content, image.format.media_type)
+    if request.mask is not None:
+        add('name="mask"; filename="mask"', request.mask.content, request.mask.format.media_type)
+    parts.append(f"--{boundary}--\r\n".encode())
+    return b"".join(parts), f"multipart/form-data; boundary={boundary}"

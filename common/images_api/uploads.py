@@ -1,0 +1,151 @@
+"""Uploaded pictures: taken by content, bounded by bytes and by pixels before any of them is decoded."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import InvalidRequest, UserImageError
+from common.images_api.kinds import wrong_type
+from common.images_api.request import Upload
+from common.images_api.sniff import sniff
+from common.upload_limits import UploadLimits
+
+MAX_IMAGES = 16
+"""OpenAI's limit for the images of one edit."""
+TAKEN = "'image/jpeg', 'image/png', and 'image/webp'"
+
+
+@dataclass(slots=True)
+class Attached:
+    """The files of a request as they came, before they are looked at."""
+
+    images: list[tuple[str, bytes]] = field(default_factory=list)
+    """(name for messages, content)"""
+    mask: bytes | None = None
+
+
+def checked(name: str, content: bytes, limits: UploadLimits) -> Upload:
+    """An upload after every check that needs no decoding.
+
+    Raises: InvalidRequest: not one of the three formats, or too large in bytes; UserImageError: broken, or too many pixels.
+    """
+    if len(content) > limits.max_bytes:
+        raise too_large(name, limits)
+    header = sniff(content)
+    if header is None:
+        raise broken(name)
+    if header.format is None:
+        raise InvalidRequest(
+            f"Invalid file {name!r}: unsupported mimetype ({header.media_type!r}). Supported file formats are {TAKEN}.",
+            param=name,
+            code="unsupported_file_mimetype",
+        )
+    if header.width_px * header.height_px > limits.max_pixels or max(header.width_px, header.height_px) > limits.max_side_px:
+        raise UserImageError(
+            f"Invalid file {name!r}: {header.width_px}x{header.height_px} is too large. At most {limits.max_pixels:,} pixels "
+            f"and {limits.max_side_px} px a side are taken.",
+            param=name,
+            code="image_too_large",
+        )
+    return Upload(name, content, header.format, header.width_px, header.height_px)
+
+
+def too_large(name: str, limits: UploadLimits) -> InvalidRequest:
+    """What a file above the limit of bytes is answered."""
+    return InvalidRequest(
+        f"Invalid file {name!r}: larger than the limit of {limits.max_bytes:,} bytes.", param=name, code="image_too_large"
+    )
+
+
+def broken(name: str) -> UserImageError:
+    """What an undecodable picture is answered; OpenAI counts images from 1."""
+    number = "".join(c for c in name if c.isdigit())
+    which = "mask" if name == "mask" else f"image {int(number) + 1 if number else 1}"
+    return UserImageError(f"Invalid image file or mode for {which}, please check your image file.", code="invalid_image_file")
+
+
+def attached(files: Attached, limits: UploadLimits, *, most: int = MAX_IMAGES) -> tuple[tuple[Upload, ...], Upload | None]:
+    """The images and the mask of a request, checked. most: how many images the route takes.
+
+    Raises: InvalidRequest: none, or too many; what `checked` raises; UserImageError: the mask's size is another.
+    """
+    if not files.images:
+        raise InvalidRequest("Missing required parameter: 'image'.", param="image", code="missing_required_parameter")
+    if len(files.images) > most:
+        raise InvalidRequest(
+            f"Invalid 'image': too many images. Expected at most {most}, but got {len(files.images)} instead.",
+            param="image",
+            code="array_above_max_length",
+        )
+    images = tuple(checked(name, content, limits) for name, content in files.images)
+    if files.mask is None:
+        return images, None
+    mask = checked("mask", files.mask, limits)
+    return images, mask
+
+
+def from_json(given: dict[str, Any], limits: UploadLimits) -> Attached:
+    """The files of a JSON edit: `images: [{"image_url": "data:..."}]` and `mask`.
+
+    Raises: InvalidRequest: shapes, urls that are no data URLs, base64 that is none.
+    """
+    if "image" in given:
+        raise InvalidRequest(
+            "Unknown parameter: 'image'. For application/json on /v1/images/edits, use 'images' (array).", param="image"
+        )
+    images = given.get("images")
+    if images is None:
+        raise InvalidRequest("Missing required parameter: 'images'.", param="images", code="missing_required_parameter")
+    if not isinstance(images, list):
+        raise wrong_type("images", "an array", images)
+    if not images:
+        raise InvalidRequest(
+            "Invalid 'images': empty array. Expected an array with minimum length 1, but got an empty array instead.",
+            param="images",
+            code="empty_array",
+        )
+    names = [f"images[{index}]" for index in range(len(images))]
+    files = Attached([(name, _referenced(name, item, limits)) for name, item in zip(names, images, strict=True)])
+    if given.get("mask") is not None:
+        files.mask = _referenced("mask", given["mask"], limits)
+    return files
+
+
+def _referenced(name: str, item: Any, limits: UploadLimits) -> bytes:
+    if not isinstance(item, dict):
+        raise wrong_type(name, "an object", item)
+    if item.get("file_id") is not None:
+        raise InvalidRequest(f"Invalid '{name}.file_id': this server keeps no files.", param=f"{name}.file_id")
+    url = item.get("image_url")
+    if url is None:
+        raise InvalidRequest(
+            f"Missing required parameter: '{name}.image_url'.", param=f"{name}.image_url", code="missing_required_parameter"
+        )
+    if not isinstance(url, str):
+        raise wrong_type(f"{name}.image_url", "a string", url)
+    return _data_url(name, url, limits)
+
+
+def _data_url(name: str, url: str, limits: UploadLimits) -> bytes:
+    head, comma, data = url.partition(",")
+    if not head.lower().startswith("data:") or not comma:
+        raise InvalidRequest(
+            f"Invalid '{name}.image_url': only data URLs are taken; this server fetches nothing.",
+            param=f"{name}.image_url",
+            code="invalid_image_url",
+        )
+    if not head.lower().endswith(";base64"):
+        raise InvalidRequest(f"Invalid '{name}.image_url': the data URL must be base64.", param=f"{name}.image_url")
+    if len(data) > limits.max_bytes * 4 // 3 + 4:
+        raise too_large(name, limits)
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"Invalid '{name}.image_url': not valid base64.", param=f"{name}.image_url") from None
+
+
+def same_size(images: Sequence[Upload], mask: Upload | None) -> bool:
+    """Whether a mask, if any, is as large as the first image. Sizes before turning by EXIF: a mask has none."""
+    return mask is None or (mask.width_px, mask.height_px) == (images[0].width_px, images[0].height_px)

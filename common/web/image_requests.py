@@ -1,0 +1,26 @@
+"""An HTTP request on one of the image routes -> ImageRequest, whatever kind of body it has."""
+
+from starlette.requests import ClientDisconnect, Request
+
+from common.errors import InvalidRequest, RunCancelled
+from common.images_api import MAX_JSON_BYTES, ImageRequest, Task, UploadLimits, parse_form, read_form_request, read_json_request
+from common.images_api.uploads import MAX_IMAGES
+from common.web.bodies import read_body
+
+
+async def read_image_request(task: Task, request: Request, limits: UploadLimits) -> ImageRequest:
+    """Read the body: a form for what says so, else JSON, as generations of clients send it without any type.
+
+    Raises: InvalidRequest, PayloadTooLarge; RunCancelled: the client left while sending.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data" and task is not Task.GENERATION:
+        try:
+            texts, files = await parse_form(request.headers, request.stream(), limits)
+        except ClientDisconnect:
+            raise RunCancelled("The client left before its request was complete.") from None
+        return read_form_request(task, texts, files, limits)
+    if task is Task.VARIATION:
+        raise InvalidRequest("A variation is sent as multipart/form-data.", code="invalid_content_type")
+    most = MAX_JSON_BYTES if task is Task.GENERATION else MAX_JSON_BYTES + limits.max_bytes * 4 // 3 * (MAX_IMAGES + 1)
+    return read_json_request(task, await read_body(request, max_bytes=most), limits)
