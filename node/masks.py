@@ -94,6 +94,6 @@ def kept_outside(made: Image.Image, canvas: Canvas, *, feather_px: int) -> Image
     blend = canvas.repaint
     if feather_px:
         # A blurred step is half at the edge: its upper half, stretched to the full range, rises from the edge inwards.
-        soft = blend.filter(ImageFilter.GaussianBlur(feather_px / 2)).point(lambda value: max(0, value - 128) * 2)
+        soft = blend.filter(ImageFilter.GaussianBlur(feather_px / 2)).point(lambda value: max(0, 2 * value - OPAQUE))
         blend = ImageChops.multiply(soft, canvas.repaint)
     return Image.composite(made, canvas.picture, blend)
