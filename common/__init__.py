@@ -1,1 +1,18 @@
-"""What router and node must agree on. Imports neither of them, nor torch, nor diffusers."""
+"""What router and node must agree on. Imports neither of them, nor torch, nor diffusers.
+
+    errors.py        the tree of errors a client can see
+    images_api/      OpenAI's Images wire, both directions
+    pictures.py      pixels -> PNG, JPEG, WebP, with what is written into a file about its making
+    catalog/         runs, assets, models, nodes, keys; the only place that opens a database session
+    node_api.py      what router and node say to each other beside OpenAI's routes
+    web/             what both HTTP processes do alike
+    settings.py logs.py metrics.py version.py upload_limits.py
+    cli.py           the command `aquatint`; commands/ are those that need neither router nor node code
+    first_key.py api_client.py processes.py lifeline.py    what the commands are made of
+
+Decisions:
+
+- Settings begin with `AQUATINT__`, so that what Kubernetes injects beside a service of our name is not taken for them.
+- Subcommands are entry points: the command line finds router and node without importing them here.
+- HTTP clients of our own use httpx; the openai SDK (httpx2) appears in tests and examples only.
+"""

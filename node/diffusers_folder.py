@@ -92,11 +92,14 @@ def _read_index(path: Path) -> PipelineClass:
 
 
 def _check_kind(file: Path) -> None:
-    """Refuse by name, then by content: a pickle does not become safe by being called .safetensors or .txt."""
+    """Refuse code, and pickles by content: a pickle does not become safe by being called .safetensors or .txt.
+
+    Files that are called what they are stay: most downloads hold .bin beside .safetensors, and loads read the latter only.
+    """
     if file.suffix.lower() in CODE_SUFFIXES:
         raise CheckpointRefused(file, "code; checkpoints are weights and configs only")
     if file.suffix.lower() in PICKLE_SUFFIXES:
-        raise CheckpointRefused(file, f"{file.suffix} files are never loaded, only safetensors; remove it")
+        return
     with file.open("rb") as opened:
         start = opened.read(16)
     if (found := disguised_format(start)) and ("pickle" in found or "NumPy" in found):
@@ -169,6 +172,9 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
         files = sorted(folder.glob("*.safetensors"))
         full = [file for file in files if ".fp16." not in file.name]
         if not files:
+            others = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICKLE_SUFFIXES)
+            if others:
+                raise CheckpointRefused(others[0], f"{others[0].suffix} files are never loaded, and no .safetensors is beside it")
             raise CheckpointRefused(folder, "no .safetensors file")
         variants.add(None if full else "fp16")
         for file in full or files:

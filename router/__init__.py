@@ -1,1 +1,26 @@
-"""The public face: OpenAI's Images routes, dispatch to nodes, the admin API. Installs and starts without torch."""
+"""The public face: OpenAI's Images routes, dispatch to nodes, the admin API. Installs and starts without torch.
+
+    app.py           makes every part, in order; cli.py, settings.py, services.py
+    api/             images, models, assets, runs, admin, health: one file a noun, thin
+    auth.py          keys and scopes
+    model_names.py   names clients use -> models nodes have
+    dispatch.py      carries one run: record, queue, pick, send, fail over, answer
+    relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
+    queue.py         where runs wait for a node
+    placement.py     pure: filter, predict the finish on each node, pick
+    registry.py      the nodes and what we think of them; probe.py looks at them; node_client.py speaks to them
+    metrics.py
+
+Decisions:
+
+- Late binding: a run waits here, not at a node, until a node has a place for it. A node holds what it runs and one more,
+  so it never idles, and a wrong prediction costs one run's wait at most. Costs: the router holds request bodies meanwhile.
+- Placement is a pure function of what nodes last said and of what was sent since; learned predictions replace its priors
+  without touching its callers. Every run that is turned away can be told why.
+- The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
+- Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read.
+- A node is given up on two failed looks or a broken connection, and then asked through the catalog whether it had
+  finished; only the current attempt may store a result, so a node that comes back late does no harm.
+- A streamed request may be answered with an ordinary error for ten seconds; then its stream begins, with keep-alives.
+- 502 with `x-should-retry: true` after fewer tries than allowed, `false` after all: an SDK would else triple the damage.
+"""

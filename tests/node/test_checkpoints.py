@@ -129,7 +129,6 @@ def test_a_bad_weight_file_in_a_folder_is_refused_and_named(models: Path, name: 
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("unet/diffusion_pytorch_model.bin", b"anything"),
         ("notes.txt", PICKLE),
         ("tokenizer/vocab.bak", b"PK\x03\x04" + bytes(40)),
         ("pipeline.py", b"print()"),
@@ -144,6 +143,16 @@ def test_pickles_code_and_broken_configs_are_refused_whatever_they_are_called(mo
 
     assert scan([models]).checkpoints == ()
     assert file in reasons(models)[0]
+
+
+def test_pickled_weights_beside_safetensors_are_left_alone_and_alone_are_refused(models: Path):
+    weights = models / "org/fox/unet/diffusion_pytorch_model"
+    weights.with_suffix(".bin").write_bytes(PICKLE)
+
+    assert len(scan([models]).checkpoints) == 1
+    weights.with_suffix(".safetensors").unlink()
+    assert scan([models]).checkpoints == ()
+    assert "unet/diffusion_pytorch_model.bin: .bin files are never loaded" in reasons(models)[0]
 
 
 def test_a_shard_index_may_not_name_files_elsewhere(models: Path):
