@@ -34,6 +34,10 @@ class Kind(Protocol):
         """The values it takes, for documentation."""
         ...
 
+    def schema(self) -> dict[str, Any]:
+        """The same as JSON Schema."""
+        ...
+
 
 def json_type(value: Any) -> str:
     """What OpenAI's messages call the type of a JSON value."""
@@ -115,6 +119,10 @@ class Text:
     def describe(self) -> str:
         return f"string, {self.min_length}..{self.max_length} characters"
 
+    def schema(self) -> dict[str, Any]:
+        # A string of blanks counts as empty.
+        return {"type": "string", "maxLength": self.max_length} | ({"pattern": r"\S"} if self.min_length else {})
+
 
 @dataclass(frozen=True, slots=True)
 class Integer:
@@ -137,6 +145,9 @@ class Integer:
 
     def describe(self) -> str:
         return f"integer, {self.minimum}..{self.maximum}"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +174,9 @@ class Number:
     def describe(self) -> str:
         return f"number, {self.minimum:g}..{self.maximum:g}"
 
+    def schema(self) -> dict[str, Any]:
+        return {"type": "number", "minimum": self.minimum, "maximum": self.maximum}
+
 
 @dataclass(frozen=True, slots=True)
 class Boolean:
@@ -180,6 +194,9 @@ class Boolean:
 
     def describe(self) -> str:
         return "boolean"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
 
 
 class Choice(Generic[E]):
@@ -208,6 +225,9 @@ class Choice(Generic[E]):
     def describe(self) -> str:
         return ", ".join(f"`{v}`" for v in self._values)
 
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self._values)}
+
 
 @dataclass(frozen=True, slots=True)
 class SizeText:
@@ -224,6 +244,9 @@ class SizeText:
     def describe(self) -> str:
         return "`auto` or `WIDTHxHEIGHT` in pixels"
 
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"}
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -239,6 +262,9 @@ class Refused:
 
     def describe(self) -> str:
         return "refused"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "null"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,3 +284,6 @@ class JsonObject:
 
     def describe(self) -> str:
         return "object"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}

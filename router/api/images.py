@@ -13,6 +13,7 @@ from ulid import ULID
 from common.catalog import KeyRecord
 from common.errors import AquatintError, RunCancelled
 from common.images_api import ImageRequest, Task, events
+from common.images_api.openapi import operation
 from common.node_api import RUN_ID_HEADER, ModelStatus
 from common.web import until_client_leaves
 from common.web.image_requests import read_image_request
@@ -29,27 +30,27 @@ EVENTS_AFTER_S = 10.0
 """How long a streamed request may still be answered with an ordinary error; then the stream begins, with keep-alives."""
 
 
-@api.post("/v1/images/generations")
+@api.post("/v1/images/generations", openapi_extra=operation(Task.GENERATION))
 async def generate(request: Request, key: UserKey, services: ServicesDep) -> Response:
     """OpenAI's `images.generate`."""
     return await _carry(Task.GENERATION, request, key, services)
 
 
-@api.post("/v1/images/edits")
+@api.post("/v1/images/edits", openapi_extra=operation(Task.EDIT))
 async def edit(request: Request, key: UserKey, services: ServicesDep) -> Response:
     """OpenAI's `images.edit`: a form, or JSON with data URLs."""
     return await _carry(Task.EDIT, request, key, services)
 
 
-@api.post("/v1/images/variations")
+@api.post("/v1/images/variations", openapi_extra=operation(Task.VARIATION))
 async def vary(request: Request, key: UserKey, services: ServicesDep) -> Response:
     """OpenAI's former `images.create_variation`."""
     return await _carry(Task.VARIATION, request, key, services)
 
 
-@api.options("/v1/images/generations")
-@api.options("/v1/images/edits")
-@api.options("/v1/images/variations")
+@api.options("/v1/images/generations", include_in_schema=False)
+@api.options("/v1/images/edits", include_in_schema=False)
+@api.options("/v1/images/variations", include_in_schema=False)
 async def ping() -> Response:
     """Some clients ask this before they offer the server."""
     return Response(status_code=204, headers={"allow": "OPTIONS, POST"})

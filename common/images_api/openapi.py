@@ -1,0 +1,108 @@
+"""The image routes in the OpenAPI document, made from the table of fields that validation reads."""
+
+from typing import Any
+
+from common.images_api.fields import FIELDS
+from common.images_api.request import Task
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_ANSWER = {
+    "type": "object",
+    "required": ["created", "data"],
+    "properties": {
+        "created": {"type": "integer"},
+        "id": {"type": "string", "description": "The run."},
+        "model": {"type": "string"},
+        "size": {"type": "string"},
+        "quality": {"type": "string"},
+        "background": {"type": "string"},
+        "output_format": {"type": "string"},
+        "parameters": {"type": "object"},
+        "timings": {"type": "object"},
+        "usage": {"type": "object"},
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["seed", "asset_id"],
+                "properties": {
+                    "b64_json": {"type": "string"},
+                    "url": {"type": "string"},
+                    "seed": {"type": "integer"},
+                    "asset_id": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+_STATUSES = {
+    "400": "The request is wrong; `param` says where.",
+    "401": "No key, or not one of ours.",
+    "413": "The body is too large.",
+    "429": "The queue is full; see `Retry-After`.",
+    "500": "The engine failed in a way that another try would repeat.",
+    "502": "Every node that was tried failed.",
+    "503": "No node can take it now, or the catalog cannot be reached; see `Retry-After`.",
+    "504": "It did not end in time.",
+}
+
+
+def operation(task: Task) -> dict[str, Any]:
+    """`openapi_extra` of one image route: its bodies and its answers."""
+    bodies: dict[str, Any] = {}
+    if task is not Task.VARIATION:
+        bodies["application/json"] = {"schema": _body(task, files=_json_files(task))}
+    if task is not Task.GENERATION:
+        bodies["multipart/form-data"] = {"schema": _body(task, files=_form_files(task), form=True)}
+    picture = {"application/json": {"schema": _ANSWER}}
+    if task is not Task.VARIATION:
+        picture["text/event-stream"] = {"schema": {"type": "string"}}
+    answers: dict[str, Any] = {"200": {"description": "The pictures.", "content": picture}}
+    for status, meaning in _STATUSES.items():
+        answers[status] = {"description": meaning, "content": {"application/json": {"schema": _ERROR}}}
+    return {"requestBody": {"required": True, "content": bodies}, "responses": answers}
+
+
+def _body(task: Task, *, files: dict[str, Any], form: bool = False) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for field in FIELDS:
+        schema = field.kind.schema()
+        if task not in field.tasks or schema == {"type": "null"}:
+            continue
+        for name in (field.name, *field.aliases):
+            # null is "not given" in JSON; a form has no null.
+            nullable = schema if form or field.name == "prompt" else {"anyOf": [schema, {"type": "null"}]}
+            properties[name] = nullable | {"description": field.meaning}
+    needed = [name for name in ("prompt", "image", "images") if name in properties or name in files]
+    return {"type": "object", "properties": properties | files, "required": needed}
+
+
+def _json_files(task: Task) -> dict[str, Any]:
+    if task is Task.GENERATION:
+        return {}
+    picture = {
+        "type": "object",
+        "required": ["image_url"],
+        "properties": {"image_url": {"type": "string", "description": "A base64 data URL of a PNG, JPEG or WebP file."}},
+    }
+    return {"images": {"type": "array", "minItems": 1, "maxItems": 16, "items": picture}, "mask": picture}
+
+
+def _form_files(task: Task) -> dict[str, Any]:
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    return {"image": file} | ({"mask": file} if task is Task.EDIT else {})
