@@ -1,12 +1,13 @@
 """Child processes of `aquatint up`: started, watched, started again when they die, ended in good order."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.lifeline import FD_VARIABLE
@@ -96,8 +97,27 @@ class Child:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await process.wait()
         except TimeoutError:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+class HomeInUse(Exception):
+    """Another `aquatint up` runs from the same home."""
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the home for this process alone; the lock goes with the process, however it ends.
+
+    Raises: HomeInUse.
+    """
+    with (home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HomeInUse(f"Aquatint already runs from {home}. Stop it, or choose another folder with --home.") from None
+        yield

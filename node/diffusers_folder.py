@@ -174,7 +174,9 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
         if not files:
             others = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICKLE_SUFFIXES)
             if others:
-                raise CheckpointRefused(others[0], f"{others[0].suffix} files are never loaded, and no .safetensors is beside it")
+                raise CheckpointRefused(
+                    others[0], f"{others[0].suffix} files are never loaded, and no .safetensors is beside it"
+                )
             raise CheckpointRefused(folder, "no .safetensors file")
         variants.add(None if full else "fp16")
         for file in full or files:

@@ -215,6 +215,7 @@ class Runs:
                 pictures=len(spec.seeds),
                 width_px=spec.size.width_px,
                 height_px=spec.size.height_px,
+                inputs_px=[(image.width_px, image.height_px) for image in request.images],
             ),
             "id": ticket.run_id,
             "model": model.name,

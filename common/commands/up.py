@@ -55,7 +55,7 @@ class _Up:
 
     async def run(self) -> int:
         """The exit code."""
-        from common.processes import ChildFailed
+        from common.processes import ChildFailed, HomeInUse, only_one
 
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
@@ -64,16 +64,21 @@ class _Up:
             typer.secho(f"Port {self._port} is in use. Choose another with --port.", err=True, fg="red")
             return 1
         try:
-            return await self._run()
-        except ChildFailed as error:
+            with only_one(self._settings.home):
+                try:
+                    return await self._run()
+                finally:
+                    await self._stop_children()
+        except (ChildFailed, HomeInUse) as error:
             typer.secho(str(error), err=True, fg="red")
             return 1
-        finally:
-            if self._children:
-                typer.echo("\nStopping ...")
-            # The router first: it stops taking requests and waits for those at the node.
-            for child in self._children:
-                await child.stop(grace_s=STOP_GRACE_S)
+
+    async def _stop_children(self) -> None:
+        if self._children:
+            typer.echo("\nStopping ...")
+        # The router first: it stops taking requests and waits for those at the node.
+        for child in self._children:
+            await child.stop(grace_s=STOP_GRACE_S)
 
     async def _run(self) -> int:
         new_key, first_time = await self._prepare()
@@ -213,6 +218,8 @@ async def _register(catalog: Any, url: str, token: str) -> None:
         await catalog.nodes.add(name=NODE_NAME, url=url, token=token)
     else:
         await catalog.nodes.update(node.id, url=url, token=token)
+        # Starting it is an order to use it: a drain of an earlier day ends here.
+        await catalog.nodes.set_state(node.id, "pending")
 
 
 async def _ready(client: "httpx.AsyncClient") -> bool:

@@ -31,15 +31,18 @@ def image_tokens(width_px: int, height_px: int) -> int:
     return -(-width_px // 16) * -(-height_px // 16)
 
 
-def usage(*, text_tokens: int, pictures: int, width_px: int, height_px: int) -> dict[str, Any]:
-    """OpenAI's `usage` block; the totals add up."""
+def usage(
+    *, text_tokens: int, pictures: int, width_px: int, height_px: int, inputs_px: Sequence[tuple[int, int]] = ()
+) -> dict[str, Any]:
+    """OpenAI's `usage` block; the totals add up. inputs_px: width and height of each uploaded picture."""
     output = pictures * image_tokens(width_px, height_px)
+    image_input = sum(image_tokens(*size) for size in inputs_px)
     return {
-        "input_tokens": text_tokens,
-        "input_tokens_details": {"text_tokens": text_tokens, "image_tokens": 0},
+        "input_tokens": text_tokens + image_input,
+        "input_tokens_details": {"text_tokens": text_tokens, "image_tokens": image_input},
         "output_tokens": output,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
-        "total_tokens": text_tokens + output,
+        "total_tokens": text_tokens + image_input + output,
     }
 
 

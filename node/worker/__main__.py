@@ -25,7 +25,7 @@ from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.worker.frames import Frame, FrameError, pack, read_frame
 from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json
-from node.worker.parameters import parameters_text
+from node.worker.parameters import parameters_text, recipe_json
 
 _PR_SET_PDEATHSIG = 1
 """prctl option of Linux: the signal to get when the parent dies."""
@@ -97,6 +97,7 @@ class Child:
                 output_format=spec.output_format,
                 compression=spec.output_compression,
                 parameters=parameters_text(spec, seed) if spec.embed_parameters else None,
+                recipe=recipe_json(spec, seed) if spec.embed_parameters else None,
             )
             for image, seed in zip(made.images, spec.seeds, strict=True)
         ]

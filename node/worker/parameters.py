@@ -1,4 +1,6 @@
-"""How a picture was made, in the text form A1111 began and most programs read."""
+"""How a picture was made: in the text form A1111 began and most programs read, and whole, as JSON."""
+
+import json
 
 from node.engines.base import RunSpec
 
@@ -15,3 +17,10 @@ def parameters_text(spec: RunSpec, seed: int) -> str:
         + "Version: aquatint"
     )
     return "\n".join(lines)
+
+
+def recipe_json(spec: RunSpec, seed: int) -> str:
+    """Everything to make one picture again, as ASCII JSON (EXIF holds nothing else)."""
+    left_out = ("seeds", "previews", "embed_parameters")
+    values = {name: value for name, value in spec.to_json().items() if name not in left_out and value is not None}
+    return json.dumps(values | {"seed": seed}, sort_keys=True)

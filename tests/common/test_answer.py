@@ -29,9 +29,10 @@ def test_a_picture_is_never_answered_twice_over():
 
 
 def test_the_totals_of_usage_add_up():
-    block = usage(text_tokens=7, pictures=2, width_px=1280, height_px=670)
+    block = usage(text_tokens=7, pictures=2, width_px=1280, height_px=670, inputs_px=[(64, 17)])
 
     assert block["output_tokens"] == 2 * 80 * 42
+    assert block["input_tokens_details"] == {"text_tokens": 7, "image_tokens": 4 * 2}
     assert block["total_tokens"] == block["input_tokens"] + block["output_tokens"]
 
 
@@ -76,14 +77,15 @@ def test_a_link_that_was_changed_leads_nowhere(tampered: str):
 def test_a_file_is_what_it_says_and_remembers_how_it_was_made(output_format: OutputFormat):
     made = "青い円\nSteps: 4, Seed: 41"
 
-    file = encode(Image.new("RGB", (40, 24), "red"), output_format=output_format, parameters=made)
+    file = encode(Image.new("RGB", (40, 24), "red"), output_format=output_format, parameters=made, recipe='{"seed": 41}')
 
     image = Image.open(io.BytesIO(file))
     assert image.format == output_format.value.upper()
     assert image.size == (40, 24)
     if output_format is OutputFormat.PNG:
-        assert image.info["parameters"] == made
+        assert (image.info["parameters"], image.info["aquatint"]) == (made, '{"seed": 41}')
     else:
+        assert image.getexif()[0x010E] == '{"seed": 41}'
         assert image.getexif().get_ifd(0x8769)[0x9286] == b"UNICODE\0" + made.encode("utf-16-be")
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,4 +157,5 @@ def test_a_file_says_how_it_was_made_unless_it_is_not_to(sdk: OpenAI, tmp_path: 
     texts = [Image.open(io.BytesIO(base64.b64decode(a.data[0].b64_json or ""))).info for a in (told, untold)]  # type: ignore[index]
     assert texts[0]["parameters"].startswith("赤い円\n")
     assert "Seed: 5" in texts[0]["parameters"]
-    assert "parameters" not in texts[1]
+    assert json.loads(texts[0]["aquatint"])["seed"] == 5
+    assert not {"parameters", "aquatint"} & set(texts[1])

@@ -14,7 +14,7 @@ import httpx
 from openai import OpenAI
 from PIL import Image
 
-from tests.e2e.conftest import KEY, Machine, answers, gone, wait_for
+from tests.e2e.conftest import KEY, Machine, answers, free_port, gone, wait_for
 
 ENGINE_PACKAGES = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy"}
 
@@ -141,13 +141,16 @@ def test_when_up_is_killed_its_children_end(machine: Machine):
     wait_for(lambda: all(gone(pid) for pid in children), what="the end of router and node", within_s=60)
 
 
-def test_a_port_in_use_is_said_at_once(machine: Machine):
+def test_a_port_or_a_home_in_use_is_said_at_once(machine: Machine):
     up = machine.up()
 
     second = machine.run("up", "--port", up.url.rpartition(":")[2])
 
-    assert second.returncode == 1
+    third = machine.run("up", "--port", str(free_port()))
+
+    assert (second.returncode, third.returncode) == (1, 1)
     assert "in use" in second.stderr
+    assert "already runs" in third.stderr
 
 
 def test_a_wrong_setting_stops_the_start_with_its_name(machine: Machine):

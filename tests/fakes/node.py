@@ -24,9 +24,20 @@ from starlette.responses import StreamingResponse
 
 from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
 from common.errors import AquatintError, EngineFailed, TooManyRequests, Unavailable, UserImageError
-from common.images_api import OutputFormat, Picture, Size, Task, answer_bytes, read_json_request, usage
+from common.images_api import (
+    AssetLinks,
+    ImageRequest,
+    Picture,
+    ResponseFormat,
+    Size,
+    Task,
+    UploadLimits,
+    answer_bytes,
+    usage,
+)
 from common.node_api import (
     ATTEMPT_HEADER,
+    PUBLIC_URL_HEADER,
     RUN_ID_HEADER,
     DeviceStatus,
     JobPhase,
@@ -36,7 +47,8 @@ from common.node_api import (
     NodeStatus,
 )
 from common.pictures import encode
-from common.web import RequestContext, install_error_handlers, read_body, until_client_leaves
+from common.web import RequestContext, install_error_handlers, until_client_leaves
+from common.web.image_requests import read_image_request
 
 TOKEN = "fake-node-token"
 MODEL = "fake/model:1"
@@ -67,6 +79,7 @@ class FakeNode:
     catalog: Catalog
     assets: AssetStore
     models: list[str]
+    links: AssetLinks = field(default_factory=lambda: AssetLinks("not shared with the router"))
     concurrency: int = 1
     faults: Faults = field(default_factory=Faults)
     jobs: dict[str, JobStatus] = field(default_factory=dict)
@@ -81,7 +94,7 @@ class FakeNode:
                 id=name,
                 family="fake",
                 profile="fake",
-                tasks=["generation"],
+                tasks=[str(task) for task in Task],
                 created=0,
                 resident=True,
                 capabilities={"default_size": "64x64", "default_steps": 4},
@@ -111,10 +124,21 @@ def build_fake(node: FakeNode) -> FastAPI:
     app = FastAPI()
     install_error_handlers(app)
 
+    async def answer(task: Task, request: Request) -> Response:
+        asked = await read_image_request(task, request, UploadLimits())
+        return await until_client_leaves(request, _generate(node, request, asked))
+
     @app.post("/v1/images/generations")
     async def generate(request: Request) -> Response:
-        body = await read_body(request, max_bytes=1 << 20)
-        return await until_client_leaves(request, _generate(node, request, body))
+        return await answer(Task.GENERATION, request)
+
+    @app.post("/v1/images/edits")
+    async def edit(request: Request) -> Response:
+        return await answer(Task.EDIT, request)
+
+    @app.post("/v1/images/variations")
+    async def vary(request: Request) -> Response:
+        return await answer(Task.VARIATION, request)
 
     @app.get("/node/v1/status")
     async def status() -> Response:
@@ -132,8 +156,7 @@ def build_fake(node: FakeNode) -> FastAPI:
     return app
 
 
-async def _generate(node: FakeNode, request: Request, body: bytes) -> Response:
-    asked = read_json_request(Task.GENERATION, body)
+async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Response:
     run_id, attempt = request.headers[RUN_ID_HEADER], int(request.headers[ATTEMPT_HEADER])
     fault = node.faults.take()
     node.started.append(run_id)
@@ -165,13 +188,13 @@ async def _generate(node: FakeNode, request: Request, body: bytes) -> Response:
 
 async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, attempt: int, fault: str) -> Response:
     size = asked.size or Size(64, 64)
-    files = [encode(pixels_for(asked.prompt, asked.seed + i, size), output_format=OutputFormat.PNG) for i in range(asked.n)]
+    files = [encode(pixels_for(asked.prompt, asked.seed + i, size), output_format=asked.output_format) for i in range(asked.n)]
     images = [
         NewImage(
             index=i,
             sha256=await node.assets.put(content),
             size_bytes=len(content),
-            format="png",
+            format=str(asked.output_format),
             width_px=size.width_px,
             height_px=size.height_px,
             seed=asked.seed + i,
@@ -181,13 +204,13 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
     head = {
         "created": int(time.time()),
         "size": str(size),
-        "output_format": "png",
+        "output_format": str(asked.output_format),
         "id": run_id,
         "model": asked.model,
         "usage": usage(text_tokens=1, pictures=asked.n, width_px=size.width_px, height_px=size.height_px),
     }
     ids = await node.catalog.runs.finish(run_id, attempt, images=images, effective={}, timings={}, answer=head)
-    pictures = [Picture(asked.seed + i, image_id, content=files[i]) for i, image_id in enumerate(ids)]
+    pictures = [_picture(node, request, asked, asked.seed + i, image_id, files[i]) for i, image_id in enumerate(ids)]
     if fault == "finish_then_die":
         os.kill(os.getpid(), signal.SIGKILL)
     body = answer_bytes(head, pictures)
@@ -195,6 +218,13 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
         headers = {RUN_ID_HEADER: run_id, "content-length": str(len(body))}
         return StreamingResponse(_half(body), media_type="application/json", headers=headers)
     return Response(body, media_type="application/json", headers={RUN_ID_HEADER: run_id})
+
+
+def _picture(node: FakeNode, request: Request, asked: Any, seed: int, image_id: str, content: bytes) -> Picture:
+    if asked.response_format is not ResponseFormat.URL:
+        return Picture(seed, image_id, content=content)
+    base = request.headers[PUBLIC_URL_HEADER]
+    return Picture(seed, image_id, url=node.links.sign(base, image_id, asked.output_format, now_s=time.time()))
 
 
 async def _half(body: bytes) -> AsyncIterator[bytes]:

@@ -14,6 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
+from common.images_api import AssetLinks
+from common.images_api.links import SECRET_NAME
 from router.app import build_app
 from router.services import Services
 from router.settings import RouterSection, RouterSettings
@@ -70,13 +72,14 @@ async def make_house(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeHou
         async def make(*names: str, models: dict[str, list[str]] | None = None, **settings: Any) -> House:
             secret = load_or_create_secret_key(tmp_path / "secret.key")
             catalog = await Catalog.open(catalog_url, secret_key=secret)
+            links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: "shared-secret"))
             stack.push_async_callback(catalog.close)
             assets = open_asset_store(str(tmp_path / "assets"))
             await catalog.keys.create(name="admin", scopes=["admin", "user"], secret=ADMIN_KEY)
             await catalog.keys.create(name="user", scopes=["user"], secret=USER_KEY)
             nodes = {}
             for name in names:
-                nodes[name] = FakeNode(name, catalog, assets, (models or {}).get(name, [MODEL]))
+                nodes[name] = FakeNode(name, catalog, assets, (models or {}).get(name, [MODEL]), links)
                 url = await stack.enter_async_context(served(build_fake(nodes[name])))
                 await catalog.nodes.add(name=name, url=url, token="token")
             fast = {"probe_interval_s": 0.1, "no_capacity_wait_s": 0.5} | settings
