@@ -16,6 +16,7 @@ from common.logs import get_logger
 from common.node_api import DeviceStatus
 from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
+from common.web.paths import LenientPaths
 from node import api, control, health
 from node.auth import load_or_create_token
 from node.decoding import Decoder
@@ -53,6 +54,7 @@ def build_app(settings: NodeSettings) -> FastAPI:
     install_error_handlers(app)
     for part in (api, control, health):
         app.include_router(part.api)
+    app.add_middleware(LenientPaths)
     app.add_middleware(RequestContext, observe=metrics.http.observe)
     return app
 

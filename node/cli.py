@@ -1,9 +1,12 @@
 """`aquatint node`: one device as a process."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from node.settings import NodeSettings
 
 
 def node(
@@ -38,4 +41,13 @@ def node(
     settings = NodeSettings.load().with_node(**{key: value for key, value in given.items() if value is not None})
     configure_logging(level=settings.log_level, style=settings.log_format, process="node")
     asyncio.run(migrate(settings.catalog_url))
+    _say_how_to_register(settings)
     serve(build_app(settings), host=settings.node.host, port=settings.node.port)
+
+
+def _say_how_to_register(settings: "NodeSettings") -> None:
+    own = settings.node
+    where = "the one given" if own.token else f"in {settings.token_path}"
+    token = "..." if own.token else f"$(cat {settings.token_path})"
+    typer.echo(f"Node {own.name!r} starts on port {own.port}; its token is {where}. Register it with a router by")
+    typer.echo(f"  aquatint nodes add {own.name} http://HOST:{own.port} --token {token}")

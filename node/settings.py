@@ -13,7 +13,7 @@ class NodeSection(Section):
     """What one node needs to know."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8189, ge=0, le=65535, description="Port to listen on.")
+    port: int = Field(default=8001, ge=0, le=65535, description="Port to listen on.")
     name: str = Field(
         default_factory=platform.node,
         min_length=1,
