@@ -143,6 +143,7 @@ def save(whole: Any, folder: Path) -> None:
     """Write a pipeline as fp16 safetensors in diffusers layout. It becomes fp16 on the way."""
     for part in (whole.vae, whole.text_encoder, whole.unet):
         part.half()
+    whole.vae.register_to_config(_name_or_path="")  # else the folder it was loaded from while training
     whole.save_pretrained(folder, safe_serialization=True)
 
 

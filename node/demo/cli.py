@@ -102,19 +102,24 @@ def parts_before_diffusion(out: Path, device: str) -> "Parts":
     """The trained autoencoder, tokenizer and text encoder of `out` with an untrained UNet."""
     import torch
     from diffusers import AutoencoderKL
+    from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextModel
 
     from node.demo import architecture, tokenizer
     from node.demo.train_diffusion import Parts
 
     torch.manual_seed(0)
+    unet = architecture.unet().to(device)
+    if device == "cpu":
+        # With heads this narrow, torch's fused attention spends half of a training step in its backward pass.
+        unet.set_attn_processor(AttnProcessor())
     text_encoder = CLIPTextModel.from_pretrained(out / "parts" / "text_encoder", local_files_only=True)
     vae = AutoencoderKL.from_pretrained(out / "parts" / "vae", local_files_only=True, use_safetensors=True)
     return Parts(
         vae.to(device).eval().requires_grad_(False),
         tokenizer.load(out / "parts" / "tokenizer"),
         text_encoder.to(device).eval().requires_grad_(False),
-        architecture.unet().to(device),
+        unet,
     )
 
 

@@ -113,7 +113,7 @@ def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
 
 
 def prompt_following(pipeline: Any, count: int, **how: Any) -> tuple[dict[str, Any], list[Image.Image]]:
-    """Shares of right pictures on held-out captions: all, one thing, two things; and what the painting cost."""
+    """Shares of right pictures on held-out captions: all, one thing, two things, in Japanese."""
     asked = held_out_captions(count)
     painted = paint(pipeline, [one.caption for one in asked], **how)
     verdicts = judge(asked, painted.pictures)
@@ -125,9 +125,21 @@ def prompt_following(pipeline: Any, count: int, **how: Any) -> tuple[dict[str, A
     }
     figures: dict[str, Any] = {name: shares(some) for name, some in groups.items() if some}
     figures["pictures"] = count
-    figures["denoising_s_per_picture"] = round(painted.denoising_s / count, 4)
-    figures["decoding_s_per_picture"] = round(painted.decoding_s / count, 4)
     return figures, painted.pictures
+
+
+def speed(guided: Any, few_steps: Any, count: int) -> dict[str, float]:
+    """Seconds a picture, in turns of one batch each, so that a busy machine slows both alike."""
+    captions = [one.caption for one in held_out_captions(count)]
+    seconds = dict.fromkeys(("guided", "few_steps", "decoding"), 0.0)
+    paint(few_steps, captions[:1], steps=1, guidance=1.0)
+    for at in range(0, count, BATCH):
+        slow = paint(guided, captions[at : at + BATCH])
+        fast = paint(few_steps, captions[at : at + BATCH], steps=FEW_STEPS, guidance=1.0)
+        seconds["guided"] += slow.denoising_s / count
+        seconds["few_steps"] += fast.denoising_s / count
+        seconds["decoding"] += (slow.decoding_s + fast.decoding_s) / (2 * count)
+    return {name: round(value, 4) for name, value in seconds.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +276,10 @@ def all_figures(folder: Path, adapter: Path | None, *, count: int, out: Path) ->
     sheet(pictures[:48], columns=8).save(out / "masked_edits.png")
     figures["distance_by_strength"] = distance_by_strength(pipeline, max(4, count // 25))
     if adapter is not None:
-        use_few_steps(pipeline, adapter)
-        figures["few_steps"], pictures = prompt_following(pipeline, count, steps=FEW_STEPS, guidance=1.0)
+        fast = architecture.load(folder)
+        use_few_steps(fast, adapter)
+        figures["few_steps"], pictures = prompt_following(fast, count, steps=FEW_STEPS, guidance=1.0)
         sheet(pictures[:48], columns=8).save(out / "few_steps.png")
+        figures["seconds_per_picture"] = speed(pipeline, fast, max(BATCH, count // 8))
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures

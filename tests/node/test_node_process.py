@@ -322,5 +322,5 @@ def test_metrics_are_open_and_count(node: NodeProcess):
 
 def test_unknown_paths_and_methods_are_envelopes(node: NodeProcess):
     with node.http() as client:
-        assert client.post("/v1/images/edits").json()["error"]["code"] == "unknown_url"
+        assert client.post("/v1/chat/completions").json()["error"]["code"] == "unknown_url"
         assert client.get("/v1/images/generations").status_code == 405
