@@ -115,6 +115,14 @@ class MethodNotAllowed(AquatintError):
 
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
+    def __init__(self, message: str, allow: str | None = None) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        """RFC 9110, 15.5.6: the answer names the methods that are."""
+        return super().headers() | ({"allow": self.allow} if self.allow else {})
+
 
 class Conflict(AquatintError):
     """The state of the thing named forbids this. SDKs would retry a 409, so it is forbidden unless waiting helps."""

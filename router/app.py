@@ -14,6 +14,7 @@ from common.catalog.sweeper import sweep
 from common.errors import AquatintError
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
+from common.images_api.openapi import ERRORS
 from common.logs import get_logger
 from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
@@ -51,7 +52,15 @@ def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport |
             log.info("router_ready", nodes=len(services.registry.nodes()))
             yield
 
-    app = FastAPI(title="Aquatint", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Aquatint",
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=ERRORS,
+    )
     install_error_handlers(app)
     for part in (images, models, assets, runs, admin_nodes, admin_keys, admin_aliases, health):
         app.include_router(part.api)

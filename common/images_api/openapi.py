@@ -50,6 +50,11 @@ _ANSWER = {
         },
     },
 }
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is at fault.", "content": {"application/json": {"schema": _ERROR}}},
+    "5XX": {"description": "The server is at fault.", "content": {"application/json": {"schema": _ERROR}}},
+}
+"""What every route may answer: OpenAI's envelope."""
 _STATUSES = {
     "400": "The request is wrong; `param` says where.",
     "401": "No key, or not one of ours.",

@@ -39,7 +39,7 @@ def from_http_exception(error: HTTPException, path: str, method: str) -> Aquatin
     if error.status_code == 404:
         return NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
     if error.status_code == 405:
-        return MethodNotAllowed(f"Not allowed to {method} on {path}.")
+        return MethodNotAllowed(f"Not allowed to {method} on {path}.", (error.headers or {}).get("Allow"))
     known = {401: Unauthorized, 403: Forbidden, 413: PayloadTooLarge}.get(error.status_code)
     if known is not None:
         return known(str(error.detail))

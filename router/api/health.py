@@ -1,7 +1,7 @@
 """/health (the process lives), /ready (send me work), /metrics."""
 
 from fastapi import APIRouter, Response
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from common.errors import CatalogUnavailable
 from common.metrics import exposition
@@ -33,7 +33,7 @@ async def ready(services: ServicesDep) -> JSONResponse:
     return JSONResponse(body, status_code=503 if reasons else 200)
 
 
-@api.get("/metrics")
+@api.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: ServicesDep) -> Response:
     """Prometheus' text format."""
     services.metrics.show_nodes(

@@ -309,3 +309,15 @@ async def test_the_openapi_document_says_what_the_table_of_fields_says(make_hous
     generation = document["paths"]["/v1/images/generations"]["post"]
     assert generation["requestBody"]["content"]["application/json"]["schema"]["required"] == ["prompt"]
     assert {"200", "400", "401", "429", "503"} <= set(generation["responses"])
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert {"4XX", "5XX"} <= set(operation["responses"]), (method, path)
+            assert "422" not in operation["responses"], (method, path)
+
+
+async def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(make_house: MakeHouse):
+    house = await make_house()
+
+    reply = await house.client.request("TRACE", "/v1/models")
+
+    assert (reply.status_code, reply.headers["allow"]) == (405, "GET")
