@@ -26,10 +26,11 @@ USER_KEY = "test-user-key-0123456789"
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
-    """`app` on a free port of this machine; the base URL."""
+async def served(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
+    """`app` on a port of this machine, a free one for 0; the base URL."""
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

@@ -1,0 +1,20 @@
+"""The installed openai package, as a program of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.contract.programs import contract_server
+from tests.router.conftest import USER_KEY
+
+
+def test_the_installed_sdk_finds_everything_as_it_expects(tmp_path: Path):
+    program = Path(__file__).with_name("python_sdk.py")
+
+    with contract_server(tmp_path) as url:
+        checked = subprocess.run(
+            [sys.executable, program, f"{url}/v1", USER_KEY], capture_output=True, text=True, timeout=120, check=False
+        )
+
+    assert checked.returncode == 0, checked.stderr
+    assert "all as it expects" in checked.stdout
