@@ -22,8 +22,11 @@ Decisions:
 - A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value
   beyond a limit is an error that gives the limit. Nothing is clamped.
 - Checkpoints are found at the start, and checked again by the worker right before each load. A new one needs a restart.
-- A folder that holds any pickle or code is refused as a whole, even beside good safetensors. Costs: an operator must
-  delete such files from a downloaded repository.
+- A folder with code, or with a pickle under another name, is refused as a whole. Pickled weights that are called so stay
+  where they are: loads read safetensors only, and most downloads hold both.
+- Edits and variations run on the loaded components through other pipeline classes: one set of weights in memory. What is
+  outside a mask is put back pixel by pixel afterwards, for an autoencoder changes everything it touches.
+- Uploads are decoded in a process of their own, bounded in memory and time; the worker gets plain pixels.
 - A single file needs a folder of configs named in its sidecar: tokenizers are data of their makers and do not ship here.
 - How a picture was made is written into its file unless `embed_parameters` is off: it is the client's own prompt, and the
   picture of last Tuesday is then enough to make it again. It holds no date or version, so that equal stays equal.
