@@ -9,7 +9,7 @@
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
     models.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
                                               what can be served, and every check before a library opens a file
-    placeholder.py demo/                      what is served when there is no other model
+    demo/                                     what is served when there is no other model
 
 Decisions:
 

@@ -67,7 +67,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     stack.push_async_callback(assets.close)
     links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
     # In a thread: thousands of headers on a network disk take a while, and signals must be heard meanwhile.
-    models = await asyncio.to_thread(find_models, settings.models_dirs, home=settings.home)
+    models = await asyncio.to_thread(find_models, settings.models_dirs)
     await _tell_catalog(catalog, models)
     pace = Pace()
 

@@ -1,8 +1,5 @@
 """The models this node can serve: each a checkpoint under a public name with the profile that fits it."""
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +9,6 @@ from common.catalog import ModelFile
 from common.images_api import Task
 from common.logs import get_logger
 from node.checkpoints import Checkpoint, Layout, inspect, scan
-from node.diffusers_folder import INDEX
 from node.engines.base import LoadOrder
 from node.profile import Profile, choose_profile, profiles
 from node.safetensors_header import CheckpointRefused
@@ -22,8 +18,6 @@ log = get_logger(__name__)
 DEMO_FOLDER = Path(__file__).parent / "demo" / "checkpoint"
 """The trained demonstration checkpoint that comes with the node."""
 DEMO_MODEL = "aquatint-demo"
-PLACEHOLDER_S = 120.0
-"""A placeholder is written in seconds, most of them spent importing torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +93,10 @@ class Models:
         return next(iter(self))
 
 
-def find_models(roots: list[Path], *, home: Path) -> Models:
-    """Scan the models folders; with nothing there, serve the demonstration checkpoint or a placeholder for it.
+def find_models(roots: list[Path]) -> Models:
+    """Scan the models folders; with nothing there, serve the demonstration checkpoint.
 
-    Blocking: reads the headers of every file. home: where a placeholder is written.
+    Blocking: reads the headers of every file.
     """
     found = scan(roots)
     for refusal in found.refused:
@@ -115,7 +109,7 @@ def find_models(roots: list[Path], *, home: Path) -> Models:
             refused.append(CheckpointRefused(checkpoint.path, f"its sidecar: {error}"))
             log.warning("checkpoint_refused", path=str(checkpoint.path), reason=refused[-1].reason)
     if not models:
-        models[DEMO_MODEL] = _demo(home)
+        models[DEMO_MODEL] = _demo()
     return Models(models, tuple(refused))
 
 
@@ -124,27 +118,7 @@ def _model(checkpoint: Checkpoint) -> Model:
     return Model(checkpoint.name, checkpoint, profile, int(checkpoint.path.stat().st_mtime))
 
 
-def _demo(home: Path) -> Model:
-    """The demonstration model: trained where its files are there, else random."""
-    folder = DEMO_FOLDER
-    if not (folder / INDEX).is_file():
-        folder = home / "placeholder" / DEMO_MODEL
-        if not (folder / INDEX).is_file():
-            _write_placeholder(folder)
-    checkpoint = inspect(folder, root=folder)
-    return Model(DEMO_MODEL, checkpoint, profiles()["aquatint-demo"], int(time.time()))
-
-
-def _write_placeholder(folder: Path) -> None:
-    """In a process of its own, so that torch never enters this one; renamed when complete."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    log.info("placeholder_written", folder=str(folder))
-    subprocess.run(
-        [sys.executable, "-m", "node.placeholder", str(partial)],
-        check=True,
-        timeout=PLACEHOLDER_S,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    partial.rename(folder)
+def _demo() -> Model:
+    """The demonstration model that comes with the node."""
+    checkpoint = inspect(DEMO_FOLDER, root=DEMO_FOLDER)
+    return Model(DEMO_MODEL, checkpoint, profiles()["aquatint-demo"], int(DEMO_FOLDER.stat().st_mtime))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from common.settings import CommonSettings
 
 NODE_NAME = "local"
-FIRST_PROMPT = "a large red circle on the left, on a blue background"
+FIRST_PROMPT = "a large yellow star in the centre, on a purple background"
 READY_WITHIN_S = 600.0
 STOP_GRACE_S = 35.0
 POLL_S = 0.2
@@ -166,7 +166,7 @@ class _Up:
             async with httpx.AsyncClient(base_url=self._url, headers=headers, timeout=600, trust_env=False) as client:
                 asked = asyncio.create_task(
                     client.post(
-                        "/v1/images/generations", json={"prompt": FIRST_PROMPT, "seed": 1, "response_format": "b64_json"}
+                        "/v1/images/generations", json={"prompt": FIRST_PROMPT, "seed": 2, "response_format": "b64_json"}
                     )
                 )
                 while not asked.done() and not self._stop.is_set():
@@ -196,9 +196,9 @@ class _Up:
 SNIPPETS = """\
 curl {url}/v1/images/generations \\
   -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
-  -d '{{"prompt": "a small yellow star in the centre, on a purple background", "size": "256x256"}}' \\
+  -d '{{"prompt": "a large pink cross on the left, on a green background", "size": "256x256"}}' \\
   | python3 -c 'import base64, json, sys
-open("star.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
+open("cross.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'
 
 from openai import OpenAI
 import base64

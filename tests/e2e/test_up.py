@@ -36,7 +36,7 @@ def test_one_command_makes_a_picture_and_prints_what_to_paste(machine: Machine):
     _, curl, python = re.split(r"^(?=curl |from openai)", text, flags=re.MULTILINE)
     subprocess.run(["bash", "-euc", curl], cwd=folder, check=True, timeout=120)
     subprocess.run([sys.executable, "-c", python], cwd=folder, check=True, timeout=120)
-    assert [picture(folder / name).size for name in ("star.png", "square.png")] == [(256, 256)] * 2
+    assert [picture(folder / name).size for name in ("cross.png", "square.png")] == [(256, 256)] * 2
 
     assert up.end(signal.SIGINT) == 0
 

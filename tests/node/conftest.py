@@ -24,4 +24,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(tiny: Path) -> Models:
     """The same, as the node finds them."""
-    return find_models([tiny], home=tiny)
+    return find_models([tiny])

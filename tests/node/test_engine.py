@@ -215,7 +215,7 @@ def test_files_without_all_weights_are_refused(tiny: Path, tmp_path: Path):
     weights = load_file(file)
     weights.popitem()
     save_file(weights, file)
-    model: Model = find_models([tmp_path / "models"], home=tmp_path).default
+    model: Model = find_models([tmp_path / "models"]).default
     from node.engines.diffusers_engine import DiffusersEngine
 
     with pytest.raises(EngineFailed, match="Loading 'sd15'"):

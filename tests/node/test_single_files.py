@@ -46,7 +46,7 @@ def test_a_single_file_makes_the_same_picture_as_its_folder(kind: str, tiny: Pat
     torch.set_num_threads(1)
     write_single_file(kind, tiny, tmp_path)
     shutil.copytree(tiny / kind, tmp_path / "folder")
-    models = find_models([tmp_path], home=tmp_path)
+    models = find_models([tmp_path])
     engine = DiffusersEngine("cpu")
     pictures = []
     for name in ("one", "folder"):
