@@ -2,9 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -16,6 +15,7 @@ from common.logs import get_logger
 from common.node_api import DeviceStatus
 from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
+from common.web.background import run_beside
 from common.web.paths import LenientPaths
 from node import api, control, health
 from node.auth import load_or_create_token
@@ -101,8 +101,9 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         dtype=own.dtype,
         embed_parameters=own.embed_parameters,
     )
-    for work in (recorder.beat(), _unload_idle(residency, own.idle_unload_s), _preload(settings, models, worker, residency)):
-        await _in_background(work, stack)
+    run_beside("heartbeat", recorder.beat(), stack)
+    run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
+    run_beside("preload", _preload(settings, models, worker, residency), stack)
     return Services(
         settings=settings,
         token=own.token or load_or_create_token(settings.token_path),
@@ -161,13 +162,3 @@ async def _unload_idle(residency: Residency, idle_s: float) -> None:
             await residency.unload_idle(idle_s)
         except AquatintError as error:
             log.warning("idle_unload_failed", reason=error.message)
-
-
-async def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
-    task = asyncio.create_task(work)
-
-    async def stop() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    stack.push_async_callback(stop)

@@ -13,12 +13,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from common.errors import Forbidden, Unauthorized
+from common.web.keys import presented_key
 from node.services import services_of
-
-NO_KEY = (
-    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY)."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +43,12 @@ def load_or_create_token(path: Path) -> str:
     return path.read_text().strip()
 
 
-def _presented(request: Request) -> str:
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    secret = credentials.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
-    if not secret:
-        raise Unauthorized(NO_KEY)
-    return secret
-
-
 def _has_token(request: Request, secret: str) -> bool:
     return secrets.compare_digest(secret.encode(), services_of(request).token.encode())
 
 
 async def _caller(request: Request) -> Caller:
-    secret = _presented(request)
+    secret = presented_key(request)
     if _has_token(request, secret):
         return Caller(trusted=True)
     key = await services_of(request).catalog.keys.authenticate(secret)
@@ -72,7 +60,7 @@ async def _caller(request: Request) -> Caller:
 
 
 def _operator(request: Request) -> Caller:
-    if not _has_token(request, _presented(request)):
+    if not _has_token(request, presented_key(request)):
         raise Unauthorized("This route needs the node's token.", code="invalid_api_key")
     return Caller(trusted=True)
 

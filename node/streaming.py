@@ -14,6 +14,7 @@ from common.images_api import ImageRequest, events
 from common.images_api.sniff import sniff
 from common.node_api import RUN_ID_HEADER
 from common.web import until_client_leaves
+from common.web.background import ended
 from common.web.errors import unexpected
 from node.recorder import Sender
 from node.runs import Answer, Runs
@@ -40,7 +41,7 @@ async def streamed(asked: ImageRequest, sender: Sender, request: Request, runs: 
     try:
         first = await until_client_leaves(request, _next(previews, making))
     except BaseException:
-        await _end(making)
+        await ended(making)
         raise
     headers = {**events.HEADERS} | (told(making.result()) if first is None else {})
     return StreamingResponse(_events(asked, first, previews, making), headers=headers)
@@ -71,7 +72,7 @@ async def _events(
         yield events.failed(unexpected(error))
     finally:
         # The client left, or all is said.
-        await _end(making)
+        await ended(making)
 
 
 def _head(asked: ImageRequest, preview: _Preview, created_s: int) -> dict[str, Any]:
@@ -97,8 +98,3 @@ async def _next(previews: asyncio.Queue[_Preview], making: asyncio.Task[Answer])
         return None
     finally:
         getting.cancel()
-
-
-async def _end(making: asyncio.Task[Answer]) -> None:
-    making.cancel()
-    await asyncio.gather(making, return_exceptions=True)

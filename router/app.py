@@ -18,6 +18,7 @@ from common.images_api.openapi import ERRORS
 from common.logs import get_logger
 from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
+from common.web.background import run_beside
 from common.web.paths import LenientPaths
 from router.answers import Answers
 from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs
@@ -48,7 +49,7 @@ def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport |
             services = await _make_services(settings, metrics, transport, stack)
             app.state.services = services
             for name, work in _background(services):
-                await _start(name, work, stack)
+                run_beside(name, work, stack)
             log.info("router_ready", nodes=len(services.registry.nodes()))
             yield
 
@@ -139,20 +140,3 @@ async def _every(interval_s: float, work: Callable[[], Awaitable[None]]) -> None
         except AquatintError as error:
             log.warning("background_work_failed", why=error.message)
         await asyncio.sleep(interval_s)
-
-
-async def _start(name: str, work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
-    """Run `work` beside the requests until the stack closes. If it ever ends by itself, that is logged as an error."""
-    task = asyncio.create_task(work, name=name)
-
-    def ended(done: asyncio.Task[None]) -> None:
-        if not done.cancelled():
-            log.error("background_work_ended", name=name, exc_info=done.exception())
-
-    task.add_done_callback(ended)
-
-    async def stop() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    stack.push_async_callback(stop)

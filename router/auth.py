@@ -6,31 +6,17 @@ from fastapi import Depends, Request
 
 from common.catalog import KeyRecord
 from common.errors import Forbidden, Unauthorized
+from common.web.keys import presented_key
 from router.services import Services, services_of
-
-NO_KEY = (
-    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY)."
-)
 
 
 async def _key(request: Request) -> KeyRecord:
     services: Services = services_of(request)
-    secret = _presented(request)
-    if secret is None:
-        raise Unauthorized(NO_KEY)
+    secret = presented_key(request)
     key = await services.catalog.keys.authenticate(secret)
     if key is None:
         raise Unauthorized(f"Incorrect API key provided: {_masked(secret)}.", code="invalid_api_key")
     return key
-
-
-def _presented(request: Request) -> str | None:
-    """The key of a Bearer header, or of Azure-style clients' `api-key` header."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and credentials.strip():
-        return credentials.strip()
-    return request.headers.get("api-key") or None
 
 
 def _masked(secret: str) -> str:

@@ -128,6 +128,8 @@ class Dispatcher:
                 # The run ended while we were not looking: a node given up for lost has finished it after all,
                 # or the sweeper closed it while the catalog could not hear that it was alive.
                 reply = await self._finished(accepted)
+                if reply is None:
+                    raise NodeFailed("The run was interrupted.", code="interrupted", retryable=True, retry_after_s=1) from None
             finally:
                 self._queue.release(node, accepted.run_id, took_s=took_s)
             if reply is not None:
@@ -153,7 +155,7 @@ class Dispatcher:
         except NodeLost as error:
             await self._registry.failed(node, str(error), gone=True)
             self._registry.model_failed(node, accepted.ask.model)
-            finished = await self._finished(accepted, or_none=True)
+            finished = await self._finished(accepted)
             if finished is not None:
                 self._metrics.attempt(node.name, "recovered")
                 return finished
@@ -165,14 +167,10 @@ class Dispatcher:
             return Reply(200, passed_on(response), self._body(response, accepted))
         return await self._refused(journey, this, response)
 
-    async def _finished(self, accepted: Accepted, *, or_none: bool = False) -> Reply | None:
-        """The answer of a run that succeeded without our hearing of it; else None, or a clear end."""
+    async def _finished(self, accepted: Accepted) -> Reply | None:
+        """The answer of a run that succeeded without our hearing of it; None if it did not."""
         body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
-        if body is not None:
-            return Reply(200, answer_headers(accepted), once(body))
-        if or_none:
-            return None
-        raise NodeFailed("The run was interrupted.", code="interrupted", retryable=True, retry_after_s=1)
+        return None if body is None else Reply(200, answer_headers(accepted), once(body))
 
     async def _answer_of(self, this: _Try, journey: _Journey) -> httpx.Response:
         """The node's answer, unless the node is lost or time is over first.

@@ -7,7 +7,7 @@ import httpx
 from pydantic import ValidationError
 
 from common.images_api import Task
-from common.node_api import CancelOrder, LoadOrder, NodeStatus
+from common.node_api import NodeStatus
 
 MAX_STATUS_BYTES = 4 * 1024 * 1024
 ROUTES = {
@@ -92,26 +92,6 @@ class NodeClient:
             return NodeStatus.model_validate_json(body)
         except ValidationError as error:
             raise NodeNonsense(f"status is not understood: {error.error_count()} faults") from error
-
-    async def cancel(self, node: Address, run_id: str) -> None:
-        """Ask to stop a run. Best effort: closing the connection says the same. Raises: NodeUnreachable, NodeLost."""
-        await self._order(node, "cancel", CancelOrder(run_id=run_id).model_dump_json())
-
-    async def load(self, node: Address, model: str) -> httpx.Response:
-        """Ask to bring a model onto the device; answers when it is there. Raises: NodeUnreachable, NodeLost."""
-        return await self._order(node, "load", LoadOrder(model=model).model_dump_json())
-
-    async def _order(self, node: Address, verb: str, body: str) -> httpx.Response:
-        try:
-            return await self._http.post(
-                f"{node.url.rstrip('/')}/node/v1/{verb}",
-                content=body,
-                headers={"content-type": "application/json", **node.headers()},
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise NodeUnreachable(_reason(error)) from error
-        except httpx.HTTPError as error:
-            raise NodeLost(_reason(error)) from error
 
 
 async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:

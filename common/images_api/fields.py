@@ -128,5 +128,3 @@ FIELDS: tuple[Field, ...] = (
     Field("svg", Refused("{name!r} is for output_format 'svg', which this model does not make."), "refused"),
     Field("markup", Refused("Unknown parameter: {name!r}."), "refused", tasks=frozenset({Task.EDIT})),
 )
-
-BY_NAME: dict[str, Field] = {name: f for f in FIELDS for name in (f.name, *f.aliases)}

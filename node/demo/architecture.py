@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-LATENT_SCALE_PX = 8
-"""Pixels of a side per latent: as in every Stable Diffusion, so that sizes mean the same here."""
 TEXT_WIDTH = 128
 TEXT_TOKENS = 77
 

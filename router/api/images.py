@@ -16,6 +16,7 @@ from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
 from common.node_api import RUN_ID_HEADER, ModelStatus
 from common.web import until_client_leaves
+from common.web.background import ended
 from common.web.image_requests import read_image_request
 from router.auth import UserKey
 from router.placement import Ask
@@ -103,7 +104,7 @@ async def _streamed(accepted: Accepted, request: Request, services: Services) ->
         if dispatch.done():
             return _answer(dispatch.result(), accepted)
     except BaseException:
-        await _end(dispatch)
+        await ended(dispatch)
         raise
     return StreamingResponse(_kept_alive(dispatch), headers=_headers({**events.HEADERS}, accepted))
 
@@ -126,12 +127,7 @@ async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
             yield events.refused(b"".join([chunk async for chunk in reply.body]))
     finally:
         # The client left, or all is said.
-        await _end(dispatch)
-
-
-async def _end(dispatch: asyncio.Task[Reply]) -> None:
-    dispatch.cancel()
-    await asyncio.gather(dispatch, return_exceptions=True)
+        await ended(dispatch)
 
 
 def work_units(request: ImageRequest, status: ModelStatus | None) -> float:

@@ -1,0 +1,28 @@
+"""Work beside the requests: begun with the app, ended with it, and never ended in silence."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+from common.logs import get_logger
+
+log = get_logger(__name__)
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait until its clean-up is done."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def run_beside(name: str, work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run `work` until the stack closes. If it ends by itself with an error, that is logged."""
+    task = asyncio.create_task(work, name=name)
+
+    def say(done: asyncio.Task[None]) -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.error("background_work_ended", name=name, exc_info=error)
+
+    task.add_done_callback(say)
+    stack.push_async_callback(ended, task)
