@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from common.image_origins import ImageOrigins
 from common.upload_limits import UploadLimits
 
 PREFIX = "AQUATINT__"
@@ -58,6 +59,15 @@ class CommonSettings(BaseSettings):
     )
     max_upload_pixels: int = Field(default=16_777_216, ge=4096, description="Largest picture a client may upload, in pixels.")
     max_upload_side_px: int = Field(default=8192, ge=64, le=65535, description="Longest side of an uploaded picture.")
+    image_url_origins: list[str] = Field(
+        default_factory=list,
+        description="Origins from which JSON edits may name pictures by URL, as a JSON list: `https://a.example`, "
+        "`https://*.example`. None: only data URLs are taken.",
+    )
+    image_url_networks: list[str] = Field(
+        default_factory=list,
+        description="Networks (CIDR) whose private addresses may be fetched from all the same, as a JSON list.",
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
     log_format: str = Field(
         default="auto", pattern="^(auto|json|console)$", description="json, console, or auto: console on a terminal."
@@ -77,6 +87,16 @@ class CommonSettings(BaseSettings):
     def upload_limits(self) -> UploadLimits:
         """What an uploaded picture is held to."""
         return UploadLimits(self.max_upload_bytes, self.max_upload_pixels, self.max_upload_side_px)
+
+    @property
+    def image_origins(self) -> ImageOrigins:
+        """From where pictures named by URL are fetched."""
+        return ImageOrigins.parse(self.image_url_origins, self.image_url_networks)
+
+    @model_validator(mode="after")
+    def _origins_can_be_read(self) -> Self:
+        ImageOrigins.parse(self.image_url_origins, self.image_url_networks)
+        return self
 
     @property
     def secret_key_path(self) -> Path:

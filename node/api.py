@@ -47,7 +47,9 @@ async def vary(request: Request, services: ServicesDep, caller: CallerDep) -> Re
 
 async def _make(task: Task, request: Request, services: Services, caller: Caller) -> Response:
     sender = _sender(request, services, caller)
-    asked = _as_sent(await read_image_request(task, request, services.settings.upload_limits), sender)
+    asked = _as_sent(
+        await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins), sender
+    )
     if asked.stream:
         return await streamed(asked, sender, request, services.runs)
     answer = await until_client_leaves(request, services.runs.make(asked, sender))

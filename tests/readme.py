@@ -10,6 +10,8 @@ from node.settings import NodeSettings
 from router.settings import RouterSettings
 
 README = Path(__file__).parent.parent / "README.md"
+OF_THE_MACHINE = {"home": "the platform's data folder", "name": "the host's name"}
+"""Defaults that differ from machine to machine, in words."""
 
 
 def settings_table() -> str:
@@ -31,10 +33,11 @@ def _rows(kind: type[CommonSettings] | type[Section], prefix: str, skip: set[str
     for name, field in kind.model_fields.items():
         if name in skip:
             continue
-        default = field.get_default()
-        if name == "home":
-            default = "the platform's data folder"
-        shown = "" if default in (None, []) else f"`{default}`" if name != "home" else str(default)
+        if name in OF_THE_MACHINE:
+            shown = OF_THE_MACHINE[name]
+        else:
+            default = field.get_default(call_default_factory=True, validated_data={})
+            shown = "" if default in (None, []) else f"`{default}`"
         rows.append(f"| `{PREFIX}{prefix}{name.upper()}` | {shown} | {field.description} |")
     return rows
 

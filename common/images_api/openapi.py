@@ -103,7 +103,12 @@ def _json_files(task: Task) -> dict[str, Any]:
     picture = {
         "type": "object",
         "required": ["image_url"],
-        "properties": {"image_url": {"type": "string", "description": "A base64 data URL of a PNG, JPEG or WebP file."}},
+        "properties": {
+            "image_url": {
+                "type": "string",
+                "description": "A base64 data URL of a PNG, JPEG or WebP file, or a URL of a listed origin.",
+            }
+        },
     }
     return {"images": {"type": "array", "minItems": 1, "maxItems": 16, "items": picture}, "mask": picture}
 

@@ -1,6 +1,7 @@
 """Bytes of a request -> ImageRequest: the cheap checks, done before anything is queued. No pixel is decoded here."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -38,15 +39,19 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_json_request(task: Task, body: bytes, limits: UploadLimits | None = None) -> ImageRequest:
-    """Read a JSON body for `task`.
+def read_json_request(
+    task: Task, body: bytes, limits: UploadLimits | None = None, fetched: Mapping[str, bytes] = MappingProxyType({})
+) -> ImageRequest:
+    """Read a JSON body for `task`. fetched: the content of pictures it names by URL, where such are taken.
 
     Keys nobody here knows are not an error (real clients send many); they are listed in `ignored`.
     Raises: InvalidRequest: a known field is missing, of the wrong type or out of bounds; uploads as `uploads.checked` says.
     """
     given = parse_json_object(body)
     limits = limits or UploadLimits()
-    return _read(task, given, lambda field, name, value: field.kind.read(name, value), lambda: from_json(given, limits), limits)
+    return _read(
+        task, given, lambda field, name, value: field.kind.read(name, value), lambda: from_json(given, limits, fetched), limits
+    )
 
 
 def read_form_request(task: Task, texts: Mapping[str, Any], files: Attached, limits: UploadLimits) -> ImageRequest:

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,8 +86,8 @@ def attached(files: Attached, limits: UploadLimits, *, most: int = MAX_IMAGES) -
     return images, mask
 
 
-def from_json(given: dict[str, Any], limits: UploadLimits) -> Attached:
-    """The files of a JSON edit: `images: [{"image_url": "data:..."}]` and `mask`.
+def from_json(given: Mapping[str, Any], limits: UploadLimits, fetched: Mapping[str, bytes]) -> Attached:
+    """The files of a JSON edit: `images: [{"image_url": "data:..."}]` and `mask`. fetched: what lay behind other URLs.
 
     Raises: InvalidRequest: shapes, urls that are no data URLs, base64 that is none.
     """
@@ -107,13 +107,13 @@ def from_json(given: dict[str, Any], limits: UploadLimits) -> Attached:
             code="empty_array",
         )
     names = [f"images[{index}]" for index in range(len(images))]
-    files = Attached([(name, _referenced(name, item, limits)) for name, item in zip(names, images, strict=True)])
+    files = Attached([(name, _referenced(name, item, limits, fetched)) for name, item in zip(names, images, strict=True)])
     if given.get("mask") is not None:
-        files.mask = _referenced("mask", given["mask"], limits)
+        files.mask = _referenced("mask", given["mask"], limits, fetched)
     return files
 
 
-def _referenced(name: str, item: Any, limits: UploadLimits) -> bytes:
+def _referenced(name: str, item: Any, limits: UploadLimits, fetched: Mapping[str, bytes]) -> bytes:
     if not isinstance(item, dict):
         raise wrong_type(name, "an object", item)
     if item.get("file_id") is not None:
@@ -125,7 +125,7 @@ def _referenced(name: str, item: Any, limits: UploadLimits) -> bytes:
         )
     if not isinstance(url, str):
         raise wrong_type(f"{name}.image_url", "a string", url)
-    return _data_url(name, url, limits)
+    return fetched[url] if url in fetched else _data_url(name, url, limits)
 
 
 def _data_url(name: str, url: str, limits: UploadLimits) -> bytes:

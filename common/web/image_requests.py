@@ -3,13 +3,22 @@
 from starlette.requests import ClientDisconnect, Request
 
 from common.errors import InvalidRequest, RunCancelled
+from common.image_origins import ImageOrigins
 from common.images_api import MAX_JSON_BYTES, ImageRequest, Task, UploadLimits, parse_form, read_form_request, read_json_request
+from common.images_api.reading import parse_json_object
+from common.images_api.remote import fetch_named
 from common.images_api.uploads import MAX_IMAGES
 from common.web.bodies import read_body
 
+NOWHERE = ImageOrigins()
 
-async def read_image_request(task: Task, request: Request, limits: UploadLimits) -> ImageRequest:
+
+async def read_image_request(
+    task: Task, request: Request, limits: UploadLimits, origins: ImageOrigins = NOWHERE
+) -> ImageRequest:
     """Read the body: a form for what says so, else JSON, as generations of clients send it without any type.
+
+    origins: from where pictures named by URL are fetched.
 
     Raises: InvalidRequest, PayloadTooLarge; RunCancelled: the client left while sending.
     """
@@ -23,4 +32,8 @@ async def read_image_request(task: Task, request: Request, limits: UploadLimits)
     if task is Task.VARIATION:
         raise InvalidRequest("A variation is sent as multipart/form-data.", code="invalid_content_type")
     most = MAX_JSON_BYTES if task is Task.GENERATION else MAX_JSON_BYTES + limits.max_bytes * 4 // 3 * (MAX_IMAGES + 1)
-    return read_json_request(task, await read_body(request, max_bytes=most), limits)
+    body = await read_body(request, max_bytes=most)
+    fetched = {}
+    if task is Task.EDIT and origins.origins:
+        fetched = await fetch_named(parse_json_object(body), origins, limits)
+    return read_json_request(task, body, limits, fetched)

@@ -58,7 +58,7 @@ async def ping() -> Response:
 
 
 async def _carry(task: Task, request: Request, key: KeyRecord, services: Services) -> Response:
-    asked = await read_image_request(task, request, services.settings.upload_limits)
+    asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
     accepted = await _accepted(asked, request, key, services)
     if asked.stream:
         return await _streamed(accepted, request, services)

@@ -85,6 +85,8 @@ class FakeNode:
     jobs: dict[str, JobStatus] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    uploads: list[bytes] = field(default_factory=list)
+    """The files of every request, images before masks."""
     phase: NodePhase = NodePhase.READY
 
     def status(self) -> NodeStatus:
@@ -160,6 +162,7 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
     run_id, attempt = request.headers[RUN_ID_HEADER], int(request.headers[ATTEMPT_HEADER])
     fault = node.faults.take()
     node.started.append(run_id)
+    node.uploads += [upload.content for upload in (*asked.images, asked.mask) if upload is not None]
     if asked.size is not None and asked.size.pixels > MAX_PIXELS:
         raise UserImageError(f"Invalid size '{asked.size}': at most {MAX_PIXELS} pixels.", param="size")
     if fault == "busy":

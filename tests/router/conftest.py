@@ -66,12 +66,17 @@ MakeHouse = Callable[..., Coroutine[Any, Any, House]]
 
 @pytest.fixture
 async def make_house(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeHouse, None]:
-    """`await make_house("a", "b", max_queued=4)`: a router with nodes a and b; settings of the router by name."""
+    """`await make_house("a", "b", max_queued=4)`: a router with nodes a and b; settings of the router by name.
+
+    common: settings of all processes.
+    """
     from contextlib import AsyncExitStack
 
     async with AsyncExitStack() as stack:
 
-        async def make(*names: str, models: dict[str, list[str]] | None = None, **settings: Any) -> House:
+        async def make(
+            *names: str, models: dict[str, list[str]] | None = None, common: dict[str, Any] | None = None, **settings: Any
+        ) -> House:
             secret = load_or_create_secret_key(tmp_path / "secret.key")
             catalog = await Catalog.open(catalog_url, secret_key=secret)
             links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: "shared-secret"))
@@ -87,7 +92,11 @@ async def make_house(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeHou
             fast = {"probe_interval_s": 0.1, "no_capacity_wait_s": 0.5} | settings
             app = build_app(
                 RouterSettings(
-                    home=tmp_path, database_url=catalog_url, assets_url=str(tmp_path / "assets"), router=RouterSection(**fast)
+                    home=tmp_path,
+                    database_url=catalog_url,
+                    assets_url=str(tmp_path / "assets"),
+                    router=RouterSection(**fast),
+                    **(common or {}),
                 )
             )
             url = await stack.enter_async_context(served(app))
