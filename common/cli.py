@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 GROUP = "aquatint.commands"
-ORDER = ("up", "generate", "router", "node", "nodes", "keys", "models", "db", "doctor", "train")
+ORDER = ("up", "generate", "router", "node", "nodes", "keys", "models", "db", "doctor", "bench", "train")
 
 
 def build_cli() -> typer.Typer:

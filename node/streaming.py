@@ -80,6 +80,7 @@ def _head(asked: ImageRequest, preview: _Preview, created_s: int) -> dict[str, A
     assert header is not None
     return {
         "created_at": created_s,
+        "written_at": time.time(),
         "size": f"{header.width_px}x{header.height_px}",
         "quality": str(asked.quality),
         "background": "opaque",

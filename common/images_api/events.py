@@ -16,7 +16,8 @@ _NAMES = {Task.GENERATION: "image_generation", Task.EDIT: "image_edit", Task.VAR
 
 
 def partial_image(task: Task, content: bytes, index: int, head: dict[str, Any]) -> bytes:
-    """A preview. head: created_at, size, quality, background, output_format."""
+    """A preview. head: created_at, size, quality, background, output_format; and, of ours, written_at: when it was
+    written, in unix seconds with a fraction, which is how `aquatint bench stream` knows what the way to the client cost."""
     return _event(f"{_NAMES[task]}.partial_image", {"partial_image_index": index} | head, content)
 
 
