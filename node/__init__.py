@@ -21,6 +21,8 @@ Decisions:
   within the profile's limits is exact. Costs: up to 15 px at the edges.
 - A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value
   beyond a limit is an error that gives the limit. Nothing is clamped.
+- A model that ends three workers in a row is not tried any more until an operator loads it: each death costs every other
+  model of the node a load.
 - Checkpoints are found at the start, and checked again by the worker right before each load. A new one needs a restart.
 - A folder with code, or with a pickle under another name, is refused as a whole. Pickled weights that are called so stay
   where they are: loads read safetensors only, and most downloads hold both.

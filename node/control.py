@@ -22,8 +22,9 @@ async def status(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
 
 @api.post("/load")
 async def load(order: LoadOrder, services: ServicesDep, caller: OperatorDep) -> dict[str, Any]:
-    """Bring a model onto the device; answers when it is there."""
+    """Bring a model onto the device; answers when it is there. What earlier failures held against it is forgotten."""
     model = _model(services, order.model)
+    services.residency.pardon(model.name)
     device = await services.worker.wait_ready()
     await services.residency.ensure(model.load_order(device.kind, services.settings.node.dtype))
     return {"model": model.name, "resident": True}

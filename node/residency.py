@@ -8,15 +8,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.errors import AquatintError, Conflict
+from common.errors import AquatintError, Conflict, Unavailable
 from common.logs import get_logger
 from node.engines.base import LoadOrder, OutOfDeviceMemory
 from node.worker.causes import WorkerLost
 
 log = get_logger(__name__)
 
+QUARANTINED_AFTER = 3
+"""Workers lost under one model, with no run of it in between that ended, until it is not tried any more."""
 FAILURE_MEMORY_S = 30.0
 """A load that failed is not tried again for this long: it fails the same way, and takes the device while it does."""
+
+
+class Quarantined(Unavailable):
+    """This model ended worker after worker; each time every other model of the node had to be loaded again."""
+
+    code, retryable = "model_quarantined", False
+
+    def __init__(self, model: str, last: str) -> None:
+        super().__init__(
+            f"The model {model!r} ended this node's worker {QUARANTINED_AFTER} times in a row and is not tried any more "
+            f"until an operator loads it. {last}"
+        )
 
 
 class Loader(Protocol):
@@ -67,6 +81,9 @@ class Residency:
         self._residents: OrderedDict[str, Resident] = OrderedDict()
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, _Failure] = {}
+        self._losses: dict[str, int] = {}
+        """Workers lost in a row, by the model that was being loaded or run."""
+        self._quarantined: dict[str, Quarantined] = {}
         # One change of what is on the device at a time: two loads at once could pass the budget together.
         self._changing = asyncio.Lock()
 
@@ -87,13 +104,18 @@ class Residency:
     async def hold(self, order: LoadOrder) -> AsyncIterator[None]:
         """Have a model on the device for the length of the block; nothing evicts it meanwhile.
 
-        A caller that is cancelled leaves the load to go on for the others.
-        Raises: EngineFailed, OutOfDeviceMemory, WorkerLost, Unavailable.
+        A caller that is cancelled leaves the load to go on for the others. A worker that is lost inside the block is
+        held against the model; a block that ends well clears it.
+        Raises: EngineFailed, OutOfDeviceMemory, WorkerLost, Quarantined, Unavailable.
         """
         resident = await self.ensure(order)
         resident.users += 1
         try:
             yield
+            self._losses.pop(order.model, None)
+        except WorkerLost as loss:
+            self._note(order.model, loss)
+            raise
         finally:
             resident.users -= 1
             resident.used_at_s = self._clock()
@@ -118,6 +140,12 @@ class Residency:
         resident.used_at_s = self._clock()
         self._residents.move_to_end(order.model)
         return resident
+
+    def pardon(self, model: str) -> None:
+        """Forget what is held against a model: an operator wants it tried again."""
+        self._losses.pop(model, None)
+        self._quarantined.pop(model, None)
+        self._failures.pop(model, None)
 
     async def unload(self, model: str) -> bool:
         """Unload by order, pinned or not. False when it was not there.
@@ -163,8 +191,10 @@ class Residency:
                 await self._loader.load(order)
             except AquatintError as error:
                 self._on_load(order.model, self._clock() - began_s, False)
-                # A lost worker says nothing about the model.
-                if not isinstance(error, WorkerLost):
+                if isinstance(error, WorkerLost):
+                    # Once may be chance; only several say something about the model.
+                    self._note(order.model, error)
+                else:
                     self._failures[order.model] = _Failure(error, self._clock())
                 raise
             self._failures.pop(order.model, None)
@@ -199,7 +229,15 @@ class Residency:
         self._residents.pop(model, None)
         log.info("model_unloaded", model=model, reason=why)
 
+    def _note(self, model: str, loss: WorkerLost) -> None:
+        self._losses[model] = self._losses.get(model, 0) + 1
+        if self._losses[model] >= QUARANTINED_AFTER:
+            self._quarantined[model] = Quarantined(model, loss.message)
+            log.error("model_quarantined", model=model, reason=loss.message)
+
     def _remembered(self, model: str) -> AquatintError | None:
+        if model in self._quarantined:
+            return self._quarantined[model]
         failure = self._failures.get(model)
         if failure is not None and self._clock() - failure.at_s >= FAILURE_MEMORY_S:
             del self._failures[model]

@@ -8,8 +8,8 @@ import pytest
 from common.errors import Conflict
 from node.engines.base import EngineFailed, LoadOrder, OutOfDeviceMemory
 from node.models import Models
-from node.residency import FAILURE_MEMORY_S, Residency
-from node.worker.causes import lost
+from node.residency import FAILURE_MEMORY_S, QUARANTINED_AFTER, Quarantined, Residency
+from node.worker.causes import WorkerLost, lost
 
 
 @dataclass
@@ -150,7 +150,7 @@ async def test_a_failed_load_is_remembered_then_tried_again(orders: dict[str, Lo
     assert outcomes == [("sd15", False), ("sd15", True)]
 
 
-async def test_a_lost_worker_says_nothing_against_the_model(orders: dict[str, LoadOrder]):
+async def test_one_lost_worker_says_nothing_against_the_model(orders: dict[str, LoadOrder]):
     device = Device(fails_with=lost(-9))
     residency = Residency(device)
     with pytest.raises(type(lost(-9))):
@@ -194,3 +194,54 @@ async def test_a_new_worker_holds_nothing(orders: dict[str, LoadOrder]):
     residency.forget_all()
 
     assert not residency.is_resident("sd15")
+
+
+async def killed_by(residency: Residency, order: LoadOrder) -> None:
+    """One run of a model under which the worker dies."""
+
+    async def run() -> None:
+        async with residency.hold(order):
+            residency.forget_all()
+            raise lost(-6)
+
+    with pytest.raises(WorkerLost):
+        await run()
+
+
+async def test_a_model_that_ends_worker_after_worker_is_quarantined_until_an_operator_loads_it(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device)
+    for _ in range(QUARANTINED_AFTER):
+        await killed_by(residency, orders["sd15"])
+    loads = len(device.loads)
+
+    with pytest.raises(Quarantined, match=r"3 times in a row.*aborted in native code"):
+        await residency.ensure(orders["sd15"])
+
+    assert len(device.loads) == loads
+    assert "sd15" in (residency.failure("sd15") or "")
+    assert residency.failure("sdxl") is None
+    residency.pardon("sd15")
+    await residency.ensure(orders["sd15"])
+
+
+async def test_loads_that_end_the_worker_count_too(orders: dict[str, LoadOrder]):
+    device = Device(fails_with=lost(-11))
+    residency = Residency(device)
+    for _ in range(QUARANTINED_AFTER):
+        with pytest.raises(WorkerLost):
+            await residency.ensure(orders["sd15"])
+
+    with pytest.raises(Quarantined, match="bad memory access"):
+        await residency.ensure(orders["sd15"])
+
+
+async def test_a_run_that_ends_well_clears_a_model(orders: dict[str, LoadOrder]):
+    residency = Residency(Device())
+    for _ in range(3):
+        for _ in range(QUARANTINED_AFTER - 1):
+            await killed_by(residency, orders["sd15"])
+        async with residency.hold(orders["sd15"]):
+            pass
+
+    assert residency.failure("sd15") is None
