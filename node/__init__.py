@@ -9,6 +9,8 @@
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
     models.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
                                               what can be served, and every check before a library opens a file
+    hashes.py pulling.py models_cli.py        sha256 of files; downloads; `aquatint models scan|verify|add|pull|rm`
+    bench.py                                  what a node costs over the bare pipeline
     demo/                                     what is served when there is no other model
 
 Decisions:

@@ -1,12 +1,16 @@
 """`aquatint models`: what can be asked for."""
 
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 
 from common.commands.output import JsonOption, KeyOption, UrlOption, show
 
-app = typer.Typer(no_args_is_help=True, help="Models: list them, give them other names.")
+GROUP = "aquatint.models"
+"""Entry points of subcommands that touch model files, which only a node knows."""
+
+app = typer.Typer(no_args_is_help=True, help="Models: list them, give them other names, look after their files.")
 
 
 @app.command("list")
@@ -46,3 +50,7 @@ def alias(
     else:
         client.call("PUT", f"/admin/aliases/{name}", body={"model": model})
         typer.echo(f"{name} now means {model}.")
+
+
+for _entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    app.command(_entry.name)(_entry.load())
