@@ -4,42 +4,11 @@ Written for every version from 2.29 on, so arguments that came later travel in `
 """
 
 import asyncio
-import base64
 import io
-import struct
 import sys
-import zlib
 
 import openai
-
-MODEL = "aquatint-demo"
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def png(width: int = 32, height: int = 32) -> bytes:
-    """A black picture, without any library."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes((3 * width + 1) * height))) + chunk(b"IEND", b"")
-
-
-def size_of(b64: str) -> tuple[int, int]:
-    """Width and height in a PNG's header."""
-    content = base64.b64decode(b64)
-    assert content.startswith(PNG)
-    return struct.unpack(">II", content[16:24])
-
-
-def refusal(call, kind):
-    """The exception of a call that must fail."""
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"{kind.__name__} was expected")
+from checking import MODEL, WRONG_KEY, png, refusal, size_of
 
 
 def check_generations(client: openai.OpenAI) -> None:
@@ -81,7 +50,7 @@ def check_errors(client: openai.OpenAI) -> None:
     assert (error.type, error.param) == ("image_generation_user_error", "model")
     error = refusal(lambda: client.images.edit(model=MODEL, image=b"%PDF", prompt="x"), openai.BadRequestError)
     assert error.code == "unsupported_file_mimetype"
-    stranger = client.with_options(api_key="sk-wrong-0123456789abcdef")
+    stranger = client.with_options(api_key=WRONG_KEY)
     error = refusal(lambda: stranger.images.generate(model=MODEL, prompt="x"), openai.AuthenticationError)
     assert error.code == "invalid_api_key"
     assert error.request_id
