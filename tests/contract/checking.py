@@ -3,7 +3,7 @@
 import base64
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 MODEL = "aquatint-demo"
@@ -34,6 +34,15 @@ def refusal(call: Callable[[], Any], kind: type[E]) -> E:
     """The exception of a call that must fail."""
     try:
         call()
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was expected")
+
+
+async def refusal_of(call: Awaitable[Any], kind: type[E]) -> E:
+    """The same of a call that is awaited."""
+    try:
+        await call
     except kind as error:
         return error
     raise AssertionError(f"{kind.__name__} was expected")
