@@ -2,6 +2,7 @@
 
 AquatintError                      500  server_error
 ├── InvalidRequest                 400  invalid_request_error
+│   ├── UnreadableBody             400  invalid_request_error
 │   ├── UserImageError             400  image_generation_user_error
 │   └── UnknownModel               400  image_generation_user_error   (the model a generation names)
 ├── Unauthorized                   401  invalid_request_error
@@ -32,6 +33,11 @@ from typing import Any, ClassVar
 MAX_RETRY_AFTER_S = 60
 
 
+def bounded_s(retry_after_s: float) -> int:
+    """Whole seconds that every client honours."""
+    return min(MAX_RETRY_AFTER_S, max(1, round(retry_after_s)))
+
+
 class AquatintError(Exception):
     """An error with a place on the wire. `message` is a sentence for the person who sent the request."""
 
@@ -57,7 +63,7 @@ class AquatintError(Exception):
             self.code = code
         if retryable is not None:
             self.retryable = retryable
-        self.retry_after_s = None if retry_after_s is None else min(MAX_RETRY_AFTER_S, max(1, round(retry_after_s)))
+        self.retry_after_s = None if retry_after_s is None else bounded_s(retry_after_s)
 
     def envelope(self) -> dict[str, Any]:
         """The JSON body of OpenAI's error answer."""
@@ -76,7 +82,14 @@ class AquatintError(Exception):
 class InvalidRequest(AquatintError):
     """The request itself is wrong; sending it again gives the same answer."""
 
-    status, type, code = 400, "invalid_request_error", "invalid_value"
+    status, type = 400, "invalid_request_error"
+    code: str | None = "invalid_value"
+
+
+class UnreadableBody(InvalidRequest):
+    """The body is no JSON object. OpenAI gives this no code."""
+
+    code = None
 
 
 class UserImageError(InvalidRequest):

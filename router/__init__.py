@@ -23,4 +23,5 @@ Decisions:
   finished; only the current attempt may store a result, so a node that comes back late does no harm.
 - A streamed request may be answered with an ordinary error for ten seconds; then its stream begins, with keep-alives.
 - 502 with `x-should-retry: true` after fewer tries than allowed, `false` after all: an SDK would else triple the damage.
+  What an engine says that it would repeat is a 500 with `false`.
 """

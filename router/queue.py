@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from common.errors import DeadlineExceeded, NoCapacity, TooManyRequests
+from common.errors import DeadlineExceeded, NoCapacity, TooManyRequests, bounded_s
 from router.placement import Ask, Outlook, Placement, place
 from router.registry import Node, Registry
 
@@ -52,8 +52,12 @@ class Queue:
     def check_room(self) -> None:
         """Raises: TooManyRequests: as many runs wait as may."""
         if len(self._waiting) >= self._max_queued:
+            wait_s = bounded_s(self._turnover_s())
+            # In OpenAI's words, because old clients read the time out of them.
             raise TooManyRequests(
-                f"{len(self._waiting)} requests are waiting already. Please try again later.", retry_after_s=self._turnover_s()
+                f"Rate limit reached for requests that wait: {len(self._waiting)} of {self._max_queued} wait already. "
+                f"Please try again in {wait_s}s.",
+                retry_after_s=wait_s,
             )
 
     async def place(self, run_id: str, ask: Ask, *, deadline_s: float) -> Node:

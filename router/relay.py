@@ -7,7 +7,7 @@ import httpx
 import orjson
 
 from common.catalog import NewRun
-from common.errors import AquatintError, CatalogUnavailable, NodeFailed
+from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed
 from common.images_api import ImageRequest
 from common.node_api import (
     ATTEMPT_HEADER,
@@ -134,8 +134,10 @@ def error_in(response: httpx.Response, body: bytes) -> AquatintError:
         return NodeFailed("The node answered something that cannot be understood.", retryable=False)
     if code == CatalogUnavailable.code:
         return CatalogUnavailable(message)
-    should_retry = {"true": True, "false": False}.get(response.headers.get("x-should-retry", ""))
-    return NodeFailed(message, code=str(code) if code else None, retryable=should_retry)
+    told = str(code) if code else None
+    if response.headers.get("x-should-retry") == "false":
+        return EngineFailed(message, code=told)
+    return NodeFailed(message, code=told, retryable=True if response.headers.get("x-should-retry") == "true" else None)
 
 
 async def once(body: bytes) -> AsyncIterator[bytes]:

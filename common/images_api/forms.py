@@ -28,7 +28,8 @@ class _FileTooLarge(Exception):
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, which bounds text parts but not files: here a file is refused while it arrives."""
+    """Starlette's parser, which bounds text parts but not files, and reads as Latin-1 what is no UTF-8: here a file that is
+    too large is refused while it arrives, and a text that is none is refused as JSON would refuse it."""
 
     max_file_bytes = 0
 
@@ -42,6 +43,16 @@ class _Parser(MultiPartParser):
             if self._file_bytes > self.max_file_bytes:
                 raise _FileTooLarge(self._current_part.field_name)
         super().on_part_data(data, start, end)
+
+    def on_part_end(self) -> None:
+        if self._current_part.file is not None:
+            super().on_part_end()
+            return
+        name = self._current_part.field_name
+        try:
+            self.items.append((name, self._current_part.data.decode()))
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"Invalid {name[:64]!r}: the text is not UTF-8.", param=name[:64]) from None
 
 
 def max_body_bytes(limits: UploadLimits) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from common.errors import InvalidRequest, UserImageError
+from common.errors import InvalidRequest, UnreadableBody, UserImageError
 from common.images_api.fields import FIELDS, Field
 from common.images_api.kinds import json_type
 from common.images_api.request import MAX_SEED, ImageRequest, Size, Task, Upload
@@ -22,20 +22,17 @@ _FILE_KEYS = frozenset({"image", "images", "mask"})
 def parse_json_object(body: bytes) -> dict[str, Any]:
     """Strict JSON: UTF-8, no NaN or Infinity, no lone surrogates, nesting bounded by the parser, an object at the top.
 
-    Raises: InvalidRequest: anything else; the message never quotes the body.
+    Raises: UnreadableBody: anything else; the message never quotes the body.
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
+        raise UnreadableBody(
             "We could not parse the JSON body of your request. "
-            f"(The parser stopped at line {error.lineno}, column {error.colno}: {error.msg}.)",
-            code="invalid_json",
+            f"(The parser stopped at line {error.lineno}, column {error.colno}: {error.msg}.)"
         ) from None
     if not isinstance(value, dict):
-        raise InvalidRequest(
-            f"The body of the request must be a JSON object, but it is {json_type(value)}.", code="invalid_json"
-        )
+        raise UnreadableBody(f"The body of the request must be a JSON object, but it is {json_type(value)}.")
     return value
 
 

@@ -6,6 +6,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from common.errors import (
     AquatintError,
@@ -19,6 +20,8 @@ from common.errors import (
 from common.logs import get_logger
 
 log = get_logger(__name__)
+
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def answer_error(error: AquatintError) -> Response:
@@ -34,18 +37,29 @@ def unexpected(error: Exception) -> AquatintError:
     return AquatintError("The server had an error while processing your request.")
 
 
-def from_http_exception(error: HTTPException, path: str, method: str) -> AquatintError:
+def from_http_exception(error: HTTPException, request: Request) -> AquatintError:
     """What Starlette itself raises while routing, in our words."""
+    path, method = request.scope["path"], request.method
     if error.status_code == 404:
         return NotFound(f"Unknown request URL: {method} {path}.", code="unknown_url")
     if error.status_code == 405:
-        return MethodNotAllowed(f"Not allowed to {method} on {path}.", (error.headers or {}).get("Allow"))
+        return MethodNotAllowed(f"Not allowed to {method} on {path}.", allowed(request))
     known = {401: Unauthorized, 403: Forbidden, 413: PayloadTooLarge}.get(error.status_code)
     if known is not None:
         return known(str(error.detail))
     if 400 <= error.status_code < 500:
         return InvalidRequest(str(error.detail), code="invalid_request")
     return unexpected(error)
+
+
+def allowed(request: Request) -> str:
+    """The methods of a path over all of its routes. Starlette names those of the first route alone."""
+    routes = request.app.router.routes
+    return ", ".join(
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 def from_validation_error(error: RequestValidationError) -> InvalidRequest:
@@ -64,7 +78,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer_error(from_http_exception(error, request.scope["path"], request.method))
+        return answer_error(from_http_exception(error, request))
 
     async def validation(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -1,34 +1,10 @@
 // What the openai package for JavaScript makes of the server. `node node_sdk.mjs URL KEY`; needs nothing but the package.
 import assert from "node:assert/strict";
-import zlib from "node:zlib";
 import OpenAI, { AuthenticationError, BadRequestError, NotFoundError, toFile } from "openai";
+import { model, png, sizeOf, wrongKey } from "./checking.mjs";
 
 const [url, key] = process.argv.slice(2);
-const model = "aquatint-demo";
 const client = new OpenAI({ baseURL: url, apiKey: key });
-
-function png(width = 32, height = 32) {
-  const chunk = (kind, content) => {
-    const body = Buffer.concat([Buffer.from(kind), content]);
-    const out = Buffer.alloc(8 + body.length);
-    out.writeUInt32BE(content.length, 0);
-    body.copy(out, 4);
-    out.writeUInt32BE(zlib.crc32(body), 4 + body.length);
-    return out;
-  };
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([8, 2, 0, 0, 0], 8);
-  const pixels = zlib.deflateSync(Buffer.alloc((3 * width + 1) * height));
-  const magic = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-  return Buffer.concat([magic, chunk("IHDR", header), chunk("IDAT", pixels), chunk("IEND", Buffer.alloc(0))]);
-}
-
-function sizeOf(b64) {
-  const content = Buffer.from(b64, "base64");
-  return [content.readUInt32BE(16), content.readUInt32BE(20)];
-}
 
 // generations
 const made = await client.images.generate({ model, prompt: "猫", n: 2, size: "256x128", seed: 41 });
@@ -61,7 +37,7 @@ await assert.rejects(
   (error) => error instanceof BadRequestError && error.param === "n" && error.code === "integer_above_max_value",
 );
 await assert.rejects(
-  new OpenAI({ baseURL: url, apiKey: "sk-wrong-0123456789abcdef" }).images.generate({ model, prompt: "x" }),
+  new OpenAI({ baseURL: url, apiKey: wrongKey }).images.generate({ model, prompt: "x" }),
   (error) => error instanceof AuthenticationError && error.code === "invalid_api_key" && Boolean(error.requestID),
 );
 console.log("openai for JavaScript: all as it expects");

@@ -1,35 +1,46 @@
 """Starts the contract's server and runs programs against it. `python -m tests.contract.programs COMMAND ...` does both:
-`{url}` and `{key}` in the command stand for the server's address and a key."""
+`{url}`, `{key}` and `{node}` in the command stand for the server's address, a key, and the address of its node."""
 
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.conftest import free_port
 from tests.router.conftest import USER_KEY
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Addresses of a server that runs: of the router, and of its node."""
+
+    url: str
+    node: str
+
+
 @contextmanager
-def contract_server(home: Path) -> Iterator[str]:
-    """The server as a process; its address."""
+def contract_server(home: Path) -> Iterator[Server]:
+    """The server as a process."""
     port = free_port()
     command = [sys.executable, "-m", "tests.contract.server", str(port), str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield f"http://127.0.0.1:{port}"
+            node = process.stdout.readline().strip()
+            assert node, "the server did not start"
+            yield Server(f"http://127.0.0.1:{port}", node)
         finally:
             process.kill()
 
 
 def main() -> int:
     """The exit code of the command."""
-    with tempfile.TemporaryDirectory() as home, contract_server(Path(home)) as url:
-        command = [part.replace("{url}", f"{url}/v1").replace("{key}", USER_KEY) for part in sys.argv[1:]]
+    with tempfile.TemporaryDirectory() as home, contract_server(Path(home)) as server:
+        known = {"{url}": f"{server.url}/v1", "{key}": USER_KEY, "{node}": server.node}
+        command = [known.get(part, part) for part in sys.argv[1:]]
         return subprocess.run(command, check=False, timeout=300).returncode
 
 

@@ -1,4 +1,7 @@
-"""A router with one stand-in node, for clients in other processes. `python -m tests.contract.server PORT HOME`."""
+"""A router with one stand-in node, for clients in other processes. `python -m tests.contract.server PORT HOME`.
+
+It prints a line when it is ready: the node's address, where faults can be set (see tests.fakes.node).
+"""
 
 import asyncio
 import sys
@@ -15,6 +18,10 @@ from tests.fakes.node import FakeNode, build_fake
 from tests.router.conftest import USER_KEY, served
 
 MODEL = "aquatint-demo"
+AWAY = "away"
+"""A model that some node had and none has now."""
+MAX_QUEUED = 6
+"""Few, so that a program can fill the queue."""
 
 
 async def main(port: int, home: Path) -> None:
@@ -27,14 +34,16 @@ async def main(port: int, home: Path) -> None:
         stack.push_async_callback(catalog.close)
         links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: "contract"))
         await catalog.keys.create(name="user", scopes=["user"], secret=USER_KEY)
+        await catalog.models.upsert(name=AWAY, family="fake", profile="fake", licence=None, capabilities={}, files=[])
         node = FakeNode("a", catalog, open_asset_store(str(home / "assets")), [MODEL, "org/other:1"], links)
         node_url = await stack.enter_async_context(served(build_fake(node)))
         await catalog.nodes.add(name="a", url=node_url, token=None)
-        app = build_app(RouterSettings(home=home, database_url=url, router=RouterSection(probe_interval_s=0.1)))
+        own = RouterSection(probe_interval_s=0.1, max_queued=MAX_QUEUED)
+        app = build_app(RouterSettings(home=home, database_url=url, router=own))
         await stack.enter_async_context(served(app, port))
         while node_url and app.state.services.registry.get("a").status is None:
             await asyncio.sleep(0.01)
-        print("ready", flush=True)
+        print(node_url, flush=True)
         await asyncio.Event().wait()
 
 

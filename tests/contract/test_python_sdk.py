@@ -11,10 +11,9 @@ from tests.router.conftest import USER_KEY
 def test_the_installed_sdk_finds_everything_as_it_expects(tmp_path: Path):
     program = Path(__file__).with_name("python_sdk.py")
 
-    with contract_server(tmp_path) as url:
-        checked = subprocess.run(
-            [sys.executable, program, f"{url}/v1", USER_KEY], capture_output=True, text=True, timeout=120, check=False
-        )
+    with contract_server(tmp_path) as server:
+        command = [sys.executable, program, f"{server.url}/v1", USER_KEY, server.node]
+        checked = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert checked.returncode == 0, checked.stderr
     assert "all as it expects" in checked.stdout

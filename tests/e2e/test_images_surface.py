@@ -13,6 +13,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from tests.contract.corpus import UNREADABLE, Hostile, answer_in_time
 from tests.e2e.conftest import KEY, Machine, Started, new_machine
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -159,3 +160,28 @@ def test_a_file_says_how_it_was_made_unless_it_is_not_to(sdk: OpenAI, tmp_path: 
     assert "Seed: 5" in texts[0]["parameters"]
     assert json.loads(texts[0]["aquatint"])["seed"] == 5
     assert not {"parameters", "aquatint"} & set(texts[1])
+
+
+@pytest.mark.parametrize("hostile", UNREADABLE, ids=str)
+def test_pixels_that_cannot_be_decoded_cost_no_more_than_a_refusal(up: Started, hostile: Hostile):
+    with httpx.Client(base_url=up.url, headers=HEADERS, timeout=60) as client:
+        reply = answer_in_time(client, hostile)
+
+    which = "mask" if "mask" in hostile.name else "image 1"
+    message = f"Invalid image file or mode for {which}, please check your image file."
+    error = {"message": message, "type": "image_generation_user_error", "param": None, "code": "invalid_image_file"}
+    assert (reply.status_code, reply.json()) == (400, {"error": error})
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [("9x9", "Width must be 64 to "), ("64x9", "Height must be 64 to "), ("16000x16000", "Width must be 64 to ")],
+)
+def test_a_size_that_the_model_does_not_make_is_refused_with_its_bounds(sdk: OpenAI, size: str, said: str):
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.images.generate(prompt="x", size=size)  # type: ignore[call-overload]
+
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["type"] == "image_generation_user_error"
+    assert (caught.value.param, caught.value.code) == ("size", "invalid_value")
+    assert caught.value.body["message"].startswith(f"Invalid size '{size}'. {said}")

@@ -33,6 +33,7 @@ from common.images_api import (
     Task,
     UploadLimits,
     answer_bytes,
+    events,
     usage,
 )
 from common.node_api import (
@@ -207,6 +208,8 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
     head = {
         "created": int(time.time()),
         "size": str(size),
+        "quality": "medium",
+        "background": "opaque",
         "output_format": str(asked.output_format),
         "id": run_id,
         "model": asked.model,
@@ -216,6 +219,9 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
     pictures = [_picture(node, request, asked, asked.seed + i, image_id, files[i]) for i, image_id in enumerate(ids)]
     if fault == "finish_then_die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if asked.stream:
+        told = {**events.HEADERS, RUN_ID_HEADER: run_id}
+        return StreamingResponse(_events(asked, head, pictures[0], fault), headers=told)
     body = answer_bytes(head, pictures)
     if fault == "half_then_die":
         headers = {RUN_ID_HEADER: run_id, "content-length": str(len(body))}
@@ -228,6 +234,17 @@ def _picture(node: FakeNode, request: Request, asked: Any, seed: int, image_id: 
         return Picture(seed, image_id, content=content)
     base = request.headers[PUBLIC_URL_HEADER]
     return Picture(seed, image_id, url=node.links.sign(base, image_id, asked.output_format, now_s=time.time()))
+
+
+async def _events(asked: ImageRequest, head: dict[str, Any], picture: Picture, fault: str) -> AsyncIterator[bytes]:
+    assert picture.content is not None
+    shown = {name: head[name] for name in ("size", "quality", "background", "output_format")} | {"created_at": head["created"]}
+    for index in range(asked.partial_images):
+        yield events.partial_image(asked.task, picture.content, index, shown)
+    if fault == "fail_in_stream":
+        yield events.failed(EngineFailed("the engine fell over"))
+    else:
+        yield events.completed(asked.task, picture.content, events.completed_head(head, picture.seed, picture.asset_id))
 
 
 async def _half(body: bytes) -> AsyncIterator[bytes]:

@@ -48,7 +48,7 @@ async def test_with_no_other_node_the_client_learns_what_the_failed_one_said(mak
 
     reply = await house.generate()
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "engine_failed")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "engine_failed")
     assert reply.headers["x-should-retry"] == "false"
     assert (await house.catalog.runs.list(limit=1))[0].status is RunStatus.FAILED
 
