@@ -6,6 +6,7 @@
     resolve.py profile.py profiles/           a request and a profile -> a spec; what each model family wants
     scheduler.py residency.py                 who is next; what is on the device
     worker/ engines/                          the child process, and the code in it that runs checkpoints
+    engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
     models.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
                                               what can be served, and every check before a library opens a file

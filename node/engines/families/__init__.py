@@ -1,0 +1,17 @@
+"""How the pipelines of each model family are called: what one family's code knows that another's does not."""
+
+from node.engines.families.base import FamilyCalls
+from node.engines.families.stable_diffusion import StableDiffusion15, StableDiffusionXL
+from node.engines.families.z_image import ZImage
+from node.pipeline_classes import Family
+
+_CALLS: dict[Family, FamilyCalls] = {
+    Family.SD15: StableDiffusion15(),
+    Family.SDXL: StableDiffusionXL(),
+    Family.Z_IMAGE: ZImage(),
+}
+
+
+def calls_of(family: Family) -> FamilyCalls:
+    """The calls of a family."""
+    return _CALLS[family]

@@ -1,0 +1,54 @@
+"""What every family must say of its pipelines, with the answer most of them give."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+
+from node.engines.base import EngineFailed, Method, RunSpec
+from node.masks import OPAQUE, Canvas, padded
+
+
+class FamilyCalls(ABC):
+    """The arguments of one family's pipelines: at loading, at encoding, for a run, and for its previews."""
+
+    load_options: ClassVar[dict[str, Any]] = {}
+    """Arguments of `from_pretrained` and `from_single_file` beside the common ones."""
+    sharing_options: ClassVar[dict[str, Any]] = {}
+    """Arguments of a second pipeline over the same components, beside them."""
+
+    @abstractmethod
+    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+        """The prompt as the arguments of a call."""
+
+    def start(self, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+        """The arguments that say where a run starts: at noise of a size, at a picture, or at one within a mask."""
+        size = {"width": spec.drawn.width_px, "height": spec.drawn.height_px}
+        if spec.method is Method.TEXT_TO_IMAGE:
+            return size
+        if canvas is None:
+            raise EngineFailed(f"The method {spec.method} needs an input.")
+        start = padded(canvas, spec.drawn)
+        # diffusers refuses a strength of which no step is left; that case never comes here.
+        inputs: dict[str, Any] = {"image": start.picture, "strength": spec.strength}
+        if spec.method is Method.INPAINT:
+            # Where nothing is marked the whole picture is: callers choose the method by the mask.
+            inputs |= size | {"mask_image": start.repaint or Image.new("L", start.picture.size, OPAQUE)}
+        return inputs
+
+    def read_tokens(self, pipeline: Any, prompt: str, tokens: int) -> int:
+        """Tokens the encoder is given for a prompt of `tokens`: more where a family wraps it in a template."""
+        return tokens
+
+    def decode(self, pipeline: Any, latents: torch.Tensor, spec: RunSpec) -> Image.Image:
+        """Latents of one picture as the sampler holds them -> RGB of `spec.drawn`, as the pipeline does at its end."""
+        vae = pipeline.vae
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        return as_picture(pipeline, vae.decode(scaled, return_dict=False)[0])
+
+
+def as_picture(pipeline: Any, decoded: torch.Tensor) -> Image.Image:
+    """What an autoencoder gave (1, 3, height, width), -1..1, as RGB."""
+    picture: Image.Image = pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+    return picture

@@ -1,0 +1,47 @@
+"""Stability's families: SD 1.5 and SDXL."""
+
+from typing import Any, ClassVar
+
+from node.engines.base import RunSpec
+from node.engines.families.base import FamilyCalls
+from node.pipeline_classes import NOT_LOADED
+
+
+class StableDiffusion15(FamilyCalls):
+    """SD 1.5."""
+
+    load_options: ClassVar[dict[str, Any]] = dict.fromkeys(NOT_LOADED) | {"requires_safety_checker": False}
+    sharing_options: ClassVar[dict[str, Any]] = {"requires_safety_checker": False}
+
+    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+        # diffusers guides above 1 only, and encodes no negative prompt below.
+        guided = spec.guidance > 1
+        plain, unwanted = pipeline.encode_prompt(
+            spec.prompt,
+            device=pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=spec.negative_prompt or None,
+        )
+        return {"prompt_embeds": plain} | ({"negative_prompt_embeds": unwanted} if guided else {})
+
+
+class StableDiffusionXL(FamilyCalls):
+    """SDXL."""
+
+    load_options: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+
+    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+        guided = spec.guidance > 1
+        plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
+            spec.prompt,
+            device=pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            # Absent, not empty: SDXL's own default is a negative embedding of zeros, which is not that of "".
+            negative_prompt=spec.negative_prompt or None,
+        )
+        embeddings = {"prompt_embeds": plain, "pooled_prompt_embeds": pooled}
+        if guided:
+            embeddings |= {"negative_prompt_embeds": unwanted, "negative_pooled_prompt_embeds": unwanted_pooled}
+        return embeddings
