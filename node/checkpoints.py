@@ -22,6 +22,7 @@ from node.safetensors_header import (
     disguised_format,
     read_header,
 )
+from node.traits import Traits
 
 MAX_DEPTH = 4
 """Folders below a models folder that are looked into: `organisation/model` and two more."""
@@ -61,7 +62,7 @@ class Checkpoint:
     """The models folder it was found in; symbolic links must stay inside."""
     layout: Layout
     family: Family
-    timestep_spacing: str | None
+    traits: Traits
     variant: str | None
     parameters: int
     """Number of floating-point weights, which a load casts to the profile's dtype."""
@@ -195,7 +196,7 @@ def _checkpoint(
         root=root,
         layout=layout,
         family=folder.pipeline.family,
-        timestep_spacing=folder.timestep_spacing,
+        traits=folder.traits,
         variant=folder.variant,
         parameters=sum(t.elements for t in tensors if t.dtype in FLOAT_DTYPES),
         stored_bytes=sum(t.elements * DTYPE_BYTES[t.dtype] for t in tensors),

@@ -7,6 +7,8 @@ Class names are those of diffusers 0.42 and transformers 5.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common.images_api import Task
+
 
 class Family(StrEnum):
     """What a checkpoint is, told from its files."""
@@ -14,6 +16,7 @@ class Family(StrEnum):
     SD15 = "sd15"
     SDXL = "sdxl"
     Z_IMAGE = "z-image"
+    FLUX1 = "flux.1"
 
 
 NOT_LOADED = {
@@ -41,6 +44,8 @@ _SAMPLERS = frozenset(
     }
 )
 _CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
+_FLOW_SAMPLERS = frozenset({"FlowMatchEulerDiscreteScheduler"})
+_T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
 _QWEN_TOKENIZERS = frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"})
 
 
@@ -56,10 +61,27 @@ class PipelineClass:
     """Components from transformers: name -> classes it may have."""
     denoiser: str
     """The component whose forward passes are the steps."""
-    image_to_image: str
-    """The class that starts from a picture, made of the same components."""
-    inpaint: str
+    text_to_image: bool = True
+    """False for models that only change pictures."""
+    image_to_image: str | None = None
+    """The class that starts from a noised picture, made of the same components; None where diffusers has none."""
+    inpaint: str | None = None
     """The class that starts from a picture and a mask."""
+    edit: str | None = None
+    """The class that is told what to do with pictures it sees; wins over `image_to_image`."""
+    max_input_images: int = 1
+    """Pictures an edit may have."""
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """What its models can be asked for."""
+        changes = {Task.EDIT, Task.VARIATION} if self.edit or self.image_to_image else set()
+        return frozenset(changes | {Task.GENERATION}) if self.text_to_image else frozenset(changes)
+
+    @property
+    def takes_samplers(self) -> bool:
+        """Whether a request may choose the sampler: flow-matching models have the one they were made with."""
+        return self.diffusers["scheduler"] is _SAMPLERS
 
     def allows(self, component: str, library: str, class_name: str) -> bool:
         """Whether a folder may say that this component is that class of that library."""
@@ -112,7 +134,7 @@ PIPELINE_CLASSES = {
             diffusers={
                 "vae": frozenset({"AutoencoderKL"}),
                 "transformer": frozenset({"ZImageTransformer2DModel"}),
-                "scheduler": frozenset({"FlowMatchEulerDiscreteScheduler"}),
+                "scheduler": _FLOW_SAMPLERS,
             },
             transformers={
                 "text_encoder": frozenset({"Qwen3Model", "Qwen3ForCausalLM"}),
@@ -121,6 +143,24 @@ PIPELINE_CLASSES = {
             denoiser="transformer",
             image_to_image="ZImageImg2ImgPipeline",
             inpaint="ZImageInpaintPipeline",
+        ),
+        PipelineClass(
+            "FluxPipeline",
+            Family.FLUX1,
+            diffusers={
+                "vae": frozenset({"AutoencoderKL"}),
+                "transformer": frozenset({"FluxTransformer2DModel"}),
+                "scheduler": _FLOW_SAMPLERS,
+            },
+            transformers={
+                "text_encoder": frozenset({"CLIPTextModel"}),
+                "text_encoder_2": frozenset({"T5EncoderModel"}),
+                "tokenizer": _CLIP_TOKENIZERS,
+                "tokenizer_2": _T5_TOKENIZERS,
+            },
+            denoiser="transformer",
+            image_to_image="FluxImg2ImgPipeline",
+            inpaint="FluxInpaintPipeline",
         ),
     )
 }

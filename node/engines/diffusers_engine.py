@@ -84,8 +84,13 @@ class DiffusersEngine:
             return pipeline
         if (order.model, method) not in self._others:
             table = class_of(order.checkpoint.family)
-            other = getattr(diffusers, table.inpaint if method is Method.INPAINT else table.image_to_image)
-            made = other(**pipeline.components, **calls_of(order.checkpoint.family).sharing_options)
+            names = {Method.IMAGE_TO_IMAGE: table.image_to_image, Method.INPAINT: table.inpaint, Method.EDIT: table.edit}
+            name = names[method]
+            if name is None:
+                raise EngineFailed(f"The model {order.model!r} has no pipeline for {method}.")
+            if name == table.name:
+                return pipeline
+            made = getattr(diffusers, name)(**pipeline.components, **calls_of(order.checkpoint.family).sharing_options)
             made.set_progress_bar_config(disable=True)
             self._others[order.model, method] = made
         return self._others[order.model, method]
@@ -121,7 +126,7 @@ def _generate(
                 **embeddings,
                 **inputs,
                 num_inference_steps=spec.steps,
-                guidance_scale=spec.guidance,
+                **calls.guidance(spec),
                 generator=torch.Generator("cpu").manual_seed(seed),
                 callback_on_step_end=clock,
                 output_type="pil",
@@ -193,8 +198,9 @@ def _require_weights(pipeline: Any, model: str) -> None:
 
 def _count_tokens(pipeline: Any, order: LoadOrder, prompt: str) -> tuple[int, bool]:
     """Tokens of the prompt, and whether the encoder read fewer."""
-    tokens = len(pipeline.tokenizer(prompt, add_special_tokens=False).input_ids)
-    read = calls_of(order.checkpoint.family).read_tokens(pipeline, prompt, tokens)
+    calls = calls_of(order.checkpoint.family)
+    tokens = len(getattr(pipeline, calls.tokenizer)(prompt, add_special_tokens=False).input_ids)
+    read = calls.read_tokens(pipeline, prompt, tokens)
     return tokens, read > order.profile.max_prompt_tokens
 
 

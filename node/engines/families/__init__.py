@@ -1,6 +1,7 @@
 """How the pipelines of each model family are called: what one family's code knows that another's does not."""
 
 from node.engines.families.base import FamilyCalls
+from node.engines.families.flux import Flux1
 from node.engines.families.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from node.engines.families.z_image import ZImage
 from node.pipeline_classes import Family
@@ -9,6 +10,7 @@ _CALLS: dict[Family, FamilyCalls] = {
     Family.SD15: StableDiffusion15(),
     Family.SDXL: StableDiffusionXL(),
     Family.Z_IMAGE: ZImage(),
+    Family.FLUX1: Flux1(),
 }
 
 

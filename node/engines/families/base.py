@@ -17,10 +17,16 @@ class FamilyCalls(ABC):
     """Arguments of `from_pretrained` and `from_single_file` beside the common ones."""
     sharing_options: ClassVar[dict[str, Any]] = {}
     """Arguments of a second pipeline over the same components, beside them."""
+    tokenizer: ClassVar[str] = "tokenizer"
+    """The component that decides how much of a prompt is read."""
 
     @abstractmethod
     def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
         """The prompt as the arguments of a call."""
+
+    def guidance(self, spec: RunSpec) -> dict[str, Any]:
+        """Guidance as the arguments of a call."""
+        return {"guidance_scale": spec.guidance}
 
     def start(self, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         """The arguments that say where a run starts: at noise of a size, at a picture, or at one within a mask."""
@@ -46,6 +52,18 @@ class FamilyCalls(ABC):
         vae = pipeline.vae
         scaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         return as_picture(pipeline, vae.decode(scaled, return_dict=False)[0])
+
+
+class FlowCalls(FamilyCalls):
+    """Families of flow matching. Their pipelines that start from a picture draw a size of their own unless it is said."""
+
+    def start(self, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+        inputs = super().start(spec, canvas) | {"width": spec.drawn.width_px, "height": spec.drawn.height_px}
+        if spec.strength is not None and spec.forwards < spec.steps:
+            # They round the steps that are left out down, where SD rounds the steps that are made down; half a step less
+            # asked for is the number told, and equal for all.
+            inputs["strength"] = (spec.forwards - 0.5) / spec.steps
+        return inputs
 
 
 def as_picture(pipeline: Any, decoded: torch.Tensor) -> Image.Image:

@@ -3,11 +3,10 @@
 from typing import Any
 
 from node.engines.base import RunSpec
-from node.engines.families.base import FamilyCalls
-from node.masks import Canvas
+from node.engines.families.base import FlowCalls
 
 
-class ZImage(FamilyCalls):
+class ZImage(FlowCalls):
     """Z-Image, whose prompts are a chat with Qwen3."""
 
     def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
@@ -19,10 +18,6 @@ class ZImage(FamilyCalls):
             negative_prompt=spec.negative_prompt or None,
         )
         return {"prompt_embeds": plain} | ({"negative_prompt_embeds": unwanted} if guided else {})
-
-    def start(self, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
-        # Its other pipelines draw 1024x1024 where no size is said.
-        return super().start(spec, canvas) | {"width": spec.drawn.width_px, "height": spec.drawn.height_px}
 
     def read_tokens(self, pipeline: Any, prompt: str, tokens: int) -> int:
         # As the pipeline itself does before it cuts at 512.
