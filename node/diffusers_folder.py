@@ -167,7 +167,7 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
     tensors: list[TensorEntry] = []
     variants: set[str | None] = set()
     for component in sorted(components):
-        if component == "scheduler" or component.startswith("tokenizer"):
+        if component in ("scheduler", "processor") or component.startswith("tokenizer"):
             continue
         folder = path / component
         files = sorted(folder.glob("*.safetensors"))

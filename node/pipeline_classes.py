@@ -17,6 +17,9 @@ class Family(StrEnum):
     SDXL = "sdxl"
     Z_IMAGE = "z-image"
     FLUX1 = "flux.1"
+    QWEN_IMAGE = "qwen-image"
+    QWEN_IMAGE_EDIT = "qwen-image-edit"
+    QWEN_IMAGE_EDIT_PLUS = "qwen-image-edit-plus"
 
 
 NOT_LOADED = {
@@ -47,6 +50,13 @@ _CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
 _FLOW_SAMPLERS = frozenset({"FlowMatchEulerDiscreteScheduler"})
 _T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
 _QWEN_TOKENIZERS = frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"})
+_QWEN_IMAGE = {
+    "vae": frozenset({"AutoencoderKLQwenImage"}),
+    "transformer": frozenset({"QwenImageTransformer2DModel"}),
+    "scheduler": _FLOW_SAMPLERS,
+}
+_QWEN_VL = {"text_encoder": frozenset({"Qwen2_5_VLForConditionalGeneration"}), "tokenizer": _QWEN_TOKENIZERS}
+_QWEN_PROCESSORS = {"processor": frozenset({"Qwen2VLProcessor", "Qwen2_5_VLProcessor"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,35 @@ PIPELINE_CLASSES = {
             denoiser="transformer",
             image_to_image="FluxImg2ImgPipeline",
             inpaint="FluxInpaintPipeline",
+        ),
+        PipelineClass(
+            "QwenImagePipeline",
+            Family.QWEN_IMAGE,
+            diffusers=_QWEN_IMAGE,
+            transformers=_QWEN_VL,
+            denoiser="transformer",
+            image_to_image="QwenImageImg2ImgPipeline",
+            inpaint="QwenImageInpaintPipeline",
+        ),
+        PipelineClass(
+            "QwenImageEditPipeline",
+            Family.QWEN_IMAGE_EDIT,
+            diffusers=_QWEN_IMAGE,
+            transformers=_QWEN_VL | _QWEN_PROCESSORS,
+            denoiser="transformer",
+            text_to_image=False,
+            edit="QwenImageEditPipeline",
+        ),
+        PipelineClass(
+            "QwenImageEditPlusPipeline",
+            Family.QWEN_IMAGE_EDIT_PLUS,
+            diffusers=_QWEN_IMAGE,
+            transformers=_QWEN_VL | _QWEN_PROCESSORS,
+            denoiser="transformer",
+            text_to_image=False,
+            edit="QwenImageEditPlusPipeline",
+            # What its model card says it was trained for.
+            max_input_images=3,
         ),
     )
 }

@@ -111,8 +111,9 @@ def _method(request: ImageRequest, masked: bool, profile: Profile) -> tuple[Meth
     pipeline = class_of(profile.family)
     if request.task is Task.GENERATION:
         return Method.TEXT_TO_IMAGE, None
-    if pipeline.edit is not None and not (masked and pipeline.inpaint):
-        # Such a model is told what to change; a mask it cannot read still says what may stay changed.
+    if pipeline.edit is not None and not (masked and pipeline.inpaint and len(request.images) == 1):
+        # Such a model is told what to change. A mask it cannot read, or not beside several pictures, still says which
+        # pixels stay.
         return Method.EDIT, None
     if request.task is Task.VARIATION:
         usual, method = profile.variation_strength, Method.IMAGE_TO_IMAGE

@@ -274,8 +274,7 @@ def _for_method(canvas: Canvas | None, spec: RunSpec) -> Canvas | None:
     """The input at the size of the picture, and the sources only for those who look at them: they go through a socket."""
     if canvas is None:
         return None
-    looked_at = spec.method is Method.EDIT or (spec.method is Method.INPAINT and len(canvas.sources) > 1)
-    return fitted(canvas if looked_at else replace(canvas, sources=()), spec.size)
+    return fitted(canvas if spec.method is Method.EDIT else replace(canvas, sources=()), spec.size)
 
 
 def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:

@@ -32,4 +32,4 @@ def usual_profile(family: Family, traits: Traits) -> str:
         return "sdxl-turbo" if traits.timestep_spacing == "trailing" else "sdxl"
     if family is Family.FLUX1:
         return "flux.1-dev" if traits.guidance_embeds else "flux.1-schnell"
-    return {Family.SD15: "sd15", Family.Z_IMAGE: "z-image-turbo"}[family]
+    return "z-image-turbo" if family is Family.Z_IMAGE else family.value

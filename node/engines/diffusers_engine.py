@@ -101,7 +101,7 @@ def _generate(
 ) -> Made:
     began = time.perf_counter()
     calls = calls_of(order.checkpoint.family)
-    embeddings = calls.encode(pipeline, spec)
+    embeddings = calls.encode(pipeline, spec, canvas)
     tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
@@ -177,6 +177,7 @@ def _open(order: LoadOrder) -> Any:
     options: dict[str, Any] = {"dtype": getattr(torch, order.dtype), "local_files_only": True}
     options |= calls_of(checkpoint.family).load_options
     if checkpoint.layout is Layout.FOLDER:
+        options |= calls_of(checkpoint.family).own_components(checkpoint.path)
         return pipeline_class.from_pretrained(str(checkpoint.path), use_safetensors=True, variant=checkpoint.variant, **options)
     config = str(checkpoint.config)
     if checkpoint.family is Family.Z_IMAGE:

@@ -6,7 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints.tiny import FLUX_VAE, SEED, autoencoder, clip_encoder, clip_tokenizer
+from tests.checkpoints.tiny import CHAT_TEMPLATE, FLUX_VAE, SEED, autoencoder, clip_encoder, clip_tokenizer, qwen_tokenizer
+
+QWEN_VL_MARKS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
 
 def flux1_dev(guidance: bool = True) -> Any:
@@ -42,7 +53,33 @@ def flux1_schnell() -> Any:
     return flux1_dev(guidance=False)
 
 
-KINDS: dict[str, Callable[[], Any]] = {"flux.1-dev": flux1_dev, "flux.1-schnell": flux1_schnell}
+def qwen_image() -> Any:
+    """QwenImagePipeline."""
+    import diffusers
+
+    return diffusers.QwenImagePipeline(tokenizer=qwen_tokenizer(QWEN_VL_MARKS), **qwen_image_parts())
+
+
+def qwen_image_edit(name: str = "QwenImageEditPipeline") -> Any:
+    """QwenImageEditPipeline."""
+    import diffusers
+
+    pipeline = getattr(diffusers, name)
+    return pipeline(tokenizer=qwen_tokenizer(QWEN_VL_MARKS), processor=qwen_processor(), **qwen_image_parts())
+
+
+def qwen_image_edit_plus() -> Any:
+    """QwenImageEditPlusPipeline."""
+    return qwen_image_edit("QwenImageEditPlusPipeline")
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "flux.1-dev": flux1_dev,
+    "flux.1-schnell": flux1_schnell,
+    "qwen-image": qwen_image,
+    "qwen-image-edit": qwen_image_edit,
+    "qwen-image-edit-plus": qwen_image_edit_plus,
+}
 
 
 def dynamic_sampler() -> Any:
@@ -50,6 +87,80 @@ def dynamic_sampler() -> Any:
     import diffusers
 
     return diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+
+
+def qwen_image_parts() -> dict[str, Any]:
+    """What every Qwen-Image pipeline has."""
+    import diffusers
+
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    ).eval()
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=2,
+        z_dim=4,
+        dim_mult=[1, 1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, 0.0, -0.1, 0.2],
+        latents_std=[1.0, 1.1, 0.9, 1.2],
+    ).eval()
+    return {"transformer": transformer, "vae": vae, "text_encoder": qwen_vl_encoder(), "scheduler": dynamic_sampler()}
+
+
+def qwen_vl_encoder() -> Any:
+    """Qwen2.5-VL with two layers for words and two for pictures."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    numbers = {mark: 256 + number for number, mark in enumerate(QWEN_VL_MARKS)}
+    return Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config={
+                "vocab_size": 256 + len(QWEN_VL_MARKS),
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6},
+                "bos_token_id": 256,
+                "eos_token_id": 258,
+            },
+            vision_config={
+                "depth": 2,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": 16,
+                "fullatt_block_indexes": [1],
+            },
+            image_token_id=numbers["<|image_pad|>"],
+            video_token_id=numbers["<|video_pad|>"],
+            vision_start_token_id=numbers["<|vision_start|>"],
+            vision_end_token_id=numbers["<|vision_end|>"],
+        )
+    ).eval()
+
+
+def qwen_processor() -> Any:
+    """Qwen2-VL's own, which cannot be made as a whole without torchvision, saved under its own name."""
+    from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
+
+    class Qwen2VLProcessorOfPictures(Qwen2VLProcessor):  # type: ignore[misc]
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **rest: Any) -> None:
+            super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
+
+    Qwen2VLProcessorOfPictures.__name__ = "Qwen2VLProcessor"
+    Qwen2VLProcessorOfPictures.__module__ = Qwen2VLProcessor.__module__
+    images = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56)
+    return Qwen2VLProcessorOfPictures(images, qwen_tokenizer(QWEN_VL_MARKS), chat_template=CHAT_TEMPLATE)
 
 
 def t5_tokenizer() -> Any:

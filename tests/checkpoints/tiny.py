@@ -6,7 +6,7 @@ as a process of its own, so that torch is imported there and its warnings stay t
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def clip_encoder(*, width: int, projection: bool = False) -> Any:
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
-def qwen_tokenizer() -> Any:
+def qwen_tokenizer(marks: Sequence[str] = QWEN_MARKS) -> Any:
     """256 bytes and the marks of a chat."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
@@ -187,7 +187,7 @@ def qwen_tokenizer() -> Any:
         pad_token="<|endoftext|>",
         unk_token="<|endoftext|>",
         model_max_length=4096,
-        extra_special_tokens=QWEN_MARKS,
+        extra_special_tokens=list(marks),
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

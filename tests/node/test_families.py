@@ -1,6 +1,7 @@
 """Every larger family on real classes with tiny weights: what is true of all of them, and what each one's fields do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,14 @@ from tests.node.bench import Bench, noise, pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
-DRAWING = ("flux.1-dev", "flux.1-schnell")
-STARTING = ("flux.1-dev", "flux.1-schnell")
+DRAWING = ("flux.1-dev", "flux.1-schnell", "qwen-image")
+STARTING = ("flux.1-dev", "flux.1-schnell", "qwen-image")
 """Families that start from a noised picture."""
-INPAINTING = ("flux.1-dev", "flux.1-schnell")
+INPAINTING = ("flux.1-dev", "flux.1-schnell", "qwen-image")
+EDITING = ("qwen-image-edit", "qwen-image-edit-plus")
+"""Families that look at pictures and are told what to do with them."""
+SEVERAL = ("qwen-image-edit-plus",)
+"""Of those, the ones that look at more than one."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,7 @@ def table(models: Models, name: str) -> PipelineClass:
 def test_every_checkpoint_is_found_with_the_profile_of_its_name(bench: Bench):
     profiles = {model.name: model.profile.name for model in bench.models}
 
-    assert profiles == {name: name for name in DRAWING}
+    assert profiles == {name: name for name in {*DRAWING, *EDITING}}
     assert not bench.models.refused
 
 
@@ -89,7 +94,7 @@ def test_the_preview_of_the_last_step_is_the_picture(bench: Bench, name: str):
     calls = calls_of(family)
     with torch.no_grad():
         picture = pipeline(
-            **calls.encode(pipeline, spec),
+            **calls.encode(pipeline, spec, None),
             **calls.start(spec, None),
             **calls.guidance(spec),
             num_inference_steps=2,
@@ -153,7 +158,46 @@ def test_as_many_steps_are_made_of_an_edit_as_are_told(bench: Bench, name: str, 
     finally:
         hook.remove()
 
-    assert len(calls) == spec.forwards
+    twice = bench.models.by_name[name].profile.guided(spec.guidance, spec.true_cfg_scale)
+    assert len(calls) == spec.forwards * (2 if twice else 1)
+
+
+def seen(*pictures: Image.Image) -> Canvas:
+    return Canvas(pictures[0].resize((64, 64)), None, pictures)
+
+
+@pytest.mark.parametrize("name", EDITING)
+def test_an_edit_hears_its_instruction_and_sees_its_picture(bench: Bench, name: str):
+    start, other = seen(noise(80, 60)), seen(noise(80, 60))
+    how: dict[str, Any] = {"method": Method.EDIT, "steps": 1, "guidance": 1.0}
+    made = pixels(bench.make(name, start, **how))
+
+    assert made == pixels(bench.make(name, start, **how))
+    assert made != pixels(bench.make(name, start, **how | {"prompt": "make it blue"}))
+    assert made != pixels(bench.make(name, other, **how))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_every_source_of_an_edit_counts_and_so_does_their_order(bench: Bench, name: str):
+    first, second = noise(80, 60), Image.new("RGB", (60, 80), "red")
+    one, two, turned = (
+        pixels(bench.make(name, seen(*pictures), method=Method.EDIT, steps=1, guidance=1.0))
+        for pictures in ((first,), (first, second), (second, first))
+    )
+
+    assert len({one[0], two[0], turned[0]}) == 3
+
+
+@pytest.mark.parametrize("name", EDITING)
+def test_an_edit_by_instruction_keeps_what_lies_outside_its_mask(bench: Bench, name: str):
+    repaint = Image.new("L", (64, 64), 0)
+    repaint.paste(255, (10, 10, 40, 40))
+    picture = noise()
+
+    made = bench.make(name, Canvas(picture, repaint, (picture,)), method=Method.EDIT, steps=1, guidance=1.0).images[0]
+
+    assert made.tobytes() == Image.composite(made, picture, repaint).tobytes()
+    assert made.tobytes() != picture.tobytes()
 
 
 def test_flux_dev_hears_its_guidance_and_schnell_does_not(bench: Bench):
@@ -169,3 +213,11 @@ def test_a_negative_prompt_of_flux_dev_needs_true_guidance(bench: Bench):
     assert plain == unwanted
     assert guided != plain
     assert guided != pixels(bench.make("flux.1-dev", negative_prompt="hats", true_cfg_scale=4.0))
+
+
+def test_qwen_images_guidance_is_true_guidance_and_hears_negative_prompts(bench: Bench):
+    made = pixels(bench.make("qwen-image"))
+
+    assert made != pixels(bench.make("qwen-image", guidance=1.0))
+    assert made != pixels(bench.make("qwen-image", negative_prompt="hats"))
+    assert pixels(bench.make("qwen-image", guidance=1.0)) == pixels(bench.make("qwen-image", guidance=1.0, negative_prompt="x"))

@@ -10,7 +10,7 @@ from node.traits import Traits
 
 SD_CLASS = ["animagine-xl-3.1", "aquatint-demo", "sd15", "sdxl"]
 DISTILLED = ["flux.1-schnell", "sdxl-turbo", "z-image-turbo"]
-TAUGHT = ["flux.1-dev"]
+TAUGHT = ["flux.1-dev", "qwen-image", "qwen-image-edit", "qwen-image-edit-plus"]
 """Models with guidance of their own kind, where style has no number."""
 
 
@@ -56,6 +56,9 @@ def test_the_numbers_of_the_model_cards():
     [
         ("flux.1-dev", 28, 3.5, "1024x1024", 16, False),
         ("flux.1-schnell", 4, 0, "1024x1024", 16, True),
+        ("qwen-image", 50, 4.0, "1328x1328", 16, True),
+        ("qwen-image-edit", 50, 4.0, "1024x1024", 16, True),
+        ("qwen-image-edit-plus", 40, 4.0, "1024x1024", 16, True),
     ],
 )
 def test_the_numbers_of_the_larger_families(

@@ -2,6 +2,7 @@
 
 from node.engines.families.base import FamilyCalls
 from node.engines.families.flux import Flux1
+from node.engines.families.qwen_image import QwenImage, QwenImageEdit, QwenImageEditPlus
 from node.engines.families.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from node.engines.families.z_image import ZImage
 from node.pipeline_classes import Family
@@ -11,6 +12,9 @@ _CALLS: dict[Family, FamilyCalls] = {
     Family.SDXL: StableDiffusionXL(),
     Family.Z_IMAGE: ZImage(),
     Family.FLUX1: Flux1(),
+    Family.QWEN_IMAGE: QwenImage(),
+    Family.QWEN_IMAGE_EDIT: QwenImageEdit(),
+    Family.QWEN_IMAGE_EDIT_PLUS: QwenImageEditPlus(),
 }
 
 

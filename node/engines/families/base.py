@@ -1,6 +1,7 @@
 """What every family must say of its pipelines, with the answer most of them give."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,9 +21,13 @@ class FamilyCalls(ABC):
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that decides how much of a prompt is read."""
 
+    def own_components(self, folder: Path) -> dict[str, Any]:
+        """Components of a diffusers folder that are loaded here instead of by diffusers."""
+        return {}
+
     @abstractmethod
-    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
-        """The prompt as the arguments of a call."""
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+        """The prompt as the arguments of a call. canvas: for encoders that look at the sources as well."""
 
     def guidance(self, spec: RunSpec) -> dict[str, Any]:
         """Guidance as the arguments of a call."""
@@ -35,6 +40,8 @@ class FamilyCalls(ABC):
             return size
         if canvas is None:
             raise EngineFailed(f"The method {spec.method} needs an input.")
+        if spec.method is Method.EDIT:
+            return size | {"image": list(canvas.sources)}
         start = padded(canvas, spec.drawn)
         # diffusers refuses a strength of which no step is left; that case never comes here.
         inputs: dict[str, Any] = {"image": start.picture, "strength": spec.strength}

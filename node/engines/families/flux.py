@@ -7,6 +7,7 @@ from PIL import Image
 
 from node.engines.base import RunSpec
 from node.engines.families.base import FlowCalls
+from node.masks import Canvas
 
 
 class Flux1(FlowCalls):
@@ -15,7 +16,7 @@ class Flux1(FlowCalls):
     load_options: ClassVar[dict[str, Any]] = {"image_encoder": None, "feature_extractor": None}
     tokenizer = "tokenizer_2"
 
-    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         # The tokens each was trained with: 512 for [dev], 256 for [schnell].
         options = {"device": pipeline._execution_device, "num_images_per_prompt": 1}
         options["max_sequence_length"] = 512 if pipeline.transformer.config.guidance_embeds else 256

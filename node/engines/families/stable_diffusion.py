@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from node.engines.base import RunSpec
 from node.engines.families.base import FamilyCalls
+from node.masks import Canvas
 from node.pipeline_classes import NOT_LOADED
 
 
@@ -13,7 +14,7 @@ class StableDiffusion15(FamilyCalls):
     load_options: ClassVar[dict[str, Any]] = dict.fromkeys(NOT_LOADED) | {"requires_safety_checker": False}
     sharing_options: ClassVar[dict[str, Any]] = {"requires_safety_checker": False}
 
-    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         # diffusers guides above 1 only, and encodes no negative prompt below.
         guided = spec.guidance > 1
         plain, unwanted = pipeline.encode_prompt(
@@ -31,7 +32,7 @@ class StableDiffusionXL(FamilyCalls):
 
     load_options: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
-    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         guided = spec.guidance > 1
         plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
             spec.prompt,

@@ -4,12 +4,13 @@ from typing import Any
 
 from node.engines.base import RunSpec
 from node.engines.families.base import FlowCalls
+from node.masks import Canvas
 
 
 class ZImage(FlowCalls):
     """Z-Image, whose prompts are a chat with Qwen3."""
 
-    def encode(self, pipeline: Any, spec: RunSpec) -> dict[str, Any]:
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         guided = spec.guidance > 1
         plain, unwanted = pipeline.encode_prompt(
             spec.prompt,
