@@ -52,7 +52,9 @@ def check_folder(path: Path, *, root: Path, without_weights: Collection[str] = (
         _check_kind(file)
     tensors, variant = _weights(path, pipeline.components.difference(without_weights))
     traits = Traits.of(
-        sampler=_json(path / "scheduler" / "scheduler_config.json"), denoiser=_json(path / pipeline.denoiser / "config.json")
+        pipeline=_json(path / INDEX),
+        sampler=_json(path / "scheduler" / "scheduler_config.json"),
+        denoiser=_json(path / pipeline.denoiser / "config.json"),
     )
     return DiffusersFolder(path, pipeline, tensors, traits, variant)
 

@@ -10,6 +10,8 @@ from common.images_api import Size
 OPAQUE = 255
 MAX_SOURCE_PIXELS = 4 * 1024 * 1024
 """What a model is shown of each source: families read at most a quarter of this, so the last scaling is their own."""
+MIN_SOURCE_PX = 64
+"""Shortest side of a source: FLUX.2 refuses less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,13 @@ def flattened(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def reduced(picture: Image.Image) -> Image.Image:
-    """RGB of at most MAX_SOURCE_PIXELS, of the same shape."""
-    shrink = (MAX_SOURCE_PIXELS / (picture.width * picture.height)) ** 0.5
-    if shrink >= 1:
+def as_source(picture: Image.Image) -> Image.Image:
+    """RGB of the same shape, within the sizes that models look at; sides at most 8 to 1, as `check_task` has seen to."""
+    scale = min(1.0, (MAX_SOURCE_PIXELS / (picture.width * picture.height)) ** 0.5)
+    scale = max(scale, MIN_SOURCE_PX / min(picture.size))
+    if scale == 1.0:
         return flattened(picture)
-    size = (max(1, int(picture.width * shrink)), max(1, int(picture.height * shrink)))
+    size = (round(picture.width * scale), round(picture.height * scale))
     return flattened(picture).resize(size, Image.Resampling.LANCZOS)
 
 

@@ -16,10 +16,14 @@ class Family(StrEnum):
     SD15 = "sd15"
     SDXL = "sdxl"
     Z_IMAGE = "z-image"
+    SD3 = "sd3"
     FLUX1 = "flux.1"
+    FLUX1_KONTEXT = "flux.1-kontext"
+    FLUX2_KLEIN = "flux.2-klein"
     QWEN_IMAGE = "qwen-image"
     QWEN_IMAGE_EDIT = "qwen-image-edit"
     QWEN_IMAGE_EDIT_PLUS = "qwen-image-edit-plus"
+    SANA = "sana"
 
 
 NOT_LOADED = {
@@ -50,6 +54,17 @@ _CLIP_TOKENIZERS = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
 _FLOW_SAMPLERS = frozenset({"FlowMatchEulerDiscreteScheduler"})
 _T5_TOKENIZERS = frozenset({"T5Tokenizer", "T5TokenizerFast"})
 _QWEN_TOKENIZERS = frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"})
+_FLUX1 = {
+    "vae": frozenset({"AutoencoderKL"}),
+    "transformer": frozenset({"FluxTransformer2DModel"}),
+    "scheduler": _FLOW_SAMPLERS,
+}
+_CLIP_AND_T5 = {
+    "text_encoder": frozenset({"CLIPTextModel"}),
+    "text_encoder_2": frozenset({"T5EncoderModel"}),
+    "tokenizer": _CLIP_TOKENIZERS,
+    "tokenizer_2": _T5_TOKENIZERS,
+}
 _QWEN_IMAGE = {
     "vae": frozenset({"AutoencoderKLQwenImage"}),
     "transformer": frozenset({"QwenImageTransformer2DModel"}),
@@ -155,22 +170,57 @@ PIPELINE_CLASSES = {
             inpaint="ZImageInpaintPipeline",
         ),
         PipelineClass(
-            "FluxPipeline",
-            Family.FLUX1,
+            "StableDiffusion3Pipeline",
+            Family.SD3,
             diffusers={
                 "vae": frozenset({"AutoencoderKL"}),
-                "transformer": frozenset({"FluxTransformer2DModel"}),
+                "transformer": frozenset({"SD3Transformer2DModel"}),
                 "scheduler": _FLOW_SAMPLERS,
             },
             transformers={
-                "text_encoder": frozenset({"CLIPTextModel"}),
-                "text_encoder_2": frozenset({"T5EncoderModel"}),
+                "text_encoder": frozenset({"CLIPTextModelWithProjection"}),
+                "text_encoder_2": frozenset({"CLIPTextModelWithProjection"}),
+                "text_encoder_3": frozenset({"T5EncoderModel"}),
                 "tokenizer": _CLIP_TOKENIZERS,
-                "tokenizer_2": _T5_TOKENIZERS,
+                "tokenizer_2": _CLIP_TOKENIZERS,
+                "tokenizer_3": _T5_TOKENIZERS,
             },
+            denoiser="transformer",
+            image_to_image="StableDiffusion3Img2ImgPipeline",
+            inpaint="StableDiffusion3InpaintPipeline",
+        ),
+        PipelineClass(
+            "FluxPipeline",
+            Family.FLUX1,
+            diffusers=_FLUX1,
+            transformers=_CLIP_AND_T5,
             denoiser="transformer",
             image_to_image="FluxImg2ImgPipeline",
             inpaint="FluxInpaintPipeline",
+        ),
+        PipelineClass(
+            "FluxKontextPipeline",
+            Family.FLUX1_KONTEXT,
+            diffusers=_FLUX1,
+            transformers=_CLIP_AND_T5,
+            denoiser="transformer",
+            inpaint="FluxKontextInpaintPipeline",
+            edit="FluxKontextPipeline",
+        ),
+        PipelineClass(
+            "Flux2KleinPipeline",
+            Family.FLUX2_KLEIN,
+            diffusers={
+                "vae": frozenset({"AutoencoderKLFlux2"}),
+                "transformer": frozenset({"Flux2Transformer2DModel"}),
+                "scheduler": _FLOW_SAMPLERS,
+            },
+            transformers={"text_encoder": frozenset({"Qwen3ForCausalLM"}), "tokenizer": _QWEN_TOKENIZERS},
+            denoiser="transformer",
+            inpaint="Flux2KleinInpaintPipeline",
+            edit="Flux2KleinPipeline",
+            # What Black Forest Labs' own service takes for it.
+            max_input_images=4,
         ),
         PipelineClass(
             "QwenImagePipeline",
@@ -200,6 +250,20 @@ PIPELINE_CLASSES = {
             edit="QwenImageEditPlusPipeline",
             # What its model card says it was trained for.
             max_input_images=3,
+        ),
+        PipelineClass(
+            "SanaPipeline",
+            Family.SANA,
+            diffusers={
+                "vae": frozenset({"AutoencoderDC"}),
+                "transformer": frozenset({"SanaTransformer2DModel"}),
+                "scheduler": _FLOW_SAMPLERS | {"DPMSolverMultistepScheduler"},
+            },
+            transformers={
+                "text_encoder": frozenset({"Gemma2Model"}),
+                "tokenizer": frozenset({"GemmaTokenizer", "GemmaTokenizerFast"}),
+            },
+            denoiser="transformer",
         ),
     )
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from common.errors import InvalidRequest, UserImageError
-from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task
+from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task, Upload
 from node.engines.base import Method, RunSpec
 from node.pipeline_classes import class_of
 from node.profile import Profile, Sampler
@@ -15,6 +15,8 @@ MAX_IMAGES = 10
 """OpenAI's limit for one request."""
 
 
+MAX_SOURCE_RATIO = 8
+"""Of the sides of a picture to be looked at: FLUX.2 refuses more, and the others scale what is left to nothing."""
 VARIATION_PROMPT = "Create a variation of this image, keep subject and style."
 """What a model that follows instructions is told where a client gives none."""
 
@@ -31,7 +33,7 @@ class Resolved:
 def check_task(request: ImageRequest, model: str, profile: Profile) -> None:
     """Refuse what the model's family cannot do, before an upload is decoded.
 
-    Raises: InvalidRequest: a task it has no pipeline for; more pictures than it can look at.
+    Raises: InvalidRequest: a task it has no pipeline for; more pictures than it can look at, or too long ones.
     """
     pipeline = class_of(profile.family)
     if request.task not in pipeline.tasks:
@@ -46,6 +48,15 @@ def check_task(request: ImageRequest, model: str, profile: Profile) -> None:
             param="image",
             code="array_above_max_length",
         )
+    if pipeline.edit and any(max(sides) > MAX_SOURCE_RATIO * min(sides) for sides in map(_sides, request.images)):
+        raise UserImageError(
+            f"Invalid 'image': this model looks at pictures whose longer side is at most {MAX_SOURCE_RATIO} times the shorter.",
+            param="image",
+        )
+
+
+def _sides(upload: Upload) -> tuple[int, int]:
+    return upload.width_px, upload.height_px
 
 
 def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parameters: bool, masked: bool = False) -> Resolved:

@@ -13,7 +13,7 @@ from common.logs import bind, get_logger
 from common.node_api import JobPhase
 from node.decoding import Decoder
 from node.engines.base import Method, OutOfDeviceMemory, RunSpec
-from node.masks import Canvas, canvas_of, fitted, flattened, reduced
+from node.masks import Canvas, as_source, canvas_of, fitted, flattened
 from node.metrics import NodeMetrics
 from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
@@ -129,7 +129,7 @@ class Runs:
         if not request.images:
             return None
         pictures = [await self._decoder.decode(upload) for upload in request.images]
-        picture, sources = pictures[0], tuple(map(reduced, pictures))
+        picture, sources = pictures[0], tuple(map(as_source, pictures))
         if request.mask is None:
             canvas = canvas_of(picture, None) if request.task is Task.EDIT else Canvas(flattened(picture), None)
             return replace(canvas, sources=sources)

@@ -90,7 +90,8 @@ class DiffusersEngine:
                 raise EngineFailed(f"The model {order.model!r} has no pipeline for {method}.")
             if name == table.name:
                 return pipeline
-            made = getattr(diffusers, name)(**pipeline.components, **calls_of(order.checkpoint.family).sharing_options)
+            options = calls_of(order.checkpoint.family).sharing_options(pipeline)
+            made = getattr(diffusers, name)(**pipeline.components, **options)
             made.set_progress_bar_config(disable=True)
             self._others[order.model, method] = made
         return self._others[order.model, method]
@@ -108,7 +109,7 @@ def _generate(
     inputs = calls.start(spec, canvas)
 
     def finish(picture: Image.Image) -> Image.Image:
-        cut = cut_to(picture, spec.size)
+        cut = cut_to(as_large_as(picture, spec.drawn), spec.size)
         return cut if canvas is None else kept_outside(cut, canvas, feather_px=spec.feather_px)
 
     try:
@@ -160,6 +161,12 @@ class _StepClock:
     def add_to(self, timings_s: dict[str, float]) -> None:
         timings_s["denoise"] += self._last_step - self._began
         timings_s["decode"] += time.perf_counter() - self._last_step
+
+
+def as_large_as(picture: Image.Image, size: Size) -> Image.Image:
+    """The picture at another size: some pipelines draw large ones smaller than they are told."""
+    shape = (size.width_px, size.height_px)
+    return picture if picture.size == shape else picture.resize(shape, Image.Resampling.LANCZOS)
 
 
 def cut_to(picture: Image.Image, size: Size) -> Image.Image:

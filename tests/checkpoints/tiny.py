@@ -193,16 +193,16 @@ def qwen_tokenizer(marks: Sequence[str] = QWEN_MARKS) -> Any:
     return tokenizer
 
 
-def qwen_encoder() -> Any:
-    """Qwen3 with two layers."""
-    from transformers import Qwen3Config, Qwen3Model
+def qwen_encoder(name: str = "Qwen3Model", *, layers: int = 2) -> Any:
+    """Qwen3. name: a class of transformers."""
+    import transformers
 
-    return Qwen3Model(
-        Qwen3Config(
+    return getattr(transformers, name)(
+        transformers.Qwen3Config(
             vocab_size=256 + len(QWEN_MARKS),
             hidden_size=32,
             intermediate_size=64,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=2,
             head_dim=16,

@@ -16,13 +16,15 @@ class FamilyCalls(ABC):
 
     load_options: ClassVar[dict[str, Any]] = {}
     """Arguments of `from_pretrained` and `from_single_file` beside the common ones."""
-    sharing_options: ClassVar[dict[str, Any]] = {}
-    """Arguments of a second pipeline over the same components, beside them."""
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that decides how much of a prompt is read."""
 
     def own_components(self, folder: Path) -> dict[str, Any]:
         """Components of a diffusers folder that are loaded here instead of by diffusers."""
+        return {}
+
+    def sharing_options(self, pipeline: Any) -> dict[str, Any]:
+        """Arguments of a second pipeline over the components of this one, beside them."""
         return {}
 
     @abstractmethod
