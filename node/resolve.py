@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from common.errors import InvalidRequest, UserImageError
+from common.errors import InvalidRequest, UnsupportedTask, UserImageError
 from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task, Upload
 from node.engines.base import Method, RunSpec
 from node.pipeline_classes import class_of
@@ -33,14 +33,11 @@ class Resolved:
 def check_task(request: ImageRequest, model: str, profile: Profile) -> None:
     """Refuse what the model's family cannot do, before an upload is decoded.
 
-    Raises: InvalidRequest: a task it has no pipeline for; more pictures than it can look at, or too long ones.
+    Raises: UnsupportedTask; InvalidRequest: more pictures than it can look at, or too long ones.
     """
     pipeline = class_of(profile.family)
     if request.task not in pipeline.tasks:
-        can = ", ".join(sorted(pipeline.tasks))
-        raise InvalidRequest(
-            f"The model {model!r} makes no {request.task}; it can be asked for: {can}.", param="model", code="unsupported_task"
-        )
+        raise UnsupportedTask(model, request.task, pipeline.tasks)
     if len(request.images) > pipeline.max_input_images:
         most = f"{pipeline.max_input_images} image{'s' if pipeline.max_input_images > 1 else ''}"
         raise InvalidRequest(
