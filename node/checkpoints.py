@@ -38,9 +38,22 @@ _SINGLE_FILE_MARKS = (
             "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
         ),
     ),
+    # Transformers alone, by the names of diffusers and of their makers.
     (Family.Z_IMAGE, ("cap_embedder.1.weight", "noise_refiner.0.attention.norm_q.weight")),
     (Family.Z_IMAGE, ("cap_embedder.1.weight", "noise_refiner.0.attention.q_norm.weight")),
+    (Family.FLUX1, ("context_embedder.weight", "single_transformer_blocks.0.proj_mlp.weight")),
+    (Family.FLUX1, ("vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight")),
+    (Family.FLUX2_KLEIN, ("context_embedder.weight", "double_stream_modulation_img.linear.weight")),
+    (Family.FLUX2_KLEIN, ("txt_in.weight", "double_stream_modulation_img.lin.weight")),
+    (Family.SD3, ("pos_embed.pos_embed", "transformer_blocks.0.norm1_context.linear.weight")),
+    (Family.SD3, ("pos_embed", "joint_blocks.0.context_block.attn.qkv.weight")),
+    (Family.QWEN_IMAGE, ("txt_norm.weight", "transformer_blocks.0.img_mod.1.weight")),
 )
+_SAME_TENSORS = {
+    Family.FLUX1: {Family.FLUX1, Family.FLUX1_KONTEXT},
+    Family.QWEN_IMAGE: {Family.QWEN_IMAGE, Family.QWEN_IMAGE_EDIT, Family.QWEN_IMAGE_EDIT_PLUS},
+}
+"""Families whose tensors have the same names: which of them a file is, its folder of configs says."""
 _COMFYUI_PREFIX = "model.diffusion_model."
 
 
@@ -161,21 +174,25 @@ def _single_file(path: Path, root: Path) -> Checkpoint:
     tensors = read_header(path)
     family = family_of(tensors)
     if family is None:
-        raise CheckpointRefused(path, "its tensors are not those of a family this node runs (SD 1.5, SDXL, Z-Image)")
+        raise CheckpointRefused(path, "its tensors are not those of a family this node runs as a single file")
     sidecar = _sidecar(path.with_suffix(".toml"))
     if sidecar.config is None:
         wanted = path.with_suffix(".toml").name
         raise CheckpointRefused(
             path,
             f"a single file holds no configs or tokenizer: put {wanted} beside it with `config = FOLDER`, "
-            "a diffusers folder of the same family (weight files are not needed in it for SD and SDXL)",
+            "a diffusers folder of the same family (weight files are not needed in it for SD 1.5 and SDXL)",
         )
     config = (path.parent / sidecar.config).resolve()
     pipeline = class_of(family)
-    # A Z-Image file is the transformer alone: text encoder and VAE come from the folder, so their weights are checked.
-    elsewhere = {pipeline.denoiser} if family is Family.Z_IMAGE else pipeline.components
+    elsewhere = pipeline.components
+    if pipeline.transformer_files:
+        # Text encoder and VAE come from the folder, so their weights are checked there.
+        elsewhere = frozenset({pipeline.denoiser})
+        inside = {name: tensor for name, tensor in tensors.items() if name.startswith(_COMFYUI_PREFIX)}
+        tensors = inside or tensors
     folder = check_folder(config, root=root, without_weights=elsewhere)
-    if folder.pipeline.family is not family:
+    if folder.pipeline.family not in _SAME_TENSORS.get(family, {family}):
         raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
     name = path.relative_to(root).with_suffix("").as_posix()
     return _checkpoint(name, root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)

@@ -104,6 +104,11 @@ class PipelineClass:
         return frozenset(changes | {Task.GENERATION}) if self.text_to_image else frozenset(changes)
 
     @property
+    def transformer_files(self) -> bool:
+        """Whether its single files hold the transformer alone: the others' hold every component."""
+        return self.denoiser == "transformer"
+
+    @property
     def takes_samplers(self) -> bool:
         """Whether a request may choose the sampler: flow-matching models have the one they were made with."""
         return self.diffusers["scheduler"] is _SAMPLERS

@@ -33,7 +33,7 @@ from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
 from node.masks import Canvas, kept_outside
-from node.pipeline_classes import Family, class_of
+from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
 
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -180,21 +180,24 @@ def cut_to(picture: Image.Image, size: Size) -> Image.Image:
 def _open(order: LoadOrder) -> Any:
     """The pipeline object, on the CPU. Only local safetensors, only the class our own table names."""
     checkpoint = order.checkpoint
-    pipeline_class = getattr(diffusers, class_of(checkpoint.family).name)
-    options: dict[str, Any] = {"dtype": getattr(torch, order.dtype), "local_files_only": True}
-    options |= calls_of(checkpoint.family).load_options
+    calls, table = calls_of(checkpoint.family), class_of(checkpoint.family)
+    pipeline_class = getattr(diffusers, table.name)
+    common: dict[str, Any] = {"dtype": getattr(torch, order.dtype), "local_files_only": True}
     if checkpoint.layout is Layout.FOLDER:
-        options |= calls_of(checkpoint.family).own_components(checkpoint.path)
-        return pipeline_class.from_pretrained(str(checkpoint.path), use_safetensors=True, variant=checkpoint.variant, **options)
-    config = str(checkpoint.config)
-    if checkpoint.family is Family.Z_IMAGE:
-        transformer = diffusers.ZImageTransformer2DModel.from_single_file(
-            str(checkpoint.path), config=config, subfolder="transformer", **options
+        given = calls.load_options | calls.own_components(checkpoint.path)
+        return pipeline_class.from_pretrained(
+            str(checkpoint.path), use_safetensors=True, variant=checkpoint.variant, **common, **given
         )
-        return pipeline_class.from_pretrained(config, transformer=transformer, use_safetensors=True, **options)
-    if checkpoint.family is Family.SD15:
-        options = {name: value for name, value in options.items() if name not in ("image_encoder", "feature_extractor")}
-    return pipeline_class.from_single_file(str(checkpoint.path), config=config, **options)
+    assert checkpoint.config is not None, "a single file without configs is refused by its inspection"
+    config = str(checkpoint.config)
+    if table.transformer_files:
+        (name,) = table.diffusers[table.denoiser]
+        transformer = getattr(diffusers, name).from_single_file(
+            str(checkpoint.path), config=config, subfolder=table.denoiser, **common
+        )
+        given = calls.load_options | calls.own_components(checkpoint.config) | {table.denoiser: transformer}
+        return pipeline_class.from_pretrained(config, use_safetensors=True, variant=checkpoint.variant, **common, **given)
+    return pipeline_class.from_single_file(str(checkpoint.path), config=config, **common, **calls.single_file_options)
 
 
 def _require_weights(pipeline: Any, model: str) -> None:

@@ -15,7 +15,9 @@ class FamilyCalls(ABC):
     """The arguments of one family's pipelines: at loading, at encoding, for a run, and for its previews."""
 
     load_options: ClassVar[dict[str, Any]] = {}
-    """Arguments of `from_pretrained` and `from_single_file` beside the common ones."""
+    """Arguments of `from_pretrained` beside the common ones."""
+    single_file_options: ClassVar[dict[str, Any]] = {}
+    """Arguments of the pipeline's `from_single_file`, where whole pipelines come as one file."""
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that decides how much of a prompt is read."""
 

@@ -12,6 +12,7 @@ class StableDiffusion15(FamilyCalls):
     """SD 1.5."""
 
     load_options: ClassVar[dict[str, Any]] = dict.fromkeys(NOT_LOADED) | {"requires_safety_checker": False}
+    single_file_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     def sharing_options(self, pipeline: Any) -> dict[str, Any]:
         return {"requires_safety_checker": False}
@@ -33,6 +34,7 @@ class StableDiffusionXL(FamilyCalls):
     """SDXL."""
 
     load_options: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    single_file_options = load_options
 
     def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         guided = spec.guidance > 1
