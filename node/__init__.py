@@ -8,7 +8,7 @@
     worker/ engines/                          the child process, and the code in it that runs checkpoints
     engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
-    models.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
+    models.py model_folders.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
                                               what can be served, and every check before a library opens a file
     demo/                                     what is served when there is no other model
 

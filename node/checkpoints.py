@@ -6,12 +6,13 @@ model does not appear can see why.
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from node.diffusers_folder import INDEX, PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
+from node.diffusers_folder import PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
+from node.model_folders import candidates, folders_of, public_name
 from node.pipeline_classes import Family, class_of
 from node.profile import Sidecar, read_sidecar
 from node.safetensors_header import (
@@ -24,8 +25,6 @@ from node.safetensors_header import (
 )
 from node.traits import Traits
 
-MAX_DEPTH = 4
-"""Folders below a models folder that are looked into: `organisation/model` and two more."""
 FOLDER_SIDECAR = "aquatint.toml"
 
 _SINGLE_FILE_MARKS = (
@@ -69,7 +68,7 @@ class Checkpoint:
     """Weights on disk that passed every check."""
 
     name: str
-    """Its public name unless the sidecar gives another: the path below the models folder, without the ending."""
+    """Its public name: the sidecar's, else by where it lies (`public_name`)."""
     path: Path
     root: Path
     """The models folder it was found in; symbolic links must stay inside."""
@@ -107,21 +106,32 @@ def scan(roots: Sequence[Path]) -> Scan:
     """
     found: dict[str, Checkpoint] = {}
     refused: list[CheckpointRefused] = []
-    for root in roots:
-        if not root.is_dir():
-            refused.append(CheckpointRefused(root, "no such folder"))
-            continue
-        for path in _candidates(root, MAX_DEPTH):
-            try:
-                checkpoint = inspect(path, root=root)
-                if checkpoint.name in found:
-                    raise CheckpointRefused(path, f"the name {checkpoint.name!r} is taken by another checkpoint")
-                found[checkpoint.name] = checkpoint
-            except CheckpointRefused as refusal:
-                refused.append(refusal)
-            except OSError as error:
-                refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
+    for path, root in _paths(roots, refused):
+        try:
+            checkpoint = inspect(path, root=root)
+            if checkpoint.name in found:
+                raise CheckpointRefused(path, f"the name {checkpoint.name!r} is taken by another checkpoint")
+            found[checkpoint.name] = checkpoint
+        except CheckpointRefused as refusal:
+            refused.append(refusal)
+        except OSError as error:
+            refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
     return Scan(tuple(found.values()), tuple(refused))
+
+
+def _paths(roots: Sequence[Path], refused: list[CheckpointRefused]) -> Iterator[tuple[Path, Path]]:
+    """Each path to inspect and the models folder it is in; what cannot be looked into goes to `refused`."""
+    for given in roots:
+        try:
+            folders = folders_of(given)
+        except CheckpointRefused as refusal:
+            refused.append(refusal)
+            continue
+        for folder in folders:
+            if folder.is_dir():
+                yield from ((path, folder) for path in candidates(folder))
+            else:
+                refused.append(CheckpointRefused(folder, "no such folder"))
 
 
 def inspect(path: Path, *, root: Path) -> Checkpoint:
@@ -146,28 +156,10 @@ def inspect(path: Path, *, root: Path) -> Checkpoint:
     return _single_file(path, root)
 
 
-def _candidates(folder: Path, depth: int) -> list[Path]:
-    """Diffusers folders and model files below `folder`, in the order of their names."""
-    if (folder / INDEX).exists():
-        return [folder]
-    found: list[Path] = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            # A link to a folder is only followed when it is a checkpoint, so that a loop of links ends.
-            if depth and (not entry.is_symlink() or (entry / INDEX).exists()):
-                found += _candidates(entry, depth - 1)
-        elif entry.suffix.lower() in {".safetensors", ".gguf", *PICKLE_SUFFIXES}:
-            found.append(entry)
-    return found
-
-
 def _folder(path: Path, root: Path) -> Checkpoint:
     folder = check_folder(path, root=root)
-    name = path.name if path == root else path.relative_to(root).as_posix()
     sidecar = _sidecar(path / FOLDER_SIDECAR)
-    return _checkpoint(name, root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
+    return _checkpoint(root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
 
 
 def _single_file(path: Path, root: Path) -> Checkpoint:
@@ -194,12 +186,10 @@ def _single_file(path: Path, root: Path) -> Checkpoint:
     folder = check_folder(config, root=root, without_weights=elsewhere)
     if folder.pipeline.family not in _SAME_TENSORS.get(family, {family}):
         raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
-    name = path.relative_to(root).with_suffix("").as_posix()
-    return _checkpoint(name, root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
+    return _checkpoint(root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
 
 
 def _checkpoint(
-    name: str,
     root: Path,
     folder: DiffusersFolder,
     tensors: Sequence[TensorEntry],
@@ -208,7 +198,7 @@ def _checkpoint(
     layout: Layout,
 ) -> Checkpoint:
     return Checkpoint(
-        name=sidecar.name or name,
+        name=sidecar.name or public_name(path, root),
         path=path,
         root=root,
         layout=layout,
