@@ -4,7 +4,8 @@ AquatintError                      500  server_error
 ├── InvalidRequest                 400  invalid_request_error
 │   ├── UnreadableBody             400  invalid_request_error
 │   ├── UserImageError             400  image_generation_user_error
-│   └── UnknownModel               400  image_generation_user_error   (the model a generation names)
+│   ├── UnknownModel               400  image_generation_user_error   (the model a generation names)
+│   └── UnsupportedTask            400  invalid_request_error   (no pipeline of the model does it)
 ├── Unauthorized                   401  invalid_request_error
 ├── Forbidden                      403  invalid_request_error
 ├── NotFound                       404  invalid_request_error
@@ -27,7 +28,7 @@ and every 5xx twice unless `x-should-retry` says otherwise, and ignore a Retry-A
 120 s (Python): hence `retry_after_s` is kept within 1..60 and a useless retry is forbidden explicitly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 MAX_RETRY_AFTER_S = 60
@@ -103,6 +104,16 @@ class UnknownModel(UserImageError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"The model {model!r} does not exist.", param="model", code="invalid_value")
+
+
+class UnsupportedTask(InvalidRequest):
+    """A generation, edit or variation by a model that makes none."""
+
+    code = "unsupported_task"
+
+    def __init__(self, model: str, task: str, can: Iterable[str]) -> None:
+        able = ", ".join(sorted(can))
+        super().__init__(f"The model {model!r} makes no {task}; it can be asked for: {able}.", param="model")
 
 
 class Unauthorized(AquatintError):

@@ -3,11 +3,12 @@
     cli.py __main__.py app.py settings.py     the command, the parts and their lifetimes
     api.py control.py health.py auth.py       HTTP: OpenAI's routes, /node/v1, /health /ready /metrics, who may
     runs.py                                   the way of one request: choose, queue, load, run, record, answer
-    resolve.py profile.py profiles/           a request and a profile -> a spec; what each model family wants
+    resolve.py profile.py profiles/ traits.py a request and a profile -> a spec; what each family and variant wants
     scheduler.py residency.py                 who is next; what is on the device
     worker/ engines/                          the child process, and the code in it that runs checkpoints
+    engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
-    models.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
+    models.py model_folders.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
                                               what can be served, and every check before a library opens a file
     hashes.py pulling.py models_cli.py        sha256 of files; downloads; `aquatint models scan|verify|add|pull|rm`
     bench.py                                  what a node costs over the bare pipeline
@@ -28,6 +29,13 @@ Decisions:
 - Checkpoints are found at the start, and checked again by the worker right before each load. A new one needs a restart.
 - A folder with code, or with a pickle under another name, is refused as a whole. Pickled weights that are called so stay
   where they are: loads read safetensors only, and most downloads hold both.
+- A model that follows instructions edits by them, and makes variations by a sentence of ours; others start from the noised
+  picture. Such a model looks at every picture of an edit, at the sizes its own pipeline takes.
+- What a family has no pipeline for is refused with `unsupported_task`, not imitated: Qwen-Image-Edit draws nothing of its
+  own, Sana changes nothing. Costs: Qwen-Image-Edit's own inpainting, which draws at sizes of its own, is not used; with a
+  mask it edits the whole picture, of which the part outside is put back.
+- Profiles within a family are told by configs, the licence among them; where those are equal (SD 3.5 Large Turbo) the
+  sidecar must say.
 - Edits and variations run on the loaded components through other pipeline classes: one set of weights in memory. What is
   outside a mask is put back pixel by pixel afterwards, for an autoencoder changes everything it touches.
 - Uploads are decoded in a process of their own, bounded in memory and time; the worker gets plain pixels.

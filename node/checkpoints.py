@@ -6,12 +6,13 @@ model does not appear can see why.
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from node.diffusers_folder import INDEX, PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
+from node.diffusers_folder import PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
+from node.model_folders import candidates, folders_of, public_name
 from node.pipeline_classes import Family, class_of
 from node.profile import Sidecar, read_sidecar
 from node.safetensors_header import (
@@ -22,9 +23,8 @@ from node.safetensors_header import (
     disguised_format,
     read_header,
 )
+from node.traits import Traits
 
-MAX_DEPTH = 4
-"""Folders below a models folder that are looked into: `organisation/model` and two more."""
 FOLDER_SIDECAR = "aquatint.toml"
 
 _SINGLE_FILE_MARKS = (
@@ -37,9 +37,22 @@ _SINGLE_FILE_MARKS = (
             "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
         ),
     ),
+    # Transformers alone, by the names of diffusers and of their makers.
     (Family.Z_IMAGE, ("cap_embedder.1.weight", "noise_refiner.0.attention.norm_q.weight")),
     (Family.Z_IMAGE, ("cap_embedder.1.weight", "noise_refiner.0.attention.q_norm.weight")),
+    (Family.FLUX1, ("context_embedder.weight", "single_transformer_blocks.0.proj_mlp.weight")),
+    (Family.FLUX1, ("vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight")),
+    (Family.FLUX2_KLEIN, ("context_embedder.weight", "double_stream_modulation_img.linear.weight")),
+    (Family.FLUX2_KLEIN, ("txt_in.weight", "double_stream_modulation_img.lin.weight")),
+    (Family.SD3, ("pos_embed.pos_embed", "transformer_blocks.0.norm1_context.linear.weight")),
+    (Family.SD3, ("pos_embed", "joint_blocks.0.context_block.attn.qkv.weight")),
+    (Family.QWEN_IMAGE, ("txt_norm.weight", "transformer_blocks.0.img_mod.1.weight")),
 )
+_SAME_TENSORS = {
+    Family.FLUX1: {Family.FLUX1, Family.FLUX1_KONTEXT},
+    Family.QWEN_IMAGE: {Family.QWEN_IMAGE, Family.QWEN_IMAGE_EDIT, Family.QWEN_IMAGE_EDIT_PLUS},
+}
+"""Families whose tensors have the same names: which of them a file is, its folder of configs says."""
 _COMFYUI_PREFIX = "model.diffusion_model."
 
 
@@ -55,13 +68,13 @@ class Checkpoint:
     """Weights on disk that passed every check."""
 
     name: str
-    """Its public name unless the sidecar gives another: the path below the models folder, without the ending."""
+    """Its public name: the sidecar's, else by where it lies (`public_name`)."""
     path: Path
     root: Path
     """The models folder it was found in; symbolic links must stay inside."""
     layout: Layout
     family: Family
-    timestep_spacing: str | None
+    traits: Traits
     variant: str | None
     parameters: int
     """Number of floating-point weights, which a load casts to the profile's dtype."""
@@ -93,21 +106,32 @@ def scan(roots: Sequence[Path]) -> Scan:
     """
     found: dict[str, Checkpoint] = {}
     refused: list[CheckpointRefused] = []
-    for root in roots:
-        if not root.is_dir():
-            refused.append(CheckpointRefused(root, "no such folder"))
-            continue
-        for path in _candidates(root, MAX_DEPTH):
-            try:
-                checkpoint = inspect(path, root=root)
-                if checkpoint.name in found:
-                    raise CheckpointRefused(path, f"the name {checkpoint.name!r} is taken by another checkpoint")
-                found[checkpoint.name] = checkpoint
-            except CheckpointRefused as refusal:
-                refused.append(refusal)
-            except OSError as error:
-                refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
+    for path, root in _paths(roots, refused):
+        try:
+            checkpoint = inspect(path, root=root)
+            if checkpoint.name in found:
+                raise CheckpointRefused(path, f"the name {checkpoint.name!r} is taken by another checkpoint")
+            found[checkpoint.name] = checkpoint
+        except CheckpointRefused as refusal:
+            refused.append(refusal)
+        except OSError as error:
+            refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
     return Scan(tuple(found.values()), tuple(refused))
+
+
+def _paths(roots: Sequence[Path], refused: list[CheckpointRefused]) -> Iterator[tuple[Path, Path]]:
+    """Each path to inspect and the models folder it is in; what cannot be looked into goes to `refused`."""
+    for given in roots:
+        try:
+            folders = folders_of(given)
+        except CheckpointRefused as refusal:
+            refused.append(refusal)
+            continue
+        for folder in folders:
+            if folder.is_dir():
+                yield from ((path, folder) for path in candidates(folder))
+            else:
+                refused.append(CheckpointRefused(folder, "no such folder"))
 
 
 def inspect(path: Path, *, root: Path) -> Checkpoint:
@@ -132,56 +156,40 @@ def inspect(path: Path, *, root: Path) -> Checkpoint:
     return _single_file(path, root)
 
 
-def _candidates(folder: Path, depth: int) -> list[Path]:
-    """Diffusers folders and model files below `folder`, in the order of their names."""
-    if (folder / INDEX).exists():
-        return [folder]
-    found: list[Path] = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            # A link to a folder is only followed when it is a checkpoint, so that a loop of links ends.
-            if depth and (not entry.is_symlink() or (entry / INDEX).exists()):
-                found += _candidates(entry, depth - 1)
-        elif entry.suffix.lower() in {".safetensors", ".gguf", *PICKLE_SUFFIXES}:
-            found.append(entry)
-    return found
-
-
 def _folder(path: Path, root: Path) -> Checkpoint:
     folder = check_folder(path, root=root)
-    name = path.name if path == root else path.relative_to(root).as_posix()
     sidecar = _sidecar(path / FOLDER_SIDECAR)
-    return _checkpoint(name, root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
+    return _checkpoint(root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
 
 
 def _single_file(path: Path, root: Path) -> Checkpoint:
     tensors = read_header(path)
     family = family_of(tensors)
     if family is None:
-        raise CheckpointRefused(path, "its tensors are not those of a family this node runs (SD 1.5, SDXL, Z-Image)")
+        raise CheckpointRefused(path, "its tensors are not those of a family this node runs as a single file")
     sidecar = _sidecar(path.with_suffix(".toml"))
     if sidecar.config is None:
         wanted = path.with_suffix(".toml").name
         raise CheckpointRefused(
             path,
             f"a single file holds no configs or tokenizer: put {wanted} beside it with `config = FOLDER`, "
-            "a diffusers folder of the same family (weight files are not needed in it for SD and SDXL)",
+            "a diffusers folder of the same family (weight files are not needed in it for SD 1.5 and SDXL)",
         )
     config = (path.parent / sidecar.config).resolve()
     pipeline = class_of(family)
-    # A Z-Image file is the transformer alone: text encoder and VAE come from the folder, so their weights are checked.
-    elsewhere = {pipeline.denoiser} if family is Family.Z_IMAGE else pipeline.components
+    elsewhere = pipeline.components
+    if pipeline.transformer_files:
+        # Text encoder and VAE come from the folder, so their weights are checked there.
+        elsewhere = frozenset({pipeline.denoiser})
+        inside = {name: tensor for name, tensor in tensors.items() if name.startswith(_COMFYUI_PREFIX)}
+        tensors = inside or tensors
     folder = check_folder(config, root=root, without_weights=elsewhere)
-    if folder.pipeline.family is not family:
+    if folder.pipeline.family not in _SAME_TENSORS.get(family, {family}):
         raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
-    name = path.relative_to(root).with_suffix("").as_posix()
-    return _checkpoint(name, root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
+    return _checkpoint(root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
 
 
 def _checkpoint(
-    name: str,
     root: Path,
     folder: DiffusersFolder,
     tensors: Sequence[TensorEntry],
@@ -190,12 +198,12 @@ def _checkpoint(
     layout: Layout,
 ) -> Checkpoint:
     return Checkpoint(
-        name=sidecar.name or name,
+        name=sidecar.name or public_name(path, root),
         path=path,
         root=root,
         layout=layout,
         family=folder.pipeline.family,
-        timestep_spacing=folder.timestep_spacing,
+        traits=folder.traits,
         variant=folder.variant,
         parameters=sum(t.elements for t in tensors if t.dtype in FLOAT_DTYPES),
         stored_bytes=sum(t.elements * DTYPE_BYTES[t.dtype] for t in tensors),

@@ -9,6 +9,7 @@ from typing import Any
 
 from node.pipeline_classes import NOT_LOADED, PIPELINE_CLASSES, PipelineClass
 from node.safetensors_header import CheckpointRefused, TensorEntry, disguised_format, read_header
+from node.traits import Traits
 
 INDEX = "model_index.json"
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -29,8 +30,7 @@ class DiffusersFolder:
     pipeline: PipelineClass
     tensors: tuple[TensorEntry, ...]
     """Every tensor a load reads; empty for a folder of configs."""
-    timestep_spacing: str | None
-    """`timestep_spacing` of its sampler's config: "trailing" marks the few-step SDXL checkpoints."""
+    traits: Traits
     variant: str | None
     """"fp16" when only half-precision files named so are there."""
 
@@ -51,9 +51,12 @@ def check_folder(path: Path, *, root: Path, without_weights: Collection[str] = (
     for file in files:
         _check_kind(file)
     tensors, variant = _weights(path, pipeline.components.difference(without_weights))
-    sampler = _json(path / "scheduler" / "scheduler_config.json")
-    spacing = sampler.get("timestep_spacing")
-    return DiffusersFolder(path, pipeline, tensors, spacing if isinstance(spacing, str) else None, variant)
+    traits = Traits.of(
+        pipeline=_json(path / INDEX),
+        sampler=_json(path / "scheduler" / "scheduler_config.json"),
+        denoiser=_json(path / pipeline.denoiser / "config.json"),
+    )
+    return DiffusersFolder(path, pipeline, tensors, traits, variant)
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -166,7 +169,7 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
     tensors: list[TensorEntry] = []
     variants: set[str | None] = set()
     for component in sorted(components):
-        if component == "scheduler" or component.startswith("tokenizer"):
+        if component in ("scheduler", "processor") or component.startswith("tokenizer"):
             continue
         folder = path / component
         files = sorted(folder.glob("*.safetensors"))

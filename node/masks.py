@@ -8,6 +8,10 @@ from common.errors import UserImageError
 from common.images_api import Size
 
 OPAQUE = 255
+MAX_SOURCE_PIXELS = 4 * 1024 * 1024
+"""What a model is shown of each source: families read at most a quarter of this, so the last scaling is their own."""
+MIN_SOURCE_PX = 64
+"""Shortest side of a source: FLUX.2 refuses less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,8 @@ class Canvas:
     """RGB."""
     repaint: Image.Image | None
     """L, of the same size: 255 where to repaint, 0 where to keep; None for the whole picture."""
+    sources: tuple[Image.Image, ...] = ()
+    """RGB: every picture of an edit in its order, `picture` first, none of them cut. For models that look at them."""
 
 
 def canvas_of(picture: Image.Image, mask: Image.Image | None) -> Canvas:
@@ -57,6 +63,16 @@ def flattened(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
+def as_source(picture: Image.Image) -> Image.Image:
+    """RGB of the same shape, within the sizes that models look at; sides at most 8 to 1, as `check_task` has seen to."""
+    scale = min(1.0, (MAX_SOURCE_PIXELS / (picture.width * picture.height)) ** 0.5)
+    scale = max(scale, MIN_SOURCE_PX / min(picture.size))
+    if scale == 1.0:
+        return flattened(picture)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    return flattened(picture).resize(size, Image.Resampling.LANCZOS)
+
+
 def fitted(canvas: Canvas, size: Size) -> Canvas:
     """The canvas at another size: scaled to cover it and cut at the middle, never stretched."""
     target = (size.width_px, size.height_px)
@@ -65,14 +81,15 @@ def fitted(canvas: Canvas, size: Size) -> Canvas:
     picture = ImageOps.fit(canvas.picture, target, Image.Resampling.LANCZOS)
     # Nearest: a mask has no halves.
     repaint = None if canvas.repaint is None else ImageOps.fit(canvas.repaint, target, Image.Resampling.NEAREST)
-    return Canvas(picture, repaint)
+    return Canvas(picture, repaint, canvas.sources)
 
 
 def padded(canvas: Canvas, size: Size) -> Canvas:
     """The canvas in the middle of a slightly larger one whose border repeats its edge: what `cut_to` takes off again."""
     if canvas.picture.size == (size.width_px, size.height_px):
         return canvas
-    return Canvas(_padded(canvas.picture, size), None if canvas.repaint is None else _padded(canvas.repaint, size))
+    repaint = None if canvas.repaint is None else _padded(canvas.repaint, size)
+    return Canvas(_padded(canvas.picture, size), repaint, canvas.sources)
 
 
 def _padded(picture: Image.Image, size: Size) -> Image.Image:

@@ -10,6 +10,7 @@ from common.images_api import Task
 from common.logs import get_logger
 from node.checkpoints import Checkpoint, Layout, inspect, scan
 from node.engines.base import LoadOrder
+from node.pipeline_classes import class_of
 from node.profile import Profile, choose_profile, profiles
 from node.safetensors_header import CheckpointRefused
 
@@ -49,7 +50,7 @@ class Model:
     @property
     def tasks(self) -> list[str]:
         """What it can be asked for."""
-        return [task.value for task in Task]
+        return [task.value for task in Task if task in class_of(self.profile.family).tasks]
 
     @property
     def capabilities(self) -> dict[str, Any]:
@@ -65,9 +66,9 @@ class Model:
             "min_steps": profile.min_steps,
             "max_steps": profile.max_steps,
             "default_guidance": profile.default_guidance,
-            "max_input_images": 1,
+            "max_input_images": class_of(profile.family).max_input_images,
             "streaming": True,
-            "negative_prompt": profile.takes_guidance,
+            "negative_prompt": profile.takes_negative_prompt,
             "commercial_use": profile.commercial_use,
             "min_vram_bytes": profile.min_vram_bytes,
         }
@@ -114,7 +115,7 @@ def find_models(roots: list[Path]) -> Models:
 
 
 def _model(checkpoint: Checkpoint) -> Model:
-    profile = choose_profile(checkpoint.family, timestep_spacing=checkpoint.timestep_spacing, sidecar=checkpoint.sidecar)
+    profile = choose_profile(checkpoint.family, traits=checkpoint.traits, sidecar=checkpoint.sidecar)
     return Model(checkpoint.name, checkpoint, profile, int(checkpoint.path.stat().st_mtime))
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from common.images_api import Quality, Size
 from node.pipeline_classes import Family
+from node.traits import Traits, usual_profile
 
 PROMPT_SLOT = "{prompt}"
 
@@ -52,6 +53,10 @@ class Profile(BaseModel):
     natural_guidance: float | None = None
     """Guidance is at most this under style `natural`; None where style has no effect."""
 
+    true_cfg: Literal["none", "guidance", "beside"] = "none"
+    """What `true_cfg_scale` is: without effect; another name of `guidance_scale`; or classifier-free guidance beside the
+    one the model was taught as an input, off unless asked for and within the same limits."""
+
     edit_strength: float = Field(default=0.75, gt=0, le=1)
     """Of an edit without a mask (llmlb's value, which its users know)."""
     faithful_strength: float = Field(default=0.5, gt=0, le=1)
@@ -83,6 +88,15 @@ class Profile(BaseModel):
     def takes_guidance(self) -> bool:
         """False for distilled models, whose guidance is fixed."""
         return self.max_guidance > self.min_guidance
+
+    @property
+    def takes_negative_prompt(self) -> bool:
+        """Whether a negative prompt can have an effect: some requests guide away from it."""
+        return self.takes_guidance or self.true_cfg == "beside"
+
+    def guided(self, guidance: float, true_cfg_scale: float | None) -> bool:
+        """Whether a run computes each step twice, with the prompt and with the negative one: above 1, as diffusers does."""
+        return (true_cfg_scale or 0) > 1 if self.true_cfg == "beside" else self.takes_guidance and guidance > 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -163,15 +177,12 @@ def profiles() -> dict[str, Profile]:
     return found
 
 
-def choose_profile(family: Family, *, timestep_spacing: str | None, sidecar: Sidecar) -> Profile:
-    """The profile of a checkpoint: the one its sidecar names, else by its family and its sampler's config.
+def choose_profile(family: Family, *, traits: Traits, sidecar: Sidecar) -> Profile:
+    """The profile of a checkpoint: the one its sidecar names, else by its family and its configs.
 
     Raises: ValueError: the sidecar's profile is for another family, or an override is not valid.
     """
-    # Few-step SDXL checkpoints are told by "trailing": SDXL itself ships with "leading".
-    turbo = family is Family.SDXL and timestep_spacing == "trailing"
-    usual = {Family.SD15: "sd15", Family.SDXL: "sdxl-turbo" if turbo else "sdxl", Family.Z_IMAGE: "z-image-turbo"}
-    profile = profiles()[sidecar.profile or usual[family]]
+    profile = profiles()[sidecar.profile or usual_profile(family, traits)]
     if profile.family is not family:
         raise ValueError(f"profile {profile.name!r} is for {profile.family.value}, the checkpoint is {family.value}")
     if not sidecar.overrides:

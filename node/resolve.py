@@ -3,16 +3,22 @@
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from common.errors import InvalidRequest, UserImageError
-from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task
+from common.errors import InvalidRequest, UnsupportedTask, UserImageError
+from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task, Upload
 from node.engines.base import Method, RunSpec
-from node.pipeline_classes import Family
+from node.pipeline_classes import class_of
 from node.profile import Profile, Sampler
 
 SAMPLERS = get_args(Sampler)
 
 MAX_IMAGES = 10
 """OpenAI's limit for one request."""
+
+
+MAX_SOURCE_RATIO = 8
+"""Of the sides of a picture to be looked at: FLUX.2 refuses more, and the others scale what is left to nothing."""
+VARIATION_PROMPT = "Create a variation of this image, keep subject and style."
+"""What a model that follows instructions is told where a client gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,32 @@ class Resolved:
     spec: RunSpec
     ignored: tuple[str, ...]
     """Fields the client sent that had no effect with this model, and keys nobody knows."""
+
+
+def check_task(request: ImageRequest, model: str, profile: Profile) -> None:
+    """Refuse what the model's family cannot do, before an upload is decoded.
+
+    Raises: UnsupportedTask; InvalidRequest: more pictures than it can look at, or too long ones.
+    """
+    pipeline = class_of(profile.family)
+    if request.task not in pipeline.tasks:
+        raise UnsupportedTask(model, request.task, pipeline.tasks)
+    if len(request.images) > pipeline.max_input_images:
+        most = f"{pipeline.max_input_images} image{'s' if pipeline.max_input_images > 1 else ''}"
+        raise InvalidRequest(
+            f"Invalid 'image': this model takes at most {most}, but got {len(request.images)} instead.",
+            param="image",
+            code="array_above_max_length",
+        )
+    if pipeline.edit and any(max(sides) > MAX_SOURCE_RATIO * min(sides) for sides in map(_sides, request.images)):
+        raise UserImageError(
+            f"Invalid 'image': this model looks at pictures whose longer side is at most {MAX_SOURCE_RATIO} times the shorter.",
+            param="image",
+        )
+
+
+def _sides(upload: Upload) -> tuple[int, int]:
+    return upload.width_px, upload.height_px
 
 
 def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parameters: bool, masked: bool = False) -> Resolved:
@@ -37,27 +69,22 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         )
     seeded = request.with_seed()
     assert seeded.seed is not None
-    if len(request.images) > 1:
-        raise InvalidRequest(
-            f"Invalid 'image': this model takes at most 1 image, but got {len(request.images)} instead.",
-            param="image",
-            code="array_above_max_length",
-        )
     size = request.size or _size_of_input(request, profile) or profile.default_size
     drawn = size.rounded_up_to(profile.size_step_px)
     if fault := profile.size_fault(size) or profile.size_fault(drawn):
         raise UserImageError(f"Invalid size '{size}'. {fault[0].upper()}{fault[1:]}", param="size")
     steps, quality = _steps(request, profile)
-    guidance = _guidance(request, profile)
-    if request.task is Task.VARIATION and request.guidance_scale is None and profile.takes_guidance:
-        # Without a prompt there is nothing to be guided towards.
-        guidance = max(1.0, profile.min_guidance)
-    guided = profile.takes_guidance and guidance > 1
     method, strength = _method(request, masked, profile)
+    prompt = _prompt(request, method, profile)
+    guidance = _guidance(request, profile, prompted=bool(prompt))
+    true_cfg_scale = request.true_cfg_scale if profile.true_cfg == "beside" else None
+    if true_cfg_scale is not None:
+        _check_guidance("true_cfg_scale", true_cfg_scale, profile)
+    guided = profile.guided(guidance, true_cfg_scale)
     negative_prompt = request.negative_prompt if request.negative_prompt is not None else profile.default_negative_prompt
     spec = RunSpec(
         model=model,
-        prompt=profile.rendered(request.prompt) if request.task is not Task.VARIATION else "",
+        prompt=prompt,
         negative_prompt=negative_prompt if guided else "",
         seeds=tuple(range(seeded.seed, seeded.seed + request.n)),
         drawn=drawn,
@@ -72,10 +99,11 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         embed_parameters=embed_parameters and request.embed_metadata,
         method=method,
         strength=strength,
-        feather_px=request.mask_feather_px if method is Method.INPAINT else 0,
+        true_cfg_scale=true_cfg_scale,
+        feather_px=request.mask_feather_px if masked else 0,
         previews=request.partial_images if request.stream else 0,
     )
-    names = _without_effect(request, profile, guided=guided, method=method)
+    names = _without_effect(request, profile, guided=guided, method=method, masked=masked)
     return Resolved(spec, request.ignoring(names).ignored)
 
 
@@ -88,8 +116,13 @@ def _size_of_input(request: ImageRequest, profile: Profile) -> Size | None:
 
 
 def _method(request: ImageRequest, masked: bool, profile: Profile) -> tuple[Method, float | None]:
+    pipeline = class_of(profile.family)
     if request.task is Task.GENERATION:
         return Method.TEXT_TO_IMAGE, None
+    if pipeline.edit is not None and not (masked and pipeline.inpaint and len(request.images) == 1):
+        # Such a model is told what to change. A mask it cannot read, or not beside several pictures, still says which
+        # pixels stay.
+        return Method.EDIT, None
     if request.task is Task.VARIATION:
         usual, method = profile.variation_strength, Method.IMAGE_TO_IMAGE
     elif masked:
@@ -100,11 +133,19 @@ def _method(request: ImageRequest, masked: bool, profile: Profile) -> tuple[Meth
     return method, usual if request.strength is None else request.strength
 
 
+def _prompt(request: ImageRequest, method: Method, profile: Profile) -> str:
+    """The text the model sees. A variation comes with none."""
+    if request.task is not Task.VARIATION:
+        return profile.rendered(request.prompt)
+    return VARIATION_PROMPT if method is Method.EDIT else ""
+
+
 def _sampler(request: ImageRequest, profile: Profile) -> Sampler:
     if request.sampler is None:
         return profile.sampler
-    if profile.family is Family.Z_IMAGE or request.sampler not in SAMPLERS:
-        known = ", ".join(repr(name) for name in (SAMPLERS if profile.family is not Family.Z_IMAGE else ("checkpoint",)))
+    samplers = SAMPLERS if class_of(profile.family).takes_samplers else (profile.sampler,)
+    if request.sampler not in samplers:
+        known = ", ".join(map(repr, samplers))
         raise InvalidRequest(f"Invalid 'sampler': this model has {known}, but got {request.sampler[:64]!r}.", param="sampler")
     return cast("Sampler", request.sampler)
 
@@ -126,29 +167,45 @@ def _steps(request: ImageRequest, profile: Profile) -> tuple[int, str]:
     return steps, best.value
 
 
-def _guidance(request: ImageRequest, profile: Profile) -> float:
-    wanted = request.guidance_scale
+def _guidance(request: ImageRequest, profile: Profile, *, prompted: bool) -> float:
+    name = "true_cfg_scale" if _by_true_cfg(request, profile) else "guidance_scale"
+    wanted: float | None = getattr(request, name)
+    if wanted is None and profile.takes_guidance and not prompted:
+        # Without a prompt there is nothing to be guided towards.
+        return max(1.0, profile.min_guidance)
     if wanted is None or not profile.takes_guidance:
         guidance = profile.default_guidance
         if request.style is Style.NATURAL and profile.natural_guidance is not None:
             guidance = min(guidance, profile.natural_guidance)
         return guidance
-    if not profile.min_guidance <= wanted <= profile.max_guidance:
-        raise InvalidRequest(
-            f"Invalid 'guidance_scale': this model takes {profile.min_guidance:g} to {profile.max_guidance:g}, "
-            f"but got {wanted:g}.",
-            param="guidance_scale",
-        )
+    _check_guidance(name, wanted, profile)
     return wanted
 
 
-def _without_effect(request: ImageRequest, profile: Profile, *, guided: bool, method: Method) -> list[str]:
+def _by_true_cfg(request: ImageRequest, profile: Profile) -> bool:
+    """Whether the guidance is said by its other name, which is the more exact one."""
+    return profile.true_cfg == "guidance" and request.true_cfg_scale is not None
+
+
+def _check_guidance(name: str, wanted: float, profile: Profile) -> None:
+    if not profile.min_guidance <= wanted <= profile.max_guidance:
+        raise InvalidRequest(
+            f"Invalid {name!r}: this model takes {profile.min_guidance:g} to {profile.max_guidance:g}, but got {wanted:g}.",
+            param=name,
+        )
+
+
+def _without_effect(request: ImageRequest, profile: Profile, *, guided: bool, method: Method, masked: bool) -> list[str]:
     """Names of fields that were sent and changed nothing."""
     names = []
     if request.negative_prompt and not guided:
         names.append("negative_prompt")
-    if request.guidance_scale is not None and not profile.takes_guidance:
+    if request.guidance_scale is not None and (not profile.takes_guidance or _by_true_cfg(request, profile)):
         names.append("guidance_scale")
+    if request.true_cfg_scale is not None and profile.true_cfg == "none":
+        names.append("true_cfg_scale")
+    if request.strength is not None and method is Method.EDIT:
+        names.append("strength")
     if request.style is not None and (profile.natural_guidance is None or request.guidance_scale is not None):
         names.append("style")
     if request.quality is not Quality.AUTO and request.num_inference_steps is not None:
@@ -157,7 +214,7 @@ def _without_effect(request: ImageRequest, profile: Profile, *, guided: bool, me
         names.append("output_compression")
     if request.input_fidelity is not None and (method is not Method.IMAGE_TO_IMAGE or request.strength is not None):
         names.append("input_fidelity")
-    if request.mask_feather_px and method is not Method.INPAINT:
+    if request.mask_feather_px and not masked:
         names.append("mask_feather_px")
     if request.partial_images and not request.stream:
         names.append("partial_images")

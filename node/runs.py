@@ -12,13 +12,13 @@ from common.images_api import AssetLinks, ImageRequest, Picture, ResponseFormat,
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
 from node.decoding import Decoder
-from node.engines.base import OutOfDeviceMemory, RunSpec
-from node.masks import Canvas, canvas_of, fitted, flattened
+from node.engines.base import Method, OutOfDeviceMemory, RunSpec
+from node.masks import Canvas, as_source, canvas_of, fitted, flattened
 from node.metrics import NodeMetrics
 from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
 from node.residency import Residency
-from node.resolve import Resolved, resolve
+from node.resolve import Resolved, check_task, resolve
 from node.scheduler import Job, Pace, Scheduler
 from node.worker.handle import OnFile, Product, Worker
 
@@ -86,12 +86,13 @@ class Runs:
         anything in common.errors afterwards, and then the run's row says so too.
         """
         model = self._model(request)
+        check_task(request, model.name, model.profile)
         canvas = await self._canvas(request)
         request = _as_turned(request, canvas)
         masked = canvas is not None and canvas.repaint is not None
         resolved = resolve(request, model.name, model.profile, embed_parameters=self._embed_parameters, masked=masked)
         spec = resolved.spec
-        drawing = Drawing(None if canvas is None else fitted(canvas, spec.size), on_preview)
+        drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
         job = Job(run_id, model.name, spec.work_units, spec.forwards * len(spec.seeds))
@@ -127,15 +128,17 @@ class Runs:
         """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""
         if not request.images:
             return None
-        picture = await self._decoder.decode(request.images[0])
+        pictures = [await self._decoder.decode(upload) for upload in request.images]
+        picture, sources = pictures[0], tuple(map(as_source, pictures))
         if request.mask is None:
-            return canvas_of(picture, None) if request.task is Task.EDIT else Canvas(flattened(picture), None)
+            canvas = canvas_of(picture, None) if request.task is Task.EDIT else Canvas(flattened(picture), None)
+            return replace(canvas, sources=sources)
         mask = await self._decoder.decode(request.mask)
         if mask.size != picture.size:
             raise UserImageError(
                 "Invalid mask image format - mask size does not match image size", code="invalid_mask_image_format"
             )
-        return canvas_of(picture, mask)
+        return replace(canvas_of(picture, mask), sources=sources)
 
     async def _carry_out(
         self,
@@ -267,6 +270,13 @@ def _as_turned(request: ImageRequest, canvas: Canvas | None) -> ImageRequest:
     return replace(request, images=(replace(request.images[0], width_px=width_px, height_px=height_px), *request.images[1:]))
 
 
+def _for_method(canvas: Canvas | None, spec: RunSpec) -> Canvas | None:
+    """The input at the size of the picture, and the sources only for those who look at them: they go through a socket."""
+    if canvas is None:
+        return None
+    return fitted(canvas if spec.method is Method.EDIT else replace(canvas, sources=()), spec.size)
+
+
 def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
     """What really ran: enough to make the same pictures again, and what was asked for in vain."""
     spec = resolved.spec
@@ -276,6 +286,7 @@ def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
         "seed": spec.seeds[0],
         "num_inference_steps": spec.steps,
         "guidance_scale": spec.guidance,
+        "true_cfg_scale": spec.true_cfg_scale,
         "sampler": spec.sampler,
         "sampler_class": product.sampler,
         "timestep_spacing": spec.timestep_spacing,

@@ -97,6 +97,11 @@ class Registry:
                     models[model.id] = model
         return models
 
+    def tasks(self, model: str) -> set[str]:
+        """What the model can be asked for on any node that ever told this router of it."""
+        statuses = [node.status for node in self.nodes() if node.status is not None]
+        return {task for status in statuses for each in status.models if each.id == model for task in each.tasks}
+
     async def refresh(self) -> None:
         """Take over what operators, or other routers, changed in the catalog."""
         records = {record.id: record for record in await self._catalog.nodes.list()}

@@ -100,6 +100,7 @@ FIELDS: tuple[Field, ...] = (
     Field("seed", Integer(-1, MAX_SEED), "image i is made from seed + i; -1 or absent: drawn"),
     Field("num_inference_steps", Integer(1, 300), "denoising steps", aliases=("steps", "step", "sample_steps")),
     Field("guidance_scale", Number(0, 100), "classifier-free guidance", aliases=("cfg_scale", "guidance")),
+    Field("true_cfg_scale", Number(0, 100), "guidance of Qwen-Image; of FLUX.1 the one that a negative prompt needs"),
     Field("sampler", Text(1, 64), "denoising solver", aliases=("sampler_name", "sample_method")),
     Field(
         "strength",
@@ -119,7 +120,6 @@ FIELDS: tuple[Field, ...] = (
     Field("complexity", Choice(Complexity), "accepted, no effect", tasks=_PROMPTED, keeps=False, told=True),
     Field("scheduler", Text(0, 64), "accepted, no effect", aliases=("schedule",), keeps=False, told=True),
     Field("flow_shift", Number(0, 100), "accepted, no effect", keeps=False, told=True),
-    Field("true_cfg_scale", Number(0, 100), "accepted, no effect", keeps=False, told=True),
     Field("clip_skip", Integer(0, 12), "accepted, no effect", keeps=False, told=True),
     Field("extra_params", JsonObject(), "accepted, no effect", keeps=False, told=True),
     Field("loras", Refused("LoRAs are not supported by this model."), "refused", aliases=("lora",)),

@@ -136,6 +136,7 @@ class ImageRequest:
     seed: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
     sampler: str | None = None
     strength: float | None = None
     input_fidelity: InputFidelity | None = None

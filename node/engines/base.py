@@ -37,9 +37,11 @@ class Method(StrEnum):
 
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_TO_IMAGE = "image-to-image"
-    """From a noised input; the answer to an edit without a mask, and to a variation (then without a prompt)."""
+    """From a noised input: an edit without a mask, or a variation (then without a prompt)."""
     INPAINT = "inpaint"
     """Like it, within a mask; outside it the input's pixels stay."""
+    EDIT = "edit"
+    """From noise, seeing the inputs and told what to do with them; a variation is told so by a fixed sentence."""
 
 
 class OutOfDeviceMemory(Unavailable):
@@ -89,7 +91,9 @@ class RunSpec:
     """Whether the file says how it was made."""
     method: Method = Method.TEXT_TO_IMAGE
     strength: float | None = None
-    """How much of the denoising is done: 0 keeps the input, 1 forgets it. None where there is no input."""
+    """How much of the denoising is done: 0 keeps the input, 1 forgets it. None where nothing starts from an input."""
+    true_cfg_scale: float | None = None
+    """Classifier-free guidance beside an embedded one; None where there is none of it."""
     feather_px: int = 0
     """Soft edge inside the mask."""
     previews: int = 0

@@ -29,10 +29,11 @@ from node.engines.base import (
     RunCancelled,
     RunSpec,
 )
+from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
-from node.masks import OPAQUE, Canvas, kept_outside, padded
-from node.pipeline_classes import NOT_LOADED, Family, class_of
+from node.masks import Canvas, kept_outside
+from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
 
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -83,9 +84,14 @@ class DiffusersEngine:
             return pipeline
         if (order.model, method) not in self._others:
             table = class_of(order.checkpoint.family)
-            other = getattr(diffusers, table.inpaint if method is Method.INPAINT else table.image_to_image)
-            options = {"requires_safety_checker": False} if order.checkpoint.family is Family.SD15 else {}
-            made = other(**pipeline.components, **options)
+            names = {Method.IMAGE_TO_IMAGE: table.image_to_image, Method.INPAINT: table.inpaint, Method.EDIT: table.edit}
+            name = names[method]
+            if name is None:
+                raise EngineFailed(f"The model {order.model!r} has no pipeline for {method}.")
+            if name == table.name:
+                return pipeline
+            options = calls_of(order.checkpoint.family).sharing_options(pipeline)
+            made = getattr(diffusers, name)(**pipeline.components, **options)
             made.set_progress_bar_config(disable=True)
             self._others[order.model, method] = made
         return self._others[order.model, method]
@@ -95,14 +101,15 @@ def _generate(
     order: LoadOrder, pipeline: Any, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview
 ) -> Made:
     began = time.perf_counter()
-    embeddings = _encode(pipeline, order.checkpoint.family, spec)
+    calls = calls_of(order.checkpoint.family)
+    embeddings = calls.encode(pipeline, spec, canvas)
     tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
-    inputs = _inputs(pipeline, order.checkpoint.family, spec, canvas)
+    inputs = calls.start(spec, canvas)
 
     def finish(picture: Image.Image) -> Image.Image:
-        cut = cut_to(picture, spec.size)
+        cut = cut_to(as_large_as(picture, spec.drawn), spec.size)
         return cut if canvas is None else kept_outside(cut, canvas, feather_px=spec.feather_px)
 
     try:
@@ -112,7 +119,7 @@ def _generate(
                 images.append(canvas.picture.copy())
                 continue
             pipeline.scheduler = make_sampler(spec.sampler, own_sampler, spec.timestep_spacing)
-            previews = Previews(spec, on_preview, finish) if index == 0 else None
+            previews = Previews(spec, on_preview, finish, calls.decode) if index == 0 else None
             if previews is not None:
                 previews.watch(pipeline.scheduler)
             clock = _StepClock(index, spec, on_step, previews)
@@ -120,7 +127,7 @@ def _generate(
                 **embeddings,
                 **inputs,
                 num_inference_steps=spec.steps,
-                guidance_scale=spec.guidance,
+                **calls.guidance(spec),
                 generator=torch.Generator("cpu").manual_seed(seed),
                 callback_on_step_end=clock,
                 output_type="pil",
@@ -131,24 +138,6 @@ def _generate(
     finally:
         pipeline.scheduler = own_sampler
     return Made(images, timings_s, tokens, truncated, sampler)
-
-
-def _inputs(pipeline: Any, family: Family, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
-    """The arguments that say where a run starts: at noise of a size, at a picture, or at one within a mask."""
-    size = {"width": spec.drawn.width_px, "height": spec.drawn.height_px}
-    if spec.method is Method.TEXT_TO_IMAGE:
-        return size
-    if canvas is None:
-        raise EngineFailed(f"The method {spec.method} needs an input.")
-    start = padded(canvas, spec.drawn)
-    # diffusers refuses a strength of which no step is left; that case never comes here.
-    inputs: dict[str, Any] = {"image": start.picture, "strength": spec.strength}
-    if family is Family.Z_IMAGE:
-        inputs |= size
-    if spec.method is Method.INPAINT:
-        # Where nothing is marked the whole picture is: callers choose the method by the mask.
-        inputs |= size | {"mask_image": start.repaint or Image.new("L", start.picture.size, OPAQUE)}
-    return inputs
 
 
 class _StepClock:
@@ -174,6 +163,12 @@ class _StepClock:
         timings_s["decode"] += time.perf_counter() - self._last_step
 
 
+def as_large_as(picture: Image.Image, size: Size) -> Image.Image:
+    """The picture at another size: some pipelines draw large ones smaller than they are told."""
+    shape = (size.width_px, size.height_px)
+    return picture if picture.size == shape else picture.resize(shape, Image.Resampling.LANCZOS)
+
+
 def cut_to(picture: Image.Image, size: Size) -> Image.Image:
     """The middle of a picture at least as large as `size`."""
     left, top = (picture.width - size.width_px) // 2, (picture.height - size.height_px) // 2
@@ -185,23 +180,24 @@ def cut_to(picture: Image.Image, size: Size) -> Image.Image:
 def _open(order: LoadOrder) -> Any:
     """The pipeline object, on the CPU. Only local safetensors, only the class our own table names."""
     checkpoint = order.checkpoint
-    pipeline_class = getattr(diffusers, class_of(checkpoint.family).name)
-    options: dict[str, Any] = {"dtype": getattr(torch, order.dtype), "local_files_only": True}
-    if checkpoint.family is Family.SD15:
-        options |= dict.fromkeys(NOT_LOADED) | {"requires_safety_checker": False}
-    elif checkpoint.family is Family.SDXL:
-        options |= {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    calls, table = calls_of(checkpoint.family), class_of(checkpoint.family)
+    pipeline_class = getattr(diffusers, table.name)
+    common: dict[str, Any] = {"dtype": getattr(torch, order.dtype), "local_files_only": True}
     if checkpoint.layout is Layout.FOLDER:
-        return pipeline_class.from_pretrained(str(checkpoint.path), use_safetensors=True, variant=checkpoint.variant, **options)
-    config = str(checkpoint.config)
-    if checkpoint.family is Family.Z_IMAGE:
-        transformer = diffusers.ZImageTransformer2DModel.from_single_file(
-            str(checkpoint.path), config=config, subfolder="transformer", **options
+        given = calls.load_options | calls.own_components(checkpoint.path)
+        return pipeline_class.from_pretrained(
+            str(checkpoint.path), use_safetensors=True, variant=checkpoint.variant, **common, **given
         )
-        return pipeline_class.from_pretrained(config, transformer=transformer, use_safetensors=True, **options)
-    if checkpoint.family is Family.SD15:
-        options = {name: value for name, value in options.items() if name not in ("image_encoder", "feature_extractor")}
-    return pipeline_class.from_single_file(str(checkpoint.path), config=config, **options)
+    assert checkpoint.config is not None, "a single file without configs is refused by its inspection"
+    config = str(checkpoint.config)
+    if table.transformer_files:
+        (name,) = table.diffusers[table.denoiser]
+        transformer = getattr(diffusers, name).from_single_file(
+            str(checkpoint.path), config=config, subfolder=table.denoiser, **common
+        )
+        given = calls.load_options | calls.own_components(checkpoint.config) | {table.denoiser: transformer}
+        return pipeline_class.from_pretrained(config, use_safetensors=True, variant=checkpoint.variant, **common, **given)
+    return pipeline_class.from_single_file(str(checkpoint.path), config=config, **common, **calls.single_file_options)
 
 
 def _require_weights(pipeline: Any, model: str) -> None:
@@ -211,40 +207,11 @@ def _require_weights(pipeline: Any, model: str) -> None:
             raise EngineFailed(f"Loading {model!r}: its files hold no weights for parts of the {name}.")
 
 
-def _encode(pipeline: Any, family: Family, spec: RunSpec) -> dict[str, Any]:
-    """The prompt as the arguments of a call. diffusers guides above 1 only, and encodes no negative prompt below."""
-    guided = spec.guidance > 1
-    negative = spec.negative_prompt or None
-    if family is Family.SDXL:
-        # Absent, not empty: SDXL's own default is a negative embedding of zeros, which is not that of "".
-        plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
-            spec.prompt,
-            device=pipeline._execution_device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
-            negative_prompt=negative,
-        )
-        embeddings = {"prompt_embeds": plain, "pooled_prompt_embeds": pooled}
-        if guided:
-            embeddings |= {"negative_prompt_embeds": unwanted, "negative_pooled_prompt_embeds": unwanted_pooled}
-        return embeddings
-    options: dict[str, Any] = {"do_classifier_free_guidance": guided, "negative_prompt": negative}
-    if family is Family.SD15:
-        options["num_images_per_prompt"] = 1
-    plain, unwanted = pipeline.encode_prompt(spec.prompt, device=pipeline._execution_device, **options)
-    return {"prompt_embeds": plain} | ({"negative_prompt_embeds": unwanted} if guided else {})
-
-
 def _count_tokens(pipeline: Any, order: LoadOrder, prompt: str) -> tuple[int, bool]:
     """Tokens of the prompt, and whether the encoder read fewer."""
-    tokens = len(pipeline.tokenizer(prompt, add_special_tokens=False).input_ids)
-    read = tokens
-    if order.checkpoint.family is Family.Z_IMAGE:
-        # As the pipeline itself does before it cuts at 512.
-        wrapped = pipeline.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        read = len(pipeline.tokenizer(wrapped).input_ids)
+    calls = calls_of(order.checkpoint.family)
+    tokens = len(getattr(pipeline, calls.tokenizer)(prompt, add_special_tokens=False).input_ids)
+    read = calls.read_tokens(pipeline, prompt, tokens)
     return tokens, read > order.profile.max_prompt_tokens
 
 

@@ -8,7 +8,6 @@ import functools
 from typing import Any
 
 import torch
-from PIL import Image
 
 from node.engines.base import OnPreview, RunSpec
 
@@ -16,13 +15,18 @@ from node.engines.base import OnPreview, RunSpec
 class Previews:
     """For one picture: watches its solver, and decodes at the right steps."""
 
-    def __init__(self, spec: RunSpec, on_preview: OnPreview, finish: Any) -> None:
-        """finish: what is done to a decoded picture before anyone sees it (cut, kept outside the mask)."""
+    def __init__(self, spec: RunSpec, on_preview: OnPreview, finish: Any, decode: Any) -> None:
+        """finish: what is done to a decoded picture before anyone sees it (cut, kept outside the mask).
+
+        decode: FamilyCalls.decode of the pipeline's family.
+        """
         # Evenly over the steps, none at the very end, where the picture itself is about to come.
         count = min(spec.previews, max(0, spec.forwards - 1))
         self._at = {round((index + 1) * spec.forwards / (count + 1)): index for index in range(count)}
         self._on_preview = on_preview
+        self._spec = spec
         self._finish = finish
+        self._decode = decode
         self._estimate: torch.Tensor | None = None
 
     def watch(self, sampler: Any) -> None:
@@ -46,12 +50,4 @@ class Previews:
         """Called when `done` steps are made: sends a preview if one is due."""
         index = self._at.pop(done, None)
         if index is not None and self._estimate is not None:
-            self._on_preview(index, self._finish(decoded(pipeline, self._estimate)))
-
-
-def decoded(pipeline: Any, latents: torch.Tensor) -> Image.Image:
-    """Latents of one picture (1, channels, height / 8, width / 8) -> RGB, as the pipeline itself does at its end."""
-    vae = pipeline.vae
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    picture: Image.Image = pipeline.image_processor.postprocess(vae.decode(scaled, return_dict=False)[0], output_type="pil")[0]
-    return picture
+            self._on_preview(index, self._finish(self._decode(pipeline, self._estimate, self._spec)))

@@ -77,7 +77,7 @@ class Child:
             self._send({"kind": "done", "call": call})
         else:
             spec = RunSpec.from_json(order["spec"])
-            self._generate(call, spec, canvas_from_blobs(blobs, spec.size))
+            self._generate(call, spec, canvas_from_blobs(order["canvas"], blobs, spec.size))
 
     def _generate(self, call: int, spec: RunSpec, canvas: Canvas | None) -> None:
         def on_step(step: int, steps: int) -> None:

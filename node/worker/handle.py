@@ -18,7 +18,7 @@ from node.engines.base import EngineFailed, LoadOrder, OnStep, OutOfDeviceMemory
 from node.masks import Canvas
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
-from node.worker.orders import canvas_to_blobs, load_to_json
+from node.worker.orders import canvas_to_blobs, canvas_to_json, load_to_json
 
 log = get_logger(__name__)
 
@@ -156,7 +156,7 @@ class Worker:
 
         Raises: EngineFailed, OutOfDeviceMemory, RunCancelled, WorkerLost, Unavailable.
         """
-        order = {"kind": "generate", "spec": spec.to_json()}
+        order = {"kind": "generate", "spec": spec.to_json(), "canvas": canvas_to_json(canvas)}
         frame = await self._call(order, on_step, on_preview=on_preview, blobs=canvas_to_blobs(canvas))
         header = frame.header
         return Product(

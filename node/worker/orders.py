@@ -41,17 +41,31 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
     return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"])
 
 
+def canvas_to_json(canvas: Canvas | None) -> dict[str, Any] | None:
+    """What its blobs are: whether there is a mask, and the sizes of the sources. The first size is the spec's."""
+    if canvas is None:
+        return None
+    sizes = [str(Size(*source.size)) for source in canvas.sources]
+    return {"masked": canvas.repaint is not None, "sources": sizes}
+
+
 def canvas_to_blobs(canvas: Canvas | None) -> list[bytes]:
-    """The pixels of an input, as they are: RGB, then the mask if there is one. Their size is the spec's."""
+    """The pixels of an input, as they are: RGB, then the mask if there is one, then RGB of each source."""
     if canvas is None:
         return []
-    return [canvas.picture.tobytes(), *([] if canvas.repaint is None else [canvas.repaint.tobytes()])]
+    pictures = [canvas.picture, *([] if canvas.repaint is None else [canvas.repaint]), *canvas.sources]
+    return [picture.tobytes() for picture in pictures]
 
 
-def canvas_from_blobs(blobs: Sequence[bytes], size: Size) -> Canvas | None:
-    """The input again. Raises: ValueError: its pixels are not of this size."""
-    if not blobs:
+def canvas_from_blobs(values: dict[str, Any] | None, blobs: Sequence[bytes], size: Size) -> Canvas | None:
+    """The input again. Raises: ValueError: its pixels are not of the sizes told."""
+    if values is None:
         return None
     shape = (size.width_px, size.height_px)
-    repaint = Image.frombytes("L", shape, blobs[1]) if len(blobs) > 1 else None
-    return Canvas(Image.frombytes("RGB", shape, blobs[0]), repaint)
+    pixels = iter(blobs)
+    picture = Image.frombytes("RGB", shape, next(pixels))
+    repaint = Image.frombytes("L", shape, next(pixels)) if values["masked"] else None
+    sizes = [Size.parse(text) for text in values["sources"]]
+    shapes = [(source.width_px, source.height_px) for source in sizes]
+    sources = [Image.frombytes("RGB", shape, each) for shape, each in zip(shapes, pixels, strict=True)]
+    return Canvas(picture, repaint, tuple(sources))

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from ulid import ULID
 
 from common.catalog import KeyRecord
-from common.errors import AquatintError, RunCancelled
+from common.errors import AquatintError, RunCancelled, UnsupportedTask
 from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
 from common.node_api import RUN_ID_HEADER, ModelStatus
@@ -67,6 +67,9 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
 
 async def _accepted(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Accepted:
     model, status = await services.names.resolve(asked.model)
+    offered = services.registry.tasks(model)
+    if offered and asked.task not in offered:
+        raise UnsupportedTask(asked.model or model, asked.task, offered)
     # The default for `response_format` goes by the name the client used, so it is fixed before the name is resolved.
     resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
     return Accepted(

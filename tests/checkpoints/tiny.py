@@ -6,7 +6,7 @@ as a process of its own, so that torch is imported there and its warnings stay t
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def clip_encoder(*, width: int, projection: bool = False) -> Any:
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
-def qwen_tokenizer() -> Any:
+def qwen_tokenizer(marks: Sequence[str] = QWEN_MARKS) -> Any:
     """256 bytes and the marks of a chat."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
@@ -187,22 +187,22 @@ def qwen_tokenizer() -> Any:
         pad_token="<|endoftext|>",
         unk_token="<|endoftext|>",
         model_max_length=4096,
-        extra_special_tokens=QWEN_MARKS,
+        extra_special_tokens=list(marks),
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def qwen_encoder() -> Any:
-    """Qwen3 with two layers."""
-    from transformers import Qwen3Config, Qwen3Model
+def qwen_encoder(name: str = "Qwen3Model", *, layers: int = 2) -> Any:
+    """Qwen3. name: a class of transformers."""
+    import transformers
 
-    return Qwen3Model(
-        Qwen3Config(
+    return getattr(transformers, name)(
+        transformers.Qwen3Config(
             vocab_size=256 + len(QWEN_MARKS),
             hidden_size=32,
             intermediate_size=64,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=2,
             head_dim=16,

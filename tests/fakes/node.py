@@ -89,6 +89,7 @@ class FakeNode:
     uploads: list[bytes] = field(default_factory=list)
     """The files of every request, images before masks."""
     phase: NodePhase = NodePhase.READY
+    tasks: list[str] = field(default_factory=lambda: [str(task) for task in Task])
 
     def status(self) -> NodeStatus:
         """What a router is told."""
@@ -97,7 +98,7 @@ class FakeNode:
                 id=name,
                 family="fake",
                 profile="fake",
-                tasks=[str(task) for task in Task],
+                tasks=self.tasks,
                 created=0,
                 resident=True,
                 capabilities={"default_size": "64x64", "default_steps": 4},

@@ -31,7 +31,7 @@ def reasons(root: Path) -> list[str]:
 
 
 def test_every_family_is_told_from_its_files(tiny: Path):
-    found = {each.name: (each.family, each.timestep_spacing) for each in scan([tiny]).checkpoints}
+    found = {each.name: (each.family, each.traits.timestep_spacing) for each in scan([tiny]).checkpoints}
 
     assert found == {
         "sd15": (Family.SD15, "leading"),
@@ -75,7 +75,7 @@ def test_a_sidecar_that_is_wrong_is_an_error_and_not_ignored(models: Path, text:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"_class_name": "FluxPipeline"}, "pipeline class 'FluxPipeline' is not one this node runs"),
+        ({"_class_name": "KandinskyPipeline"}, "pipeline class 'KandinskyPipeline' is not one this node runs"),
         ({"_class_name": ["pipeline", "StableDiffusionPipeline"]}, "is not one this node runs"),
         ({"_class_name": "os.system"}, "is not one this node runs"),
         ({"unet": ["my_code", "UNet2DConditionModel"]}, "component 'unet' may not be 'UNet2DConditionModel' of 'my_code'"),

@@ -3,16 +3,16 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from common.images_api import OutputFormat, Size
-from node.engines.base import EngineFailed, Made, Method, OnPreview, OutOfDeviceMemory, RunCancelled, RunSpec
+from common.images_api import Size
+from node.engines.base import EngineFailed, Method, OutOfDeviceMemory, RunCancelled
 from node.masks import Canvas
 from node.models import Model, Models, find_models
+from tests.node.bench import Bench, noise, pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -23,51 +23,9 @@ def unwatched(index: int, image: Image.Image) -> None:
     """Nobody asked for previews."""
 
 
-class Bench:
-    """One engine with every tiny model loaded."""
-
-    def __init__(self, models: Models) -> None:
-        from node.engines.diffusers_engine import DiffusersEngine
-
-        torch.set_num_threads(1)
-        self.engine = DiffusersEngine("cpu")
-        self.models = models
-        for model in models:
-            self.engine.load(model.load_order("cpu", "float32"))
-
-    def spec(self, name: str, **changes: Any) -> RunSpec:
-        model = self.models.by_name[name]
-        spec = RunSpec(
-            model=name,
-            prompt="a large red circle",
-            negative_prompt="",
-            seeds=(41,),
-            drawn=Size(64, 64),
-            size=Size(64, 64),
-            steps=3 if model.profile.takes_guidance else 4,
-            guidance=model.profile.default_guidance,
-            sampler=model.profile.sampler,
-            timestep_spacing=model.profile.timestep_spacing,
-            output_format=OutputFormat.PNG,
-            output_compression=None,
-            quality="medium",
-            embed_parameters=False,
-        )
-        return replace(spec, **changes)
-
-    def make(self, name: str, canvas: Canvas | None = None, on_preview: OnPreview | None = None, **changes: Any) -> Made:
-        return self.engine.generate(
-            self.spec(name, **changes), canvas, lambda step, steps: None, on_preview or (lambda index, image: None)
-        )
-
-
 @pytest.fixture(scope="module")
 def bench(tiny_models: Models) -> Bench:
     return Bench(tiny_models)
-
-
-def pixels(made: Made) -> list[bytes]:
-    return [image.tobytes() for image in made.images]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -231,10 +189,6 @@ def test_half_precision_weights_run(tiny_models: Models):
 
     assert isinstance(image, Image.Image)
     assert pixels(bench.make("z-image")) == [image.tobytes()]
-
-
-def noise(width: int = 64, height: int = 64) -> Image.Image:
-    return Image.effect_noise((width, height), 80).convert("RGB")
 
 
 def distance(left: Image.Image, right: Image.Image) -> float:

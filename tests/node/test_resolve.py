@@ -83,6 +83,14 @@ def test_style_is_guidance_where_there_is_any(profile: str, style: Style, guidan
         ("sd15", {"negative_prompt": "bad"}, ()),
         ("sd15", {"negative_prompt": "bad", "guidance_scale": 1.0}, ("negative_prompt",)),
         ("z-image-turbo", {"guidance_scale": 7.0}, ("guidance_scale",)),
+        ("sd15", {"true_cfg_scale": 4.0}, ("true_cfg_scale",)),
+        ("flux.1-dev", {"true_cfg_scale": 4.0, "negative_prompt": "bad"}, ()),
+        ("flux.1-dev", {"true_cfg_scale": 1.0, "negative_prompt": "bad"}, ("negative_prompt",)),
+        ("flux.1-dev", {"guidance_scale": 4.0, "negative_prompt": "bad"}, ("negative_prompt",)),
+        ("qwen-image", {"true_cfg_scale": 2.0, "negative_prompt": "bad"}, ()),
+        ("qwen-image", {"true_cfg_scale": 2.0, "guidance_scale": 3.0}, ("guidance_scale",)),
+        ("flux.2-klein-4b", {"guidance_scale": 3.0, "negative_prompt": "bad"}, ("negative_prompt", "guidance_scale")),
+        ("flux.1-schnell", {"guidance_scale": 4.0, "true_cfg_scale": 4.0}, ("guidance_scale", "true_cfg_scale")),
         ("sd15", {"style": Style.NATURAL, "guidance_scale": 9.0}, ("style",)),
         ("sd15", {"quality": Quality.HIGH, "num_inference_steps": 9}, ("quality",)),
         ("sd15", {"output_compression": 50}, ("output_compression",)),
@@ -126,6 +134,8 @@ def test_any_size_is_drawn_at_the_next_legal_multiple(profile: str, size: Size, 
         ("z-image-turbo", {"num_inference_steps": 2}, "num_inference_steps", "takes 4 to 16, but got 2"),
         ("sd15", {"guidance_scale": 31.0}, "guidance_scale", "takes 0 to 30, but got 31"),
         ("sd15", {"n": 11}, "n", "<= 10, but got 11"),
+        ("flux.1-dev", {"true_cfg_scale": 31.0}, "true_cfg_scale", "takes 0 to 30, but got 31"),
+        ("flux.1-dev", {"sampler": "euler"}, "sampler", "this model has 'checkpoint'"),
     ],
 )
 def test_beyond_a_limit_is_an_error_that_gives_the_rule(profile: str, fields: dict[str, Any], param: str, rule: str):
@@ -138,6 +148,24 @@ def test_beyond_a_limit_is_an_error_that_gives_the_rule(profile: str, fields: di
 
 def test_a_prompt_with_braces_is_a_prompt():
     assert ask("sd15", prompt="{prompt} {0} {x!r}").spec.prompt == "{prompt} {0} {x!r}"
+
+
+@pytest.mark.parametrize(
+    ("profile", "fields", "guidance", "true_cfg_scale"),
+    [
+        ("qwen-image", {}, 4.0, None),
+        ("qwen-image", {"guidance_scale": 3.0}, 3.0, None),
+        ("qwen-image", {"guidance_scale": 3.0, "true_cfg_scale": 2.0}, 2.0, None),
+        ("flux.1-dev", {"guidance_scale": 3.0, "true_cfg_scale": 2.0}, 3.0, 2.0),
+        ("sd15", {"guidance_scale": 3.0, "true_cfg_scale": 2.0}, 3.0, None),
+    ],
+)
+def test_each_family_has_its_own_names_for_guidance(
+    profile: str, fields: dict[str, Any], guidance: float, true_cfg_scale: float | None
+):
+    spec = ask(profile, **fields).spec
+
+    assert (spec.guidance, spec.true_cfg_scale) == (guidance, true_cfg_scale)
 
 
 def test_a_spec_survives_the_way_to_the_worker():

@@ -324,3 +324,23 @@ async def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(make
 
     assert (reply.status_code, reply.headers["allow"]) == (405, "GET")
     assert (several.status_code, several.headers["allow"]) == (405, "DELETE, GET")
+
+
+async def test_a_task_that_no_node_has_a_pipeline_for_is_refused_before_it_waits(make_house: MakeHouse):
+    house = await make_house("a", "b")
+    for node in house.nodes.values():
+        node.tasks = ["generation"]
+    await until(lambda: house.services.registry.tasks(MODEL) == {"generation"})
+    ask = {"model": MODEL, "prompt": "x"}
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+
+    refused = await house.client.post("/v1/images/edits", data=ask, files={"image": png.getvalue()})
+    house.nodes["b"].tasks = ["edit"]
+    await until(lambda: house.services.registry.tasks(MODEL) == {"generation", "edit"})
+    edited = await house.client.post("/v1/images/edits", data=ask, files={"image": png.getvalue()})
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_task")
+    assert edited.status_code == 200
+    assert [len(house.nodes[name].started) for name in "ab"] == [0, 1]
+    assert len(await house.catalog.runs.list()) == 1

@@ -1,0 +1,74 @@
+"""Stability's families."""
+
+from typing import Any, ClassVar
+
+from node.engines.base import RunSpec
+from node.engines.families.base import FamilyCalls, FlowCalls
+from node.masks import Canvas
+from node.pipeline_classes import NOT_LOADED
+
+
+class StableDiffusion15(FamilyCalls):
+    """SD 1.5."""
+
+    load_options: ClassVar[dict[str, Any]] = dict.fromkeys(NOT_LOADED) | {"requires_safety_checker": False}
+    single_file_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+
+    def sharing_options(self, pipeline: Any) -> dict[str, Any]:
+        return {"requires_safety_checker": False}
+
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+        # diffusers guides above 1 only, and encodes no negative prompt below.
+        guided = spec.guidance > 1
+        plain, unwanted = pipeline.encode_prompt(
+            spec.prompt,
+            device=pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=spec.negative_prompt or None,
+        )
+        return {"prompt_embeds": plain} | ({"negative_prompt_embeds": unwanted} if guided else {})
+
+
+class StableDiffusionXL(FamilyCalls):
+    """SDXL."""
+
+    load_options: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    single_file_options = load_options
+
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+        guided = spec.guidance > 1
+        plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
+            spec.prompt,
+            device=pipeline._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            # Absent, not empty: SDXL's own default is a negative embedding of zeros, which is not that of "".
+            negative_prompt=spec.negative_prompt or None,
+        )
+        embeddings = {"prompt_embeds": plain, "pooled_prompt_embeds": pooled}
+        if guided:
+            embeddings |= {"negative_prompt_embeds": unwanted, "negative_pooled_prompt_embeds": unwanted_pooled}
+        return embeddings
+
+
+class StableDiffusion3(FlowCalls):
+    """SD 3 and 3.5: two CLIPs and T5."""
+
+    load_options: ClassVar[dict[str, Any]] = {"image_encoder": None, "feature_extractor": None}
+    tokenizer = "tokenizer_3"
+
+    def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
+        guided = spec.guidance > 1
+        plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
+            spec.prompt,
+            None,
+            None,
+            device=pipeline._execution_device,
+            do_classifier_free_guidance=guided,
+            negative_prompt=spec.negative_prompt,
+        )
+        embeddings = {"prompt_embeds": plain, "pooled_prompt_embeds": pooled}
+        if guided:
+            embeddings |= {"negative_prompt_embeds": unwanted, "negative_pooled_prompt_embeds": unwanted_pooled}
+        return embeddings
