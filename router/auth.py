@@ -3,14 +3,19 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from common.catalog import KeyRecord
 from common.errors import Forbidden, Unauthorized
 from common.web.keys import presented_key
 from router.services import Services, services_of
 
+# For the OpenAPI document alone: `presented_key` reads both, and says in OpenAI's words what is missing.
+_BEARER = Depends(HTTPBearer(auto_error=False, scheme_name="bearer"))
+_AZURE = Depends(APIKeyHeader(name="api-key", auto_error=False, scheme_name="api-key"))
 
-async def _key(request: Request) -> KeyRecord:
+
+async def _key(request: Request, bearer: Annotated[object, _BEARER], azure: Annotated[object, _AZURE]) -> KeyRecord:
     services: Services = services_of(request)
     secret = presented_key(request)
     key = await services.catalog.keys.authenticate(secret)

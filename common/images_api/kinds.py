@@ -121,7 +121,8 @@ class Text:
 
     def schema(self) -> dict[str, Any]:
         # A string of blanks counts as empty.
-        return {"type": "string", "maxLength": self.max_length} | ({"pattern": r"\S"} if self.min_length else {})
+        some = {"minLength": self.min_length, "pattern": r"^[\s\S]*\S[\s\S]*$"} if self.min_length else {}
+        return {"type": "string", "maxLength": self.max_length} | some
 
 
 @dataclass(frozen=True, slots=True)

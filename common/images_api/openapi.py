@@ -3,7 +3,7 @@
 from typing import Any
 
 from common.images_api.fields import FIELDS
-from common.images_api.request import Task
+from common.images_api.request import OutputFormat, Task
 
 _ERROR = {
     "type": "object",
@@ -50,6 +50,12 @@ _ANSWER = {
         },
     },
 }
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}},
+}
+"""One event of a stream. `itemSchema` is OpenAPI 3.2's word; readers of 3.1 pass over it."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request is at fault.", "content": {"application/json": {"schema": _ERROR}}},
     "5XX": {"description": "The server is at fault.", "content": {"application/json": {"schema": _ERROR}}},
@@ -73,10 +79,15 @@ def operation(task: Task) -> dict[str, Any]:
     if task is not Task.VARIATION:
         bodies["application/json"] = {"schema": _body(task, files=_json_files(task))}
     if task is not Task.GENERATION:
-        bodies["multipart/form-data"] = {"schema": _body(task, files=_form_files(task), form=True)}
+        files = _form_files(task)
+        types = {"contentType": ", ".join(each.media_type for each in OutputFormat)}
+        bodies["multipart/form-data"] = {
+            "schema": _body(task, files=files, form=True),
+            "encoding": dict.fromkeys(files, types),
+        }
     picture = {"application/json": {"schema": _ANSWER}}
     if task is not Task.VARIATION:
-        picture["text/event-stream"] = {"schema": {"type": "string"}}
+        picture["text/event-stream"] = {"itemSchema": _EVENT}
     answers: dict[str, Any] = {"200": {"description": "The pictures.", "content": picture}}
     for status, meaning in _STATUSES.items():
         answers[status] = {"description": meaning, "content": {"application/json": {"schema": _ERROR}}}
@@ -91,10 +102,15 @@ def _body(task: Task, *, files: dict[str, Any], form: bool = False) -> dict[str,
             continue
         for name in (field.name, *field.aliases):
             # null is "not given" in JSON; a form has no null.
-            nullable = schema if form or field.name == "prompt" else {"anyOf": [schema, {"type": "null"}]}
-            properties[name] = nullable | {"description": field.meaning}
+            taken = schema if form or field.name == "prompt" else _nullable(schema)
+            properties[name] = taken | {"description": field.meaning}
     needed = [name for name in ("prompt", "image", "images") if name in properties or name in files]
-    return {"type": "object", "properties": properties | files, "required": needed}
+    together = {"width": ["height"], "height": ["width"]}
+    return {"type": "object", "properties": properties | files, "required": needed, "dependentRequired": together}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _json_files(task: Task) -> dict[str, Any]:
@@ -106,11 +122,12 @@ def _json_files(task: Task) -> dict[str, Any]:
         "properties": {
             "image_url": {
                 "type": "string",
+                "format": "uri",
                 "description": "A base64 data URL of a PNG, JPEG or WebP file, or a URL of a listed origin.",
             }
         },
     }
-    return {"images": {"type": "array", "minItems": 1, "maxItems": 16, "items": picture}, "mask": picture}
+    return {"images": {"type": "array", "minItems": 1, "maxItems": 16, "items": picture}, "mask": _nullable(picture)}
 
 
 def _form_files(task: Task) -> dict[str, Any]:

@@ -82,12 +82,12 @@ def _read(
         if task not in field.tasks:
             continue
         known.update((field.name, *field.aliases))
-        name, value = _given(field, given)
-        if value is None:
-            if field.name == "prompt":
-                raise _missing("prompt", given)
-            continue
-        values[field.name] = read(field, name, value)
+        # Under several names at once each must be right, and the first of the table's order counts.
+        sent = [read(field, name, given[name]) for name in (field.name, *field.aliases) if given.get(name) is not None]
+        if sent:
+            values[field.name] = sent[0]
+        elif field.name == "prompt":
+            raise _missing("prompt", given)
     _check_together(values, images, mask)
     kept = {field.name: values[field.name] for field in FIELDS if field.keeps and field.name in values}
     kept |= {"task": task, "size": _size(values), "seed": _seed(values), "prompt": kept.get("prompt", "")}
@@ -99,13 +99,6 @@ def _read(
 def printable(key: str) -> str:
     """A key as it may stand in a header: printable ASCII, at most 64 characters."""
     return "".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in key[:64])
-
-
-def _given(field: Field, given: Mapping[str, Any]) -> tuple[str, Any]:
-    for name in (field.name, *field.aliases):
-        if given.get(name) is not None:
-            return name, given[name]
-    return field.name, None
 
 
 def _missing(name: str, given: Mapping[str, Any]) -> InvalidRequest:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.errors import NotFound, UnknownModel
 from router.auth import AdminKey
 from router.services import ServicesDep
 
@@ -26,7 +27,10 @@ async def list_aliases(key: AdminKey, services: ServicesDep) -> dict[str, str]:
 @api.put("/{alias:path}")
 async def set_alias(alias: str, target: Target, key: AdminKey, services: ServicesDep) -> dict[str, str]:
     """Point an alias at a model that a node has or had."""
-    model, _ = await services.names.resolve(target.model)
+    try:
+        model, _ = await services.names.resolve(target.model)
+    except UnknownModel as error:
+        raise NotFound(error.message, param="model", code="model_not_found") from None
     await services.catalog.models.set_alias(alias, model)
     services.names.forget()
     return {"alias": alias, "model": model}

@@ -15,13 +15,16 @@ from router.services import Services, ServicesDep
 api = APIRouter(prefix="/admin/nodes")
 
 
+ADDRESS = r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$"
+"""http or https, a host, perhaps a port and a path: neither credentials nor a query nor a fragment."""
+
+TOKEN = r"^[!-~]+$"
+"""What an Authorization header can hold."""
+
+
 def _node_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an http:// or https:// address")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must not hold credentials, a query or a fragment")
-    if parts.hostname.startswith("169.254.") or parts.hostname.lower().startswith("[fe80"):
+    host = urlsplit(url).hostname or ""
+    if host.startswith(("169.254.", "fe80:")):
         raise ValueError("must not be a link-local address")
     return url.rstrip("/")
 
@@ -32,8 +35,8 @@ class NewNode(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    url: Annotated[str, AfterValidator(_node_url)]
-    token: str | None = Field(default=None, min_length=1, max_length=512)
+    url: Annotated[str, Field(pattern=ADDRESS, max_length=2048), AfterValidator(_node_url)]
+    token: str | None = Field(default=None, pattern=TOKEN, min_length=1, max_length=512)
 
 
 @api.post("", status_code=201)

@@ -162,6 +162,11 @@ def test_a_drawn_seed_leaves_room_for_every_image():
     assert read(prompt="x", seed=7).with_seed().seed == 7
 
 
+def test_a_field_under_two_names_must_be_right_under_both_and_the_first_counts():
+    assert read(prompt="x", num_inference_steps=7, steps=9).num_inference_steps == 7
+    assert refused(orjson.dumps({"prompt": "x", "num_inference_steps": 7, "steps": "9"})).param == "steps"
+
+
 def test_no_two_fields_share_a_name():
     names = [name for field in FIELDS for name in (field.name, *field.aliases)]
 

@@ -15,7 +15,7 @@ from common.logs import configure_logging
 from router.app import build_app
 from router.settings import RouterSection, RouterSettings
 from tests.fakes.node import FakeNode, build_fake
-from tests.router.conftest import USER_KEY, served
+from tests.router.conftest import ADMIN_KEY, USER_KEY, served
 
 MODEL = "aquatint-demo"
 AWAY = "away"
@@ -34,6 +34,7 @@ async def main(port: int, home: Path) -> None:
         stack.push_async_callback(catalog.close)
         links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: "contract"))
         await catalog.keys.create(name="user", scopes=["user"], secret=USER_KEY)
+        await catalog.keys.create(name="admin", scopes=["admin", "user"], secret=ADMIN_KEY)
         await catalog.models.upsert(name=AWAY, family="fake", profile="fake", licence=None, capabilities={}, files=[])
         node = FakeNode("a", catalog, open_asset_store(str(home / "assets")), [MODEL, "org/other:1"], links)
         node_url = await stack.enter_async_context(served(build_fake(node)))

@@ -181,14 +181,39 @@ async def test_nodes_are_registered_tested_and_removed_over_the_admin_api(make_h
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x", "http://", "http://user:pw@x", "file:///etc/passwd", "http://169.254.169.254", "http://x/?a"]
+    ("url", "taken"),
+    [
+        ("http://127.0.0.1:9", True),
+        ("https://gpu-2.example:8001/node/", True),
+        ("http://[::1]:9", True),
+        ("", False),
+        ("ftp://host", False),
+        ("file:///etc/passwd", False),
+        ("http://", False),
+        ("http://user:word@host", False),
+        ("http://host/?a=b", False),
+        ("http://host/#a", False),
+        ("http://host\n", False),
+        ("http://169.254.169.254/", False),
+        ("http://[fe80::1]/", False),
+    ],
 )
-async def test_an_address_that_is_no_node_is_refused(make_house: MakeHouse, url: str):
+async def test_a_node_has_an_address_and_nothing_beside_it(make_house: MakeHouse, url: str, taken: bool):
     house = await make_house()
 
     reply = await house.client.post("/admin/nodes", json={"name": "x", "url": url})
 
-    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "url")
+    assert reply.status_code == (201 if taken else 400), reply.text
+    assert taken or reply.json()["error"]["param"] == "url"
+
+
+@pytest.mark.parametrize("token", ["", "tökén", "a b", "a\nb", "\x00", "a" * 513])
+async def test_a_token_that_no_header_can_hold_is_refused(make_house: MakeHouse, token: str):
+    house = await make_house()
+
+    reply = await house.client.post("/admin/nodes", json={"name": "x", "url": "http://127.0.0.1:9", "token": token})
+
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "token")
 
 
 async def test_a_key_works_from_its_making_to_its_revocation(make_house: MakeHouse):

@@ -85,6 +85,14 @@ async def test_an_alias_leads_to_its_model_and_is_remembered_as_what_was_asked(m
     assert [(m["id"], m["alias_of"]) for m in listed] == [(MODEL, None), ("gpt-image-2", MODEL)]
 
 
+async def test_an_alias_cannot_lead_to_a_model_that_nobody_has(make_house: MakeHouse):
+    house = await make_house("a")
+
+    reply = await house.client.put("/admin/aliases/mine", json={"model": "nobody/has-it"})
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
 async def test_a_request_without_a_model_gets_the_default_one(make_house: MakeHouse):
     house = await make_house("a")
 

@@ -1,0 +1,178 @@
+"""A form means the same however it is written and however it is cut; what is no form is refused, and nothing worse."""
+
+import io
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.datastructures import Headers
+
+from common.errors import AquatintError, InvalidRequest, PayloadTooLarge
+from common.images_api import ImageRequest, Task, UploadLimits, parse_form, read_form_request
+
+LIMITS = UploadLimits(max_bytes=20_000, max_pixels=1_000_000, max_side_px=4096)
+MANY = settings(max_examples=80, deadline=None, derandomize=True)
+
+
+def _picture(file_format: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (24, 16)).save(out, file_format)
+    return out.getvalue()
+
+
+FILES = [_picture("PNG"), _picture("JPEG"), _picture("WEBP"), b"", b"%PDF-1.7", b"--", b"\r\n--b\r\n", b"\x00" * 20_001]
+TEXTS = ["1", "2", "0", "abc", "", "true", "a cat\r\n--b", "猫", "auto", "64x64", '{"a": 1}']
+NAMES = ["prompt", "n", "size", "stream", "seed", "strength", "extra_params", "tags[]", "loras[][name]", "svg[a][b]", "image"]
+FILE_NAMES = ["image", "image[]", "image[0]", "image[1]", "mask", "avatar"]
+# RFC 2046, 5.1.1: what a boundary may be made of.
+BOUNDARIES = st.text("0123456789abcXYZ'()+_,-./:=?", min_size=1, max_size=70)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part, and the way its head is written."""
+
+    name: str
+    content: bytes
+    file: bool
+    style: int = 0
+
+    def head(self) -> bytes:
+        """Names and parameters of headers are the same in any case and any order (RFC 9110, 5.1; RFC 2183)."""
+        parameters = [f'name="{self.name}"', *(['filename="a.png"'] if self.file else [])]
+        if self.style & 1:
+            parameters.reverse()
+        disposition = "content-DISPOSITION" if self.style & 2 else "Content-Disposition"
+        lines = [f"{disposition}: form-data; {'; '.join(parameters)}", "X-Other: 1"]
+        lines += ["CONTENT-TYPE: application/octet-stream"] if self.file else []
+        if self.style & 4:
+            lines.reverse()
+        return "\r\n".join(lines).encode()
+
+
+def texts() -> st.SearchStrategy[Part]:
+    """Text parts, right and wrong."""
+    content = st.one_of(st.sampled_from(TEXTS), st.text(max_size=50)).map(lambda text: text.encode("utf-8", "replace"))
+    return st.builds(Part, st.sampled_from(NAMES), content, st.just(False), st.integers(0, 7))
+
+
+def files() -> st.SearchStrategy[Part]:
+    """File parts, right and wrong."""
+    content = st.one_of(st.sampled_from(FILES), st.binary(max_size=200))
+    return st.builds(Part, st.sampled_from(FILE_NAMES), content, st.just(True), st.integers(0, 7))
+
+
+GOOD = [Part("prompt", b"a cat", file=False), Part("image", FILES[0], file=True), Part("mask", FILES[0], file=True)]
+PARTS = st.one_of(st.lists(st.one_of(texts(), files()), max_size=8), texts().map(lambda part: [*GOOD, part]), st.just(GOOD))
+CUTS = st.lists(st.integers(0, 100_000), max_size=40)
+
+
+def written(parts: list[Part], boundary: str = "b0undary", before: bytes = b"") -> bytes:
+    """The body of a form. before: the preamble, which readers pass over (RFC 2046, 5.1.1)."""
+    mark = f"--{boundary}".encode()
+    return before + b"".join(mark + b"\r\n" + p.head() + b"\r\n\r\n" + p.content + b"\r\n" for p in parts) + mark + b"--\r\n"
+
+
+async def verdict(body: bytes, content_type: str, cuts: list[int] | None = None) -> ImageRequest | tuple[Any, ...]:
+    """The request, or what the refusal tells. Raises whatever is no refusal."""
+    edges = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts or [])})
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start, end in itertools.pairwise(edges):
+            yield body[start:end]
+
+    try:
+        texts, attached = await parse_form(Headers({"content-type": content_type}), stream(), LIMITS)
+        return read_form_request(Task.EDIT, texts, attached, LIMITS)
+    except (InvalidRequest, PayloadTooLarge) as error:
+        return (error.status, error.type, error.param, error.code, error.message)
+
+
+def kind(boundary: str = "b0undary") -> str:
+    """The content type of a form."""
+    return f'multipart/form-data; boundary="{boundary}"'
+
+
+@MANY
+@given(PARTS, CUTS)
+async def test_how_a_form_is_cut_changes_neither_the_verdict_nor_the_request(parts: list[Part], cuts: list[int]):
+    body = written(parts)
+
+    assert await verdict(body, kind(), cuts) == await verdict(body, kind())
+
+
+@settings(MANY, max_examples=10)
+@given(PARTS)
+async def test_a_form_that_comes_byte_by_byte_is_the_same_form(parts: list[Part]):
+    body = written([Part(p.name, p.content[:300], p.file, p.style) for p in parts])
+
+    assert await verdict(body, kind(), list(range(len(body)))) == await verdict(body, kind())
+
+
+@MANY
+@given(PARTS, BOUNDARIES, CUTS)
+async def test_the_boundary_is_the_clients_choice(parts: list[Part], boundary: str, cuts: list[int]):
+    contents = b"".join(part.head() + part.content for part in parts)
+    if f"--{boundary}".encode() in b"\r\n" + contents:
+        boundary = "b0undary"
+
+    assert await verdict(written(parts, boundary), kind(boundary), cuts) == await verdict(written(parts), kind())
+
+
+@MANY
+@given(PARTS)
+async def test_how_the_heads_of_parts_are_written_changes_nothing(parts: list[Part]):
+    plain = [Part(part.name, part.content, part.file) for part in parts]
+
+    assert await verdict(written(parts), kind()) == await verdict(written(plain), kind())
+
+
+@MANY
+@given(PARTS, st.binary(max_size=300), CUTS)
+async def test_a_preamble_is_passed_over_or_refused_but_never_read(parts: list[Part], before: bytes, cuts: list[int]):
+    """Readers may ignore it; nobody sends one. What must not be: another request than the one that was meant."""
+    body = written(parts, before=before.replace(b"--b0undary", b"") + b"\r\n")
+
+    got = await verdict(body, kind(), cuts)
+
+    meant = await verdict(written(parts), kind())
+    assert got == meant or (isinstance(got, tuple) and got[3] == "invalid_form")
+
+
+@settings(MANY, max_examples=300)
+@given(st.binary(max_size=400), st.lists(st.binary(max_size=40), max_size=6), CUTS)
+async def test_no_bytes_bring_more_than_a_refusal(junk: bytes, pieces: list[bytes], cuts: list[int]):
+    body = b"\r\n--b0undary".join([junk, *pieces])
+
+    for content_type in (kind(), "multipart/form-data", "multipart/form-data; boundary=", 'multipart/form-data; boundary="'):
+        got = await verdict(body, content_type, cuts)
+        assert isinstance(got, tuple)
+        assert got[0] in (400, 413)
+
+
+@MANY
+@given(PARTS, st.data())
+async def test_a_form_with_a_byte_gone_wrong_brings_no_more_than_a_verdict(parts: list[Part], data: st.DataObject):
+    body = bytearray(written(parts)[:5000])
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+
+    got = await verdict(bytes(body), kind())
+
+    assert isinstance(got, ImageRequest) or got[0] in (400, 413)
+
+
+@MANY
+@given(st.text(max_size=80), st.binary(max_size=100))
+async def test_no_content_type_brings_more_than_a_refusal(parameters: str, body: bytes):
+    content_type = f"multipart/form-data; {parameters}".encode("latin-1", "replace").decode("latin-1")
+
+    try:
+        got = await verdict(body, content_type)
+    except AquatintError as error:
+        raise AssertionError("only two classes are foreseen") from error
+    assert isinstance(got, tuple)
