@@ -8,6 +8,7 @@ from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality
 from node.engines.base import Method, RunSpec
 from node.pipeline_classes import class_of
 from node.profile import Profile, Sampler
+from node.prompt_weights import pieces_of, without_weights
 
 SAMPLERS = get_args(Sampler)
 
@@ -82,10 +83,12 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         _check_guidance("true_cfg_scale", true_cfg_scale, profile)
     guided = profile.guided(guidance, true_cfg_scale)
     negative_prompt = request.negative_prompt if request.negative_prompt is not None else profile.default_negative_prompt
+    sent = (prompt, negative_prompt if guided else "")
+    read = tuple(_read(text, profile) for text in sent)
     spec = RunSpec(
         model=model,
-        prompt=prompt,
-        negative_prompt=negative_prompt if guided else "",
+        prompt=read[0],
+        negative_prompt=read[1],
         seeds=tuple(range(seeded.seed, seeded.seed + request.n)),
         drawn=drawn,
         size=size,
@@ -104,7 +107,17 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         previews=request.partial_images if request.stream else 0,
     )
     names = _without_effect(request, profile, guided=guided, method=method, masked=masked)
+    if read != sent:
+        names.append("prompt_weights")
     return Resolved(spec, request.ignoring(names).ignored)
+
+
+def _read(prompt: str, profile: Profile) -> str:
+    """The prompt as the model's encoder takes it. Raises: InvalidRequest: weights that cannot be read."""
+    if not profile.prompt_weights:
+        return without_weights(prompt)
+    pieces_of(prompt)
+    return prompt
 
 
 def _size_of_input(request: ImageRequest, profile: Profile) -> Size | None:

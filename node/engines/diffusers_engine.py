@@ -29,6 +29,7 @@ from node.engines.base import (
     RunCancelled,
     RunSpec,
 )
+from node.engines.clip_text import clip_text
 from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
@@ -102,8 +103,11 @@ def _generate(
 ) -> Made:
     began = time.perf_counter()
     calls = calls_of(order.checkpoint.family)
-    embeddings = calls.encode(pipeline, spec, canvas)
-    tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
+    if (read := clip_text(pipeline, order.profile, spec)) is not None:
+        embeddings, tokens, truncated = read.arguments, read.tokens, read.truncated
+    else:
+        embeddings = calls.encode(pipeline, spec, canvas)
+        tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
     inputs = calls.start(spec, canvas)
