@@ -5,7 +5,7 @@ from typing import cast, get_args
 
 from common.errors import InvalidRequest, UnsupportedTask, UserImageError
 from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task, Upload
-from node.engines.base import Method, RunSpec
+from node.engines.base import LoraUse, Method, RunSpec
 from node.pipeline_classes import class_of
 from node.profile import Profile, Sampler
 from node.prompt_weights import pieces_of, without_weights
@@ -57,8 +57,17 @@ def _sides(upload: Upload) -> tuple[int, int]:
     return upload.width_px, upload.height_px
 
 
-def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parameters: bool, masked: bool = False) -> Resolved:
-    """Make every choice the client left open. masked: whether the input has an area to repaint.
+def resolve(
+    request: ImageRequest,
+    model: str,
+    profile: Profile,
+    *,
+    embed_parameters: bool,
+    masked: bool = False,
+    loras: tuple[LoraUse, ...] = (),
+) -> Resolved:
+    """Make every choice the client left open. masked: whether the input has an area to repaint. loras: those asked for,
+    found; tags that name them are not in the prompt any more.
 
     Raises: UserImageError: a size this model cannot make; InvalidRequest: n, steps, guidance or seed outside its range.
     """
@@ -105,6 +114,7 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         true_cfg_scale=true_cfg_scale,
         feather_px=request.mask_feather_px if masked else 0,
         previews=request.partial_images if request.stream else 0,
+        loras=loras,
     )
     names = _without_effect(request, profile, guided=guided, method=method, masked=masked)
     if read != sent:
