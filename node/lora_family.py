@@ -26,7 +26,8 @@ UNSUPPORTED = {
 
 _OTHERS = (
     # Families named so that a refusal can say what the file is. In the order they are tried.
-    ("flux", re.compile(r"(single_transformer_blocks|double_blocks|single_blocks)[._]")),
+    ("flux.2", re.compile(r"to_qkv_mlp_proj|[._]ff(_context)?[._]linear_(in|out)|stream_modulation")),
+    ("flux.1", re.compile(r"(single_transformer_blocks|double_blocks|single_blocks)[._]")),
     ("sd3", re.compile(r"joint_blocks[._]|transformer[._]transformer_blocks[._]\d+[._]attn[._]add_q_proj")),
     ("qwen-image", re.compile(r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)")),
     (Family.Z_IMAGE.value, re.compile(r"(^|[._])(layers|noise_refiner|context_refiner)[._]\d+[._](attention|feed_forward)")),
@@ -41,7 +42,8 @@ _METADATA = (
     (re.compile(r"sd_?v2|stable-diffusion-v2", re.IGNORECASE), "sd2"),
     (re.compile(r"sd_?(v1|1)|stable-diffusion-v1", re.IGNORECASE), Family.SD15.value),
     (re.compile(r"z-?_?image", re.IGNORECASE), Family.Z_IMAGE.value),
-    (re.compile(r"flux", re.IGNORECASE), "flux"),
+    (re.compile(r"flux[._-]?2", re.IGNORECASE), "flux.2"),
+    (re.compile(r"flux", re.IGNORECASE), "flux.1"),
     (re.compile(r"qwen", re.IGNORECASE), "qwen-image"),
 )
 
@@ -56,6 +58,10 @@ class LoraShape:
     """The largest of its layers."""
     layers: int
     """How many layers of the model it changes."""
+
+    def fits(self, family: str) -> bool:
+        """Whether it was made for a family of models, or for the one that this one is a variety of (`NAME-variety`)."""
+        return family == self.family or family.startswith(f"{self.family}-")
 
 
 def shape_of(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> LoraShape | str:

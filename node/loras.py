@@ -113,7 +113,7 @@ class Loras:
 
     def fitting(self, family: Family) -> tuple[LoraFile, ...]:
         """Those made for a family, by name."""
-        return tuple(sorted((each for each in self if each.shape.family == family), key=lambda each: each.name))
+        return tuple(sorted((each for each in self if each.shape.fits(family)), key=lambda each: each.name))
 
     def choose(self, asks: Sequence[LoraAsk], family: Family) -> list[tuple[LoraFile, LoraAsk]]:
         """The files a request means. Blocking: a hash is looked for in files that were never read before.
@@ -125,7 +125,7 @@ class Loras:
             file = self._by_key.get(ask.name) or self._by_hash(ask.name)
             if file is None:
                 raise LoraRefused(f"There is no LoRA {ask.name[:80]!r} here.{self._similar(ask.name, family)}")
-            if file.shape.family != family:
+            if not file.shape.fits(family):
                 raise LoraRefused(
                     f"The LoRA {file.name!r} was made for {file.shape.family}; this model is {family.value}.",
                     code="lora_incompatible",

@@ -243,8 +243,9 @@ SHAPES = {
     "z-image": {"transformer.layers.0.attention.to_q.lora_A.weight": (8, 3840)},
     "z-image, comfyui": {"diffusion_model.layers.0.attention.to_q.lora_A.weight": (8, 3840)},
     "z-image, kohya": {"lora_unet_layers_0_attention_to_q.lora_down.weight": (8, 3840)},
-    "flux": {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 3072)},
-    "flux, kohya": {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": (8, 3072)},
+    "flux.1": {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 3072)},
+    "flux.2": {"transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight": (8, 3072)},
+    "flux.1, kohya": {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": (8, 3072)},
     "qwen-image": {"transformer.transformer_blocks.0.img_mlp.net.2.lora_A.weight": (8, 3072)},
 }
 
@@ -264,9 +265,22 @@ def test_the_family_is_told_from_the_tensors_whatever_the_metadata_says(case: st
         ({"modelspec.architecture": "stable-diffusion-v1/lora"}, "sd15"),
         ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, "sdxl"),
         ({"ss_base_model_version": "zimage"}, "z-image"),
+        ({"ss_base_model_version": "flux1"}, "flux.1"),
+        ({"modelspec.architecture": "flux-2-dev/lora"}, "flux.2"),
     ],
 )
 def test_metadata_tells_where_tensors_do_not(metadata: dict[str, str], family: str):
     tensors = {"blocks.0.proj.lora_A.weight": TensorEntry("F16", (4, 64), 0, 0)}
 
     assert shape_of(tensors, metadata) == LoraShape(family, 4, 1)
+
+
+def test_a_lora_of_a_family_fits_its_varieties():
+    shape = LoraShape("qwen-image", 4, 1)
+
+    assert [shape.fits(family) for family in ("qwen-image", "qwen-image-edit", "qwen", "qwen-imagery")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
