@@ -5,7 +5,6 @@ in there without the ending; a folder that holds diffusers' `pytorch_lora_weight
 folder's name. `NAME.toml` beside a file may say more. What a request names is looked up here and never joined to a path.
 """
 
-import hashlib
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import LoraRefused
 from common.images_api import LoraAsk
 from node.diffusers_folder import PICKLE_SUFFIXES, check_inside
+from node.hashes import AUTOV2_DIGITS, digest
 from node.lora_family import LoraShape, shape_of
 from node.pipeline_classes import Family
 from node.safetensors_header import CheckpointRefused, read_header_and_metadata
@@ -24,9 +24,8 @@ FOLDER_NAMES = frozenset({"loras", "lora"})
 """In small letters; A1111 writes `Lora`."""
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 MAX_DEPTH = 6
-MIN_HASH_DIGITS = 10
+MIN_HASH_DIGITS = AUTOV2_DIGITS
 """AutoV2, which CivitAI shows for every file, is the first ten digits of its sha256."""
-_BLOCK_BYTES = 1024 * 1024
 
 
 class LoraSidecar(BaseModel):
@@ -151,11 +150,7 @@ class Loras:
         stat = file.path.stat()
         key = (file.path, stat.st_size, stat.st_mtime_ns)
         if key not in self._sha256:
-            digest = hashlib.sha256()
-            with file.path.open("rb") as opened:
-                while block := opened.read(_BLOCK_BYTES):
-                    digest.update(block)
-            self._sha256[key] = digest.hexdigest()
+            self._sha256[key] = digest(file.path)
         return self._sha256[key]
 
 

@@ -3,6 +3,7 @@
 import json
 
 from node.engines.base import RunSpec
+from node.hashes import AUTOV2_DIGITS
 
 
 def parameters_text(spec: RunSpec, seed: int) -> str:
@@ -22,10 +23,10 @@ def parameters_text(spec: RunSpec, seed: int) -> str:
 
 
 def _lora_hashes(spec: RunSpec) -> str:
-    """As A1111 writes them, with the ten digits (AutoV2) that CivitAI finds a file by."""
+    """As A1111 writes them, with the digits (AutoV2) that CivitAI finds a file by."""
     if not spec.loras:
         return ""
-    return "Lora hashes: " + json.dumps(", ".join(f"{each.name}: {each.sha256[:10]}" for each in spec.loras)) + ", "
+    return "Lora hashes: " + json.dumps(", ".join(f"{each.name}: {each.sha256[:AUTOV2_DIGITS]}" for each in spec.loras)) + ", "
 
 
 def recipe_json(spec: RunSpec, seed: int) -> str:
