@@ -5,7 +5,8 @@ AquatintError                      500  server_error
 │   ├── UnreadableBody             400  invalid_request_error
 │   ├── UserImageError             400  image_generation_user_error
 │   ├── UnknownModel               400  image_generation_user_error   (the model a generation names)
-│   └── UnsupportedTask            400  invalid_request_error   (no pipeline of the model does it)
+│   ├── UnsupportedTask            400  invalid_request_error   (no pipeline of the model does it)
+│   └── LoraRefused                400  invalid_request_error   (unknown here, or made for another family)
 ├── Unauthorized                   401  invalid_request_error
 ├── Forbidden                      403  invalid_request_error
 ├── NotFound                       404  invalid_request_error
@@ -16,6 +17,7 @@ AquatintError                      500  server_error
 ├── TooManyRequests                429  requests                (Retry-After)
 ├── RunCancelled                   499  server_error
 ├── EngineFailed                   500  server_error            (would fail again: x-should-retry false)
+│   └── LoraMismatch               422  invalid_request_error   (its tensors do not fit the model)
 ├── NodeFailed                     502  server_error
 ├── Unavailable                    503  server_error            (Retry-After)
 │   ├── NoCapacity                 503  no node can take the run now
@@ -116,6 +118,15 @@ class UnsupportedTask(InvalidRequest):
         super().__init__(f"The model {model!r} makes no {task}; it can be asked for: {able}.", param="model")
 
 
+class LoraRefused(InvalidRequest):
+    """A LoRA that is not here, or that this model cannot take."""
+
+    code = "lora_not_found"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, param="loras", code=code)
+
+
 class Unauthorized(AquatintError):
     """No key, or not one of ours."""
 
@@ -182,6 +193,15 @@ class EngineFailed(AquatintError):
     """The engine failed in a way that another try would repeat."""
 
     code, retryable = "engine_failed", False
+
+
+class LoraMismatch(EngineFailed):
+    """The tensors of a LoRA do not fit the model: nothing of it is applied, rather than a part in silence."""
+
+    status, type, code = 422, "invalid_request_error", "lora_mismatch"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="loras")
 
 
 class NodeFailed(AquatintError):

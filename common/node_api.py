@@ -69,6 +69,8 @@ class ModelStatus(_Shape):
     """Sizes and limits for clients: default_size, size_step_px, min_side_px, max_side_px, max_pixels, default_steps."""
     memory_bytes: int | None = Field(default=None, ge=0)
     """Weights on the device, from the file headers."""
+    loras: list[str] = Field(default_factory=list)
+    """Every name, hashes aside, that a LoRA made for it goes by there."""
     unavailable: str | None = None
     """Why it cannot be served just now, such as a load that failed; None when it can."""
 

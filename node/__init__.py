@@ -4,12 +4,14 @@
     api.py control.py health.py auth.py       HTTP: OpenAI's routes, /node/v1, /health /ready /metrics, who may
     runs.py                                   the way of one request: choose, queue, load, run, record, answer
     resolve.py profile.py profiles/ traits.py a request and a profile -> a spec; what each family and variant wants
+    prompt_weights.py lora_requests.py        what `(word:1.3)` means in a prompt, and what a request says of LoRAs
     scheduler.py residency.py                 who is next; what is on the device
     worker/ engines/                          the child process, and the code in it that runs checkpoints
     engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
     models.py model_folders.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
                                               what can be served, and every check before a library opens a file
+    loras.py lora_family.py                   the same of LoRAs
     hashes.py pulling.py models_cli.py        sha256 of files; downloads; `aquatint models scan|verify|add|pull|rm`
     bench.py                                  what a node costs over the bare pipeline
     demo/                                     what is served when there is no other model
@@ -24,8 +26,13 @@ Decisions:
   within the profile's limits is exact. Costs: up to 15 px at the edges.
 - A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value
   beyond a limit is an error that gives the limit. Nothing is clamped.
+- Prompts of the CLIP families are read with A1111's syntax, for theirs are written in it: brackets in one are weights, and
+  a profile can switch that off. Models of plain language see plain language.
 - A model that ends three workers in a row is not tried any more until an operator loads it: each death costs every other
   model of the node a load.
+- LoRAs lie beside the weights and are never merged into them: taking one off gives back the very bits. Costs: their own
+  products at each step while one is on, a quarter more for rank 16 on every layer of the demonstration model.
+- A LoRA is applied whole or refused: a layer that fits nothing means that it was made for something else.
 - Checkpoints are found at the start, and checked again by the worker right before each load. A new one needs a restart.
 - A folder with code, or with a pickle under another name, is refused as a whole. Pickled weights that are called so stay
   where they are: loads read safetensors only, and most downloads hold both.

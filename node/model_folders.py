@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from node.diffusers_folder import INDEX, PICKLE_SUFFIXES
+from node.loras import is_lora_folder
 from node.safetensors_header import CheckpointRefused
 
 MAX_DEPTH = 4
@@ -69,6 +70,8 @@ def folders_of(root: Path) -> list[Path]:
 
 def candidates(root: Path) -> list[Path]:
     """Diffusers folders and model files below `root`, in the order of their names."""
+    if is_lora_folder(root):
+        return []
     sorted_by_kind = any((root / name).is_dir() for name in MODEL_FOLDERS)
     return _below(root, MAX_DEPTH, OTHER_FOLDERS if sorted_by_kind else frozenset())
 
@@ -97,7 +100,7 @@ def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:
         return _cached(folder)
     found: list[Path] = []
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.name in left_out:
+        if entry.name.startswith(".") or entry.name in left_out or is_lora_folder(entry):
             continue
         if entry.is_dir():
             # A link to a folder is only followed when it is a checkpoint, so that a loop of links ends.

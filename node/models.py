@@ -1,7 +1,7 @@
 """The models this node can serve: each a checkpoint under a public name with the profile that fits it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from common.images_api import Task
 from common.logs import get_logger
 from node.checkpoints import Checkpoint, Layout, inspect, scan
 from node.engines.base import LoadOrder
+from node.loras import DIFFUSERS_FILE, LoraFile, Loras, find_loras, inspect_lora
 from node.pipeline_classes import class_of
 from node.profile import Profile, choose_profile, profiles
 from node.safetensors_header import CheckpointRefused
@@ -19,6 +20,8 @@ log = get_logger(__name__)
 DEMO_FOLDER = Path(__file__).parent / "demo" / "checkpoint"
 """The trained demonstration checkpoint that comes with the node."""
 DEMO_MODEL = "aquatint-demo"
+DEMO_LORA = "few_step"
+"""Its LoRA for four steps, in the folder of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Model:
     profile: Profile
     created: int
     """Unix seconds: when its files were last changed."""
+    loras: tuple[LoraFile, ...] = ()
+    """Those made for its family, by name."""
 
     def dtype(self, device: str, wanted: str) -> str:
         """The number format it is loaded in. wanted: the setting; `auto` leaves it to the profile."""
@@ -39,7 +44,8 @@ class Model:
 
     def load_order(self, device: str, wanted_dtype: str) -> LoadOrder:
         """What the worker is told."""
-        return LoadOrder(self.name, self.checkpoint, self.profile, self.dtype(device, wanted_dtype))
+        places = tuple(each.place for each in self.loras)
+        return LoadOrder(self.name, self.checkpoint, self.profile, self.dtype(device, wanted_dtype), places)
 
     @property
     def file(self) -> ModelFile:
@@ -71,6 +77,8 @@ class Model:
             "negative_prompt": profile.takes_negative_prompt,
             "commercial_use": profile.commercial_use,
             "min_vram_bytes": profile.min_vram_bytes,
+            "prompt_weights": profile.prompt_weights,
+            "loras": [{"name": each.name, "trigger_words": list(each.sidecar.trigger_words)} for each in self.loras],
         }
 
 
@@ -80,6 +88,7 @@ class Models:
 
     by_name: dict[str, Model]
     refused: tuple[CheckpointRefused, ...] = ()
+    loras: Loras = field(default_factory=lambda: Loras(()))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.by_name.values())
@@ -99,27 +108,32 @@ def find_models(roots: list[Path]) -> Models:
 
     Blocking: reads the headers of every file.
     """
-    found = scan(roots)
-    for refusal in found.refused:
-        log.warning("checkpoint_refused", path=str(refusal.path), reason=refusal.reason)
-    models, refused = {}, list(found.refused)
+    found, loras = scan(roots), find_loras(roots)
+    for kind, refusals in (("checkpoint_refused", found.refused), ("lora_refused", loras.refused)):
+        for refusal in refusals:
+            log.warning(kind, path=str(refusal.path), reason=refusal.reason)
+    models, refused = {}, [*found.refused, *loras.refused]
     for checkpoint in sorted(found.checkpoints, key=lambda each: each.name):
         try:
-            models[checkpoint.name] = _model(checkpoint)
+            models[checkpoint.name] = _model(checkpoint, loras)
         except ValueError as error:
             refused.append(CheckpointRefused(checkpoint.path, f"its sidecar: {error}"))
             log.warning("checkpoint_refused", path=str(checkpoint.path), reason=refused[-1].reason)
     if not models:
-        models[DEMO_MODEL] = _demo()
-    return Models(models, tuple(refused))
+        own = inspect_lora(DEMO_FOLDER / DEMO_LORA / DIFFUSERS_FILE, root=DEMO_FOLDER, name=DEMO_LORA)
+        loras = Loras([*loras, own], loras.refused)
+        models[DEMO_MODEL] = _demo(loras)
+    return Models(models, tuple(refused), loras)
 
 
-def _model(checkpoint: Checkpoint) -> Model:
+def _model(checkpoint: Checkpoint, loras: Loras) -> Model:
     profile = choose_profile(checkpoint.family, traits=checkpoint.traits, sidecar=checkpoint.sidecar)
-    return Model(checkpoint.name, checkpoint, profile, int(checkpoint.path.stat().st_mtime))
+    created = int(checkpoint.path.stat().st_mtime)
+    return Model(checkpoint.name, checkpoint, profile, created, loras.fitting(checkpoint.family))
 
 
-def _demo() -> Model:
+def _demo(loras: Loras) -> Model:
     """The demonstration model that comes with the node."""
     checkpoint = inspect(DEMO_FOLDER, root=DEMO_FOLDER)
-    return Model(DEMO_MODEL, checkpoint, profiles()["aquatint-demo"], int(DEMO_FOLDER.stat().st_mtime))
+    created = int(DEMO_FOLDER.stat().st_mtime)
+    return Model(DEMO_MODEL, checkpoint, profiles()["aquatint-demo"], created, loras.fitting(checkpoint.family))

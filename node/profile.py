@@ -79,6 +79,9 @@ class Profile(BaseModel):
     """Used when the client sends none and the model takes one."""
     max_prompt_tokens: int = Field(ge=1)
     """Tokens the text encoder reads; the rest of a longer prompt is cut off, and the answer says so."""
+    prompt_weights: bool = False
+    """Whether `(word:1.3)` in a prompt is a weight, and a prompt of any length is read: CLIP families only. Elsewhere, and
+    where this is switched off, the numbers are taken out of the prompt and told as without effect."""
 
     dtype: dict[Literal["cuda", "mps", "cpu"], Dtype]
     min_vram_bytes: int = Field(ge=0)
@@ -109,6 +112,8 @@ class Profile(BaseModel):
             raise ValueError(f"guidance {self.default_guidance} is outside {self.min_guidance}..{self.max_guidance}")
         if PROMPT_SLOT not in self.prompt_template:
             raise ValueError(f"prompt_template must hold {PROMPT_SLOT}")
+        if self.prompt_weights and self.family not in (Family.SD15, Family.SDXL):
+            raise ValueError("prompt_weights are for the CLIP families, sd15 and sdxl")
         if fault := self.size_fault(self.default_size):
             raise ValueError(f"default_size: {fault}")
         return self

@@ -5,9 +5,10 @@ from typing import cast, get_args
 
 from common.errors import InvalidRequest, UnsupportedTask, UserImageError
 from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task, Upload
-from node.engines.base import Method, RunSpec
+from node.engines.base import LoraUse, Method, RunSpec
 from node.pipeline_classes import class_of
 from node.profile import Profile, Sampler
+from node.prompt_weights import pieces_of, without_weights
 
 SAMPLERS = get_args(Sampler)
 
@@ -56,8 +57,17 @@ def _sides(upload: Upload) -> tuple[int, int]:
     return upload.width_px, upload.height_px
 
 
-def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parameters: bool, masked: bool = False) -> Resolved:
-    """Make every choice the client left open. masked: whether the input has an area to repaint.
+def resolve(
+    request: ImageRequest,
+    model: str,
+    profile: Profile,
+    *,
+    embed_parameters: bool,
+    masked: bool = False,
+    loras: tuple[LoraUse, ...] = (),
+) -> Resolved:
+    """Make every choice the client left open. masked: whether the input has an area to repaint. loras: those asked for,
+    found; tags that name them are not in the prompt any more.
 
     Raises: UserImageError: a size this model cannot make; InvalidRequest: n, steps, guidance or seed outside its range.
     """
@@ -82,10 +92,12 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         _check_guidance("true_cfg_scale", true_cfg_scale, profile)
     guided = profile.guided(guidance, true_cfg_scale)
     negative_prompt = request.negative_prompt if request.negative_prompt is not None else profile.default_negative_prompt
+    sent = (prompt, negative_prompt if guided else "")
+    read = tuple(_read(text, profile) for text in sent)
     spec = RunSpec(
         model=model,
-        prompt=prompt,
-        negative_prompt=negative_prompt if guided else "",
+        prompt=read[0],
+        negative_prompt=read[1],
         seeds=tuple(range(seeded.seed, seeded.seed + request.n)),
         drawn=drawn,
         size=size,
@@ -102,9 +114,20 @@ def resolve(request: ImageRequest, model: str, profile: Profile, *, embed_parame
         true_cfg_scale=true_cfg_scale,
         feather_px=request.mask_feather_px if masked else 0,
         previews=request.partial_images if request.stream else 0,
+        loras=loras,
     )
     names = _without_effect(request, profile, guided=guided, method=method, masked=masked)
+    if read != sent:
+        names.append("prompt_weights")
     return Resolved(spec, request.ignoring(names).ignored)
+
+
+def _read(prompt: str, profile: Profile) -> str:
+    """The prompt as the model's encoder takes it. Raises: InvalidRequest: weights that cannot be read."""
+    if not profile.prompt_weights:
+        return without_weights(prompt)
+    pieces_of(prompt)
+    return prompt
 
 
 def _size_of_input(request: ImageRequest, profile: Profile) -> Size | None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.catalog import AttemptFenced, new_id
@@ -13,6 +13,7 @@ from common.logs import bind, get_logger
 from common.node_api import JobPhase
 from node.decoding import Decoder
 from node.engines.base import Method, OutOfDeviceMemory, RunSpec
+from node.lora_requests import with_loras
 from node.masks import Canvas, as_source, canvas_of, fitted, flattened
 from node.metrics import NodeMetrics
 from node.models import Model, Models
@@ -90,7 +91,8 @@ class Runs:
         canvas = await self._canvas(request)
         request = _as_turned(request, canvas)
         masked = canvas is not None and canvas.repaint is not None
-        resolved = resolve(request, model.name, model.profile, embed_parameters=self._embed_parameters, masked=masked)
+        read, loras = await with_loras(request, model.checkpoint.family, self._models.loras)
+        resolved = resolve(read, model.name, model.profile, embed_parameters=self._embed_parameters, masked=masked, loras=loras)
         spec = resolved.spec
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
@@ -297,5 +299,6 @@ def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
         "output_compression": spec.output_compression,
         "prompt_tokens": product.prompt_tokens,
         "prompt_truncated": product.prompt_truncated,
+        "loras": [asdict(each) | {"layers": product.lora_layers[each.name]} for each in spec.loras],
         "ignored": list(resolved.ignored),
     }

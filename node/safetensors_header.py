@@ -61,7 +61,12 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Every tensor of a safetensors file, by name.
+    """Every tensor of a safetensors file, by name. Raises: as `read_header_and_metadata`."""
+    return read_header_and_metadata(path)[0]
+
+
+def read_header_and_metadata(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Every tensor of a safetensors file, by name, and the texts its maker wrote beside them.
 
     Raises: CheckpointRefused: another format in disguise, a truncated or lying header, overlapping or missing ranges,
     duplicate keys, more than MAX_TENSORS tensors; OSError: the file cannot be read.
@@ -82,7 +87,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     header = _parse(path, text)
     tensors = {name: _entry(path, name, raw) for name, raw in header.items() if name != "__metadata__"}
     _check_ranges(path, tensors, file_bytes - 8 - header_bytes)
-    return tensors
+    return tensors, header.get("__metadata__", {})
 
 
 def disguised_format(start: bytes) -> str | None:

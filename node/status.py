@@ -51,5 +51,6 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         licence=model.profile.licence,
         capabilities=model.capabilities,
         memory_bytes=model.checkpoint.memory_bytes(dtype),
+        loras=[key for each in model.loras for key in each.keys],
         unavailable=services.residency.failure(model.name),
     )

@@ -34,6 +34,8 @@ class Ask:
     model: str
     task: str
     units: float
+    loras: frozenset[str] = frozenset()
+    """Names of LoRAs, as far as any node knows them; the others each node judges for itself."""
     tried: frozenset[str] = frozenset()
     """Ids of nodes that already failed under this run."""
 
@@ -106,6 +108,8 @@ def _refusal(ask: Ask, candidate: Candidate, depth: int) -> tuple[Outlook, str] 
         return Outlook.NONE, "does not have the model"
     if ask.task not in model.tasks:
         return Outlook.NONE, f"the model makes no {ask.task} there"
+    if missing := ask.loras.difference(model.loras):
+        return Outlook.NONE, f"does not have the LoRA {min(missing)!r}"
     why = model.unavailable or candidate.sitting_out.get(ask.model)
     if why is not None:
         return Outlook.AWAY, why

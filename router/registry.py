@@ -102,6 +102,11 @@ class Registry:
         statuses = [node.status for node in self.nodes() if node.status is not None]
         return {task for status in statuses for each in status.models if each.id == model for task in each.tasks}
 
+    def loras(self, model: str) -> frozenset[str]:
+        """Names of LoRAs for a model that any node ever told this router of."""
+        told = [each for node in self.nodes() if node.status is not None for each in node.status.models if each.id == model]
+        return frozenset(name for each in told for name in each.loras)
+
     async def refresh(self) -> None:
         """Take over what operators, or other routers, changed in the catalog."""
         records = {record.id: record for record in await self._catalog.nodes.list()}

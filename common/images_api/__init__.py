@@ -7,10 +7,12 @@ Bodies are parsed by hand from one table of fields (`fields.py`) rather than by 
 from common.images_api.answer import Picture, answer_bytes, usage
 from common.images_api.forms import parse_form
 from common.images_api.links import AssetLinks
+from common.images_api.loras import asked_for
 from common.images_api.reading import MAX_JSON_BYTES, read_form_request, read_json_request
 from common.images_api.request import (
     ImageRequest,
     InputFidelity,
+    LoraAsk,
     OutputFormat,
     Quality,
     ResponseFormat,
@@ -27,6 +29,7 @@ __all__ = [
     "AssetLinks",
     "ImageRequest",
     "InputFidelity",
+    "LoraAsk",
     "OutputFormat",
     "Picture",
     "Quality",
@@ -37,6 +40,7 @@ __all__ = [
     "Upload",
     "UploadLimits",
     "answer_bytes",
+    "asked_for",
     "encoded",
     "parse_form",
     "read_form_request",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, JsonObject, Kind, Number, Refused, SizeText, Text
+from common.images_api.loras import LoraList
 from common.images_api.request import MAX_SEED, InputFidelity, OutputFormat, Quality, ResponseFormat, Style, Task
 
 MAX_PROMPT_CHARACTERS = 32_000
@@ -102,6 +103,7 @@ FIELDS: tuple[Field, ...] = (
     Field("guidance_scale", Number(0, 100), "classifier-free guidance", aliases=("cfg_scale", "guidance")),
     Field("true_cfg_scale", Number(0, 100), "guidance of Qwen-Image; of FLUX.1 the one that a negative prompt needs"),
     Field("sampler", Text(1, 64), "denoising solver", aliases=("sampler_name", "sample_method")),
+    Field("loras", LoraList(), "adapters by name; `<lora:name:scale>` in the prompt does the same", aliases=("lora",)),
     Field(
         "strength",
         Number(0, 1),
@@ -122,7 +124,6 @@ FIELDS: tuple[Field, ...] = (
     Field("flow_shift", Number(0, 100), "accepted, no effect", keeps=False, told=True),
     Field("clip_skip", Integer(0, 12), "accepted, no effect", keeps=False, told=True),
     Field("extra_params", JsonObject(), "accepted, no effect", keeps=False, told=True),
-    Field("loras", Refused("LoRAs are not supported by this model."), "refused", aliases=("lora",)),
     Field("frame_count", Refused("{name!r} is for output_format 'gif', which this model does not make."), "refused"),
     Field("frame_duration_ms", Refused("{name!r} is for output_format 'gif', which this model does not make."), "refused"),
     Field("svg", Refused("{name!r} is for output_format 'svg', which this model does not make."), "refused"),

@@ -63,7 +63,8 @@ def wrong_type(name: str, expected: str, value: Any) -> InvalidRequest:
     )
 
 
-def _unreadable(name: str, expected: str) -> InvalidRequest:
+def unreadable(name: str, expected: str) -> InvalidRequest:
+    """OpenAI's answer to a text that is no value of the type."""
     return InvalidRequest(
         f"Invalid type for {name!r}: expected {expected}, but got a string value that could not be converted into {expected}.",
         param=name,
@@ -141,7 +142,7 @@ class Integer:
 
     def read_text(self, name: str, text: str) -> int:
         if not _INTEGER.fullmatch(text):
-            raise _unreadable(name, "an integer")
+            raise unreadable(name, "an integer")
         return self.read(name, int(text))
 
     def describe(self) -> str:
@@ -169,7 +170,7 @@ class Number:
 
     def read_text(self, name: str, text: str) -> float:
         if not _NUMBER.fullmatch(text):
-            raise _unreadable(name, "a number")
+            raise unreadable(name, "a number")
         return self.read(name, float(text))
 
     def describe(self) -> str:
@@ -190,7 +191,7 @@ class Boolean:
 
     def read_text(self, name: str, text: str) -> bool:
         if text.lower() not in ("true", "false"):
-            raise _unreadable(name, "a boolean")
+            raise unreadable(name, "a boolean")
         return text.lower() == "true"
 
     def describe(self) -> str:
@@ -281,7 +282,7 @@ class JsonObject:
         try:
             return self.read(name, orjson.loads(text))
         except orjson.JSONDecodeError:
-            raise _unreadable(name, "an object") from None
+            raise unreadable(name, "an object") from None
 
     def describe(self) -> str:
         return "object"

@@ -3,7 +3,7 @@
 import math
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -116,6 +116,18 @@ class Upload:
     height_px: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoraAsk:
+    """One LoRA that a request wants."""
+
+    name: str
+    """Its name in the catalog of the node, one of its aliases, the beginning of its sha256 (10 digits or more), or its AIR."""
+    scale: float = 1.0
+    """-4..4; 0 leaves the picture as it is."""
+    trigger: bool = False
+    """Whether its trigger words are put behind the prompt."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One request, as the wire gave it. None means that the client left the choice to the model's profile."""
@@ -138,6 +150,8 @@ class ImageRequest:
     guidance_scale: float | None = None
     true_cfg_scale: float | None = None
     sampler: str | None = None
+    loras: tuple[LoraAsk, ...] = ()
+    """Those of the field; the prompt may name more."""
     strength: float | None = None
     input_fidelity: InputFidelity | None = None
     mask_feather_px: int = 0
@@ -179,4 +193,6 @@ class ImageRequest:
             value = getattr(self, each.name)
             if each.name not in ("task", "ignored", "images", "mask") and value != each.default:
                 values[each.name] = str(value) if isinstance(value, Size) else value
+        if self.loras:
+            values["loras"] = [asdict(each) for each in self.loras]
         return values

@@ -1,15 +1,16 @@
 """What an engine is: the orders it takes, what it gives back, and the errors it may raise."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from PIL import Image
 
-from common.errors import EngineFailed, RunCancelled, Unavailable
+from common.errors import EngineFailed, LoraMismatch, RunCancelled, Unavailable
 from common.images_api import OutputFormat, Size
 from node.checkpoints import Checkpoint
+from node.loras import LoraPlace
 from node.masks import Canvas
 from node.profile import Profile
 
@@ -17,6 +18,8 @@ __all__ = [
     "Engine",
     "EngineFailed",
     "LoadOrder",
+    "LoraMismatch",
+    "LoraUse",
     "Made",
     "Method",
     "OnPreview",
@@ -61,6 +64,18 @@ class LoadOrder:
     profile: Profile
     dtype: str
     """float32, float16 or bfloat16."""
+    loras: tuple[LoraPlace, ...] = ()
+    """Those that runs of it may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraUse:
+    """A LoRA of a run: which, exactly, and how strongly."""
+
+    name: str
+    scale: float
+    """0 leaves the picture as it is, bit for bit."""
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +113,8 @@ class RunSpec:
     """Soft edge inside the mask."""
     previews: int = 0
     """Partial pictures told while the first picture is made."""
+    loras: tuple[LoraUse, ...] = ()
+    """Applied together, in any method."""
 
     @property
     def forwards(self) -> int:
@@ -112,7 +129,8 @@ class RunSpec:
     def to_json(self) -> dict[str, Any]:
         """Its wire form between node and worker."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return values | {"drawn": str(self.drawn), "size": str(self.size), "seeds": list(self.seeds)}
+        loras = [asdict(each) for each in self.loras]
+        return values | {"drawn": str(self.drawn), "size": str(self.size), "seeds": list(self.seeds), "loras": loras}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -123,6 +141,7 @@ class RunSpec:
                 "drawn": Size.parse(values["drawn"]),
                 "size": Size.parse(values["size"]),
                 "seeds": tuple(values["seeds"]),
+                "loras": tuple(LoraUse(**each) for each in values["loras"]),
                 "output_format": OutputFormat(values["output_format"]),
                 "method": Method(values["method"]),
             }
@@ -143,6 +162,8 @@ class Made:
     """True when the text encoder could not read the whole prompt."""
     sampler: str = ""
     """The class of the solver that ran."""
+    lora_layers: dict[str, int] = field(default_factory=dict)
+    """Layers of the model that each LoRA changed, by its name; none at scale 0."""
 
 
 class Engine(Protocol):

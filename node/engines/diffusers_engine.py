@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -18,6 +19,7 @@ from PIL import Image
 
 from common.images_api import Size
 from node.checkpoints import Layout
+from node.engines.adapters import Adapters
 from node.engines.base import (
     EngineFailed,
     LoadOrder,
@@ -29,6 +31,7 @@ from node.engines.base import (
     RunCancelled,
     RunSpec,
 )
+from node.engines.clip_text import clip_text
 from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
@@ -49,6 +52,7 @@ class DiffusersEngine:
         self._loaded: dict[str, tuple[LoadOrder, Any]] = {}
         self._others: dict[tuple[str, Method], Any] = {}
         """Pipelines of other methods over the same components: no weights of their own."""
+        self._adapters: dict[str, Adapters] = {}
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -59,10 +63,12 @@ class DiffusersEngine:
             pipeline.to(self._device)
             pipeline.set_progress_bar_config(disable=True)
         self._loaded[order.model] = (order, pipeline)
+        self._adapters[order.model] = Adapters(order, pipeline)
 
     def unload(self, model: str) -> None:
         if self._loaded.pop(model, None) is None:
             return
+        del self._adapters[model]
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         gc.collect()
         if self._device.type == "cuda":
@@ -75,8 +81,10 @@ class DiffusersEngine:
         if spec.model not in self._loaded:
             raise EngineFailed(f"The model {spec.model!r} is not loaded.", retryable=True)
         order, pipeline = self._loaded[spec.model]
-        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad():
-            return _generate(order, self._for_method(order, pipeline, spec.method), spec, canvas, on_step, on_preview)
+        adapters = self._adapters[spec.model].applied(spec.loras)
+        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers:
+            made = _generate(order, self._for_method(order, pipeline, spec.method), spec, canvas, on_step, on_preview)
+            return replace(made, lora_layers=lora_layers)
 
     def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:
         """The pipeline of a method, made of the loaded one's components."""
@@ -102,8 +110,11 @@ def _generate(
 ) -> Made:
     began = time.perf_counter()
     calls = calls_of(order.checkpoint.family)
-    embeddings = calls.encode(pipeline, spec, canvas)
-    tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
+    if (read := clip_text(pipeline, order.profile, spec)) is not None:
+        embeddings, tokens, truncated = read.arguments, read.tokens, read.truncated
+    else:
+        embeddings = calls.encode(pipeline, spec, canvas)
+        tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
     inputs = calls.start(spec, canvas)

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from common.pictures import encode
-from node.engines.base import Engine, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import Engine, LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.worker.frames import Frame, FrameError, pack, read_frame
@@ -58,6 +58,8 @@ class Child:
                 self._fail(call, "out_of_memory", error.message)
             except CheckpointRefused as error:
                 self._fail(call, "refused", str(error))
+            except LoraMismatch as error:
+                self._fail(call, "lora_mismatch", error.message)
             except Exception as error:
                 # Engines tell their own errors; anything else names only its type, for texts can hold prompts.
                 self._fail(call, "engine_failed", getattr(error, "message", None) or f"{type(error).__name__}.")
@@ -108,6 +110,7 @@ class Child:
             "prompt_tokens": made.prompt_tokens,
             "prompt_truncated": made.prompt_truncated,
             "sampler": made.sampler,
+            "lora_layers": made.lora_layers,
         }
         self._send(header, files)
 

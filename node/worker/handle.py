@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
 from common.node_api import DeviceStatus
-from node.engines.base import EngineFailed, LoadOrder, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import EngineFailed, LoadOrder, LoraMismatch, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
 from node.masks import Canvas
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
@@ -57,6 +57,8 @@ class Product:
     prompt_truncated: bool
     sampler: str
     """Class of the solver that ran."""
+    lora_layers: dict[str, int] = field(default_factory=dict)
+    """Layers that each LoRA changed, by its name."""
 
 
 @dataclass(slots=True)
@@ -165,6 +167,7 @@ class Worker:
             header["prompt_tokens"],
             header["prompt_truncated"],
             header["sampler"],
+            header["lora_layers"],
         )
 
     async def close(self) -> None:
@@ -334,6 +337,8 @@ def _failure(header: dict[str, Any]) -> AquatintError:
         return RunCancelled(message)
     if header["reason"] == "out_of_memory":
         return OutOfDeviceMemory(message)
+    if header["reason"] == "lora_mismatch":
+        return LoraMismatch(message)
     return EngineFailed(message, code="checkpoint_refused" if header["reason"] == "refused" else None)
 
 

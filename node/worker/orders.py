@@ -13,6 +13,7 @@ from PIL import Image
 from common.images_api import Size
 from node.checkpoints import inspect
 from node.engines.base import LoadOrder
+from node.loras import LoraPlace
 from node.masks import Canvas
 from node.profile import Profile
 
@@ -29,6 +30,7 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "root": str(order.checkpoint.root),
         "profile": order.profile.model_dump(mode="json"),
         "dtype": order.dtype,
+        "loras": [{"name": each.name, "path": str(each.path), "root": str(each.root)} for each in order.loras],
     }
 
 
@@ -38,7 +40,8 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
     Raises: CheckpointRefused; OSError.
     """
     checkpoint = inspect(Path(values["path"]), root=Path(values["root"]))
-    return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"])
+    loras = tuple(LoraPlace(each["name"], Path(each["path"]), Path(each["root"])) for each in values["loras"])
+    return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"], loras)
 
 
 def canvas_to_json(canvas: Canvas | None) -> dict[str, Any] | None:

@@ -3,24 +3,34 @@
 import json
 
 from node.engines.base import RunSpec
+from node.hashes import AUTOV2_DIGITS
 
 
 def parameters_text(spec: RunSpec, seed: int) -> str:
     """The `parameters` text of one picture. No version and no date: the same request must give the same bytes."""
-    lines = [spec.prompt]
+    tags = "".join(f" <lora:{each.name}:{each.scale:g}>" for each in spec.loras)
+    lines = [f"{spec.prompt}{tags}".lstrip()]
     if spec.negative_prompt:
         lines.append(f"Negative prompt: {spec.negative_prompt}")
     lines.append(
         f"Steps: {spec.steps}, Sampler: {spec.sampler}, CFG scale: {spec.guidance:g}, Seed: {seed}, "
         f"Size: {spec.drawn}, Model: {spec.model}, "
         + (f"Denoising strength: {spec.strength:g}, " if spec.strength is not None else "")
+        + _lora_hashes(spec)
         + "Version: aquatint"
     )
     return "\n".join(lines)
 
 
+def _lora_hashes(spec: RunSpec) -> str:
+    """As A1111 writes them, with the digits (AutoV2) that CivitAI finds a file by."""
+    if not spec.loras:
+        return ""
+    return "Lora hashes: " + json.dumps(", ".join(f"{each.name}: {each.sha256[:AUTOV2_DIGITS]}" for each in spec.loras)) + ", "
+
+
 def recipe_json(spec: RunSpec, seed: int) -> str:
     """Everything to make one picture again, as ASCII JSON (EXIF holds nothing else)."""
     left_out = ("seeds", "previews", "embed_parameters")
-    values = {name: value for name, value in spec.to_json().items() if name not in left_out and value is not None}
+    values = {name: value for name, value in spec.to_json().items() if name not in left_out and value not in (None, [])}
     return json.dumps(values | {"seed": seed}, sort_keys=True)

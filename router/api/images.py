@@ -12,7 +12,7 @@ from ulid import ULID
 
 from common.catalog import KeyRecord
 from common.errors import AquatintError, RunCancelled, UnsupportedTask
-from common.images_api import ImageRequest, Task, events
+from common.images_api import ImageRequest, Task, asked_for, events
 from common.images_api.openapi import operation
 from common.node_api import RUN_ID_HEADER, ModelStatus
 from common.web import until_client_leaves
@@ -72,12 +72,14 @@ async def _accepted(asked: ImageRequest, request: Request, key: KeyRecord, servi
         raise UnsupportedTask(asked.model or model, asked.task, offered)
     # The default for `response_format` goes by the name the client used, so it is fixed before the name is resolved.
     resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
+    _, asks = asked_for(resolved.prompt, resolved.loras)
+    loras = services.registry.loras(model).intersection(each.name for each in asks)
     return Accepted(
         run_id=f"run_{ULID()}",
         request_id=request.state.request_id,
         request=resolved,
         requested_model=asked.model,
-        ask=Ask(model, str(resolved.task), work_units(resolved, status)),
+        ask=Ask(model, str(resolved.task), work_units(resolved, status), loras),
         key_id=key.id,
         public_url=public_url(request, services),
         label=model if status is not None else "other",

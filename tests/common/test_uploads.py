@@ -15,7 +15,16 @@ from PIL import Image
 from starlette.datastructures import Headers
 
 from common.errors import AquatintError
-from common.images_api import ImageRequest, Task, UploadLimits, encoded, parse_form, read_form_request, read_json_request
+from common.images_api import (
+    ImageRequest,
+    LoraAsk,
+    Task,
+    UploadLimits,
+    encoded,
+    parse_form,
+    read_form_request,
+    read_json_request,
+)
 from common.images_api.sniff import sniff
 
 LIMITS = UploadLimits(max_bytes=200_000, max_pixels=1_000_000, max_side_px=4096)
@@ -97,7 +106,8 @@ async def test_numbers_and_booleans_of_a_form_are_read_as_such():
         ("size", "huge", "invalid_value"),
         ("prompt", "", "empty_string"),
         ("markup", "x", "unsupported_parameter"),
-        ("loras", '[{"name": "x"}]', "unsupported_parameter"),
+        ("loras", '[{"name": "x", "scale": "much"}]', "invalid_type"),
+        ("loras", '[{"name": "x"', "invalid_type"),
         ("image", "not a file", "invalid_type"),
     ],
 )
@@ -109,9 +119,10 @@ async def test_a_wrong_text_part_is_answered_400_with_its_name(field: str, text:
 
 
 async def test_nested_fields_that_an_sdk_flattened_are_known_by_their_base():
-    parts: list[Part] = [PROMPT, ("image", picture()), ("loras[][name]", "a"), ("loras[][scale]", "1")]
+    parts: list[Part] = [PROMPT, ("image", picture()), ("loras[][name]", "a"), ("loras[][scale]", "0.5")]
+    parts += [("loras[][name]", "b"), ("loras[][scale]", "-1"), ("loras[][trigger]", "true")]
 
-    assert (await refused(Task.EDIT, parts)).param == "loras"
+    assert (await read(Task.EDIT, parts)).loras == (LoraAsk("a", 0.5, trigger=True), LoraAsk("b", -1.0))
     asked = await read(Task.EDIT, [PROMPT, ("image", picture()), ("tags[]", "a"), ("tags[]", "b"), ("svg2[model]", "x")])
     assert set(asked.ignored) == {"tags", "svg2"}
 

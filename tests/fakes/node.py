@@ -23,7 +23,7 @@ from PIL import Image
 from starlette.responses import StreamingResponse
 
 from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
-from common.errors import AquatintError, EngineFailed, TooManyRequests, Unavailable, UserImageError
+from common.errors import AquatintError, EngineFailed, LoraRefused, TooManyRequests, Unavailable, UserImageError
 from common.images_api import (
     AssetLinks,
     ImageRequest,
@@ -88,6 +88,8 @@ class FakeNode:
     cancelled: list[str] = field(default_factory=list)
     uploads: list[bytes] = field(default_factory=list)
     """The files of every request, images before masks."""
+    loras: list[str] = field(default_factory=list)
+    asked: list[ImageRequest] = field(default_factory=list)
     phase: NodePhase = NodePhase.READY
     tasks: list[str] = field(default_factory=lambda: [str(task) for task in Task])
 
@@ -102,6 +104,7 @@ class FakeNode:
                 created=0,
                 resident=True,
                 capabilities={"default_size": "64x64", "default_steps": 4},
+                loras=self.loras,
             )
             for name in self.models
         ]
@@ -164,6 +167,9 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
     run_id, attempt = request.headers[RUN_ID_HEADER], int(request.headers[ATTEMPT_HEADER])
     fault = node.faults.take()
     node.started.append(run_id)
+    node.asked.append(asked)
+    if unknown := {each.name for each in asked.loras}.difference(node.loras):
+        raise LoraRefused(f"There is no LoRA {min(unknown)!r} here.")
     node.uploads += [upload.content for upload in (*asked.images, asked.mask) if upload is not None]
     if asked.size is not None and asked.size.pixels > MAX_PIXELS:
         raise UserImageError(f"Invalid size '{asked.size}': at most {MAX_PIXELS} pixels.", param="size")

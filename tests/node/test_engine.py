@@ -117,7 +117,23 @@ def test_a_prompt_is_counted_and_its_truncation_told(bench: Bench, name: str):
 
     assert (short.prompt_tokens, short.prompt_truncated) == (3, False)
     assert long.prompt_tokens >= 900
-    assert long.prompt_truncated
+    # CLIP reads it in windows; Z-Image's encoder reads 512 tokens.
+    assert long.prompt_truncated == (name == "z-image")
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_of_a_prompt_beyond_all_windows_the_rest_is_cut_off_and_told(bench: Bench, name: str):
+    assert bench.make(name, prompt="abc " * 1000).prompt_truncated
+
+
+def test_a_profile_can_switch_weights_off(tiny_models: Models):
+    bench = Bench(Models({}))
+    bench.models = tiny_models
+    order = tiny_models.by_name["sd15"].load_order("cpu", "float32")
+    bench.engine.load(replace(order, profile=order.profile.model_copy(update={"prompt_weights": False})))
+
+    assert pixels(bench.make("sd15", prompt="(a:2)")) != pixels(Bench(tiny_models).make("sd15", prompt="(a:2)"))
+    assert bench.make("sd15", prompt="abc " * 30).prompt_truncated
 
 
 def test_phases_are_timed(bench: Bench):

@@ -172,3 +172,20 @@ def test_a_spec_survives_the_way_to_the_worker():
     spec = ask("animagine-xl-3.1", n=2, size=Size(100, 70), output_format=OutputFormat.WEBP, output_compression=7).spec
 
     assert RunSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_weights_reach_models_that_read_them_and_elsewhere_are_told_to_have_had_no_effect():
+    fields = {"prompt": "a (large:1.3) fox (red)", "negative_prompt": "(blur:1.2)"}
+    read, language = ask("sd15", **fields), ask("z-image-turbo", **fields)
+
+    assert (read.spec.prompt, read.spec.negative_prompt) == (fields["prompt"], fields["negative_prompt"])
+    assert read.ignored == ()
+    assert language.spec.prompt == "a large fox (red)"
+    assert language.ignored == ("negative_prompt", "prompt_weights")
+
+
+def test_weights_nobody_can_mean_are_refused_before_anything_is_queued():
+    with pytest.raises(InvalidRequest) as told:
+        ask("sdxl", prompt="((fox:5):5)")
+
+    assert told.value.param == "prompt"

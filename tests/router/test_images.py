@@ -11,7 +11,7 @@ from openai import APIStatusError, AsyncOpenAI, AuthenticationError, BadRequestE
 from PIL import Image
 
 from common.catalog import RunStatus
-from common.images_api import Size
+from common.images_api import LoraAsk, Size
 from tests.fakes.node import MODEL, pixels_for
 from tests.router.conftest import ADMIN_KEY, USER_KEY, MakeHouse, until
 
@@ -352,3 +352,42 @@ async def test_a_task_that_no_node_has_a_pipeline_for_is_refused_before_it_waits
     assert edited.status_code == 200
     assert [len(house.nodes[name].started) for name in "ab"] == [0, 1]
     assert len(await house.catalog.runs.list()) == 1
+
+
+async def test_a_lora_goes_to_a_node_that_has_it_whether_named_in_the_field_or_in_the_prompt(make_house: MakeHouse):
+    house = await make_house("a", "b", "c")
+    house.nodes["b"].loras = ["ink"]
+    await until(lambda: bool(house.services.registry.loras(MODEL)))
+
+    replies = [await house.generate(loras=[{"name": "ink", "weight": 0.5}]) for _ in range(2)]
+    replies += [await house.generate("a cat <lora:ink:0.8>") for _ in range(2)]
+
+    assert [reply.status_code for reply in replies] == [200] * 4
+    assert [len(house.nodes[name].started) for name in "abc"] == [0, 4, 0]
+    assert house.nodes["b"].asked[0].loras == (LoraAsk("ink", 0.5),)
+    assert house.nodes["b"].asked[2].prompt == "a cat <lora:ink:0.8>"
+    run = await house.catalog.runs.get(replies[0].json()["id"])
+    assert run.request["loras"] == [{"name": "ink", "scale": 0.5, "trigger": False}]
+
+
+async def test_a_lora_that_no_node_knows_is_answered_as_the_node_answers(make_house: MakeHouse):
+    house = await make_house("a")
+
+    reply = await house.generate(loras=["../../etc/passwd"])
+
+    assert reply.status_code == 400
+    assert reply.json()["error"] | {"message": ""} == {
+        "message": "",
+        "type": "invalid_request_error",
+        "param": "loras",
+        "code": "lora_not_found",
+    }
+
+
+async def test_a_lora_beyond_its_scale_is_refused_before_it_is_queued(make_house: MakeHouse):
+    house = await make_house("a")
+
+    replies = [await house.generate(loras=[{"name": "x", "scale": 5}]), await house.generate("a <lora:x:5>")]
+
+    assert [(reply.status_code, reply.json()["error"]["param"]) for reply in replies] == [(400, "loras"), (400, "prompt")]
+    assert house.nodes["a"].started == []

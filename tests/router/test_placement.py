@@ -146,3 +146,15 @@ def test_no_run_goes_to_a_node_that_is_not_well_or_is_full(healths: list[Health]
     assert (placement.node_id is not None) == bool(fit)
     assert placement.node_id is None or placement.node_id in {c.node_id for c in fit}
     assert len(placement.turned_away) == len(fleet) - len(fit)
+
+
+def test_a_node_without_the_lora_is_not_picked_however_idle_it_is():
+    having = status(jobs=[job("other", 100)])
+    having = having.model_copy(update={"models": [having.models[0].model_copy(update={"loras": ["ink", "detail"]})]})
+    ask = Ask(MODEL, "generation", 10, loras=frozenset({"ink"}))
+
+    placement = place(ask, [node("idle"), node("having", having)], depth=2)
+
+    assert placement.node_id == "having"
+    assert placement.turned_away == {"idle": "does not have the LoRA 'ink'"}
+    assert place(ask, [node("idle")], depth=1).outlook is Outlook.NONE

@@ -1,0 +1,190 @@
+"""Finds LoRA files below the models folders and looks them up by the names requests use.
+
+A file lies in a folder called `loras` (ComfyUI) or `Lora` (A1111), anywhere below a models folder. Its name is its path
+in there without the ending; a folder that holds diffusers' `pytorch_lora_weights.safetensors` is one LoRA of the
+folder's name. `NAME.toml` beside a file may say more. What a request names is looked up here and never joined to a path.
+"""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.errors import LoraRefused
+from common.images_api import LoraAsk
+from node.diffusers_folder import PICKLE_SUFFIXES, check_inside
+from node.hashes import AUTOV2_DIGITS, digest
+from node.lora_family import LoraShape, shape_of
+from node.pipeline_classes import Family
+from node.safetensors_header import CheckpointRefused, read_header_and_metadata
+
+FOLDER_NAMES = frozenset({"loras", "lora"})
+"""In small letters; A1111 writes `Lora`."""
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+MAX_DEPTH = 6
+MIN_HASH_DIGITS = AUTOV2_DIGITS
+"""AutoV2, which CivitAI shows for every file, is the first ten digits of its sha256."""
+
+
+class LoraSidecar(BaseModel):
+    """What an operator says about one LoRA, in a TOML file beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^<>:\\/\s][^<>:\\]*$")
+    """The name requests use, instead of the file's."""
+    aliases: tuple[str, ...] = ()
+    trigger_words: tuple[str, ...] = ()
+    """Words its pictures were captioned with."""
+    air: str | None = Field(default=None, max_length=200, pattern=r"^urn:air:[^<>\s]+$")
+    """CivitAI's name of it, such as `urn:air:sdxl:lora:civitai:12@34`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPlace:
+    """Where a LoRA lies. Its file is checked again before a library opens it, for files change in between."""
+
+    name: str
+    path: Path
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA on disk that passed every check of its header."""
+
+    name: str
+    path: Path
+    root: Path
+    """The models folder it was found in; symbolic links must stay inside."""
+    shape: LoraShape
+    sidecar: LoraSidecar = field(default_factory=LoraSidecar)
+
+    @property
+    def place(self) -> LoraPlace:
+        """What a worker needs to find it."""
+        return LoraPlace(self.name, self.path, self.root)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every name it answers to, hashes aside. Without its folders too, for A1111 knows no others."""
+        air = [] if self.sidecar.air is None else [self.sidecar.air]
+        return tuple(dict.fromkeys((self.name, self.name.rpartition("/")[2], *self.sidecar.aliases, *air)))
+
+
+def inspect_lora(path: Path, *, root: Path, name: str) -> LoraFile:
+    """Check one file. Called at the scan and again right before a load, for files change in between.
+
+    Raises: CheckpointRefused, naming the file; OSError.
+    """
+    check_inside(path, root)
+    if path.suffix != ".safetensors":
+        raise CheckpointRefused(path, "a LoRA's file name must end in .safetensors; pickle formats are never loaded")
+    shape = shape_of(*read_header_and_metadata(path))
+    if isinstance(shape, str):
+        raise CheckpointRefused(path, shape)
+    sidecar = path.with_suffix(".toml") if path.name != DIFFUSERS_FILE else path.parent.with_suffix(".toml")
+    try:
+        said = LoraSidecar.model_validate(tomllib.loads(sidecar.read_text("utf-8"))) if sidecar.is_file() else LoraSidecar()
+    except (ValueError, tomllib.TOMLDecodeError) as error:
+        raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
+    return LoraFile(said.name or name, path, root, shape, said)
+
+
+def is_lora_folder(path: Path) -> bool:
+    """Whether what lies in a folder are LoRAs, not checkpoints."""
+    return path.name.lower() in FOLDER_NAMES
+
+
+class Loras:
+    """Every LoRA of a node, by every name."""
+
+    def __init__(self, files: Sequence[LoraFile], refused: Sequence[CheckpointRefused] = ()) -> None:
+        self._by_name = {each.name: each for each in files}
+        self._by_key = {key: each for each in reversed(files) for key in each.keys} | self._by_name
+        self._sha256: dict[tuple[Path, int, int], str] = {}
+        self.refused = tuple(refused)
+
+    def __iter__(self) -> Iterator[LoraFile]:
+        return iter(self._by_name.values())
+
+    def fitting(self, family: Family) -> tuple[LoraFile, ...]:
+        """Those made for a family, by name."""
+        return tuple(sorted((each for each in self if each.shape.fits(family)), key=lambda each: each.name))
+
+    def choose(self, asks: Sequence[LoraAsk], family: Family) -> list[tuple[LoraFile, LoraAsk]]:
+        """The files a request means. Blocking: a hash is looked for in files that were never read before.
+
+        Raises: LoraRefused: not here, made for another family, or the same one twice.
+        """
+        chosen: list[tuple[LoraFile, LoraAsk]] = []
+        for ask in asks:
+            file = self._by_key.get(ask.name) or self._by_hash(ask.name)
+            if file is None:
+                raise LoraRefused(f"There is no LoRA {ask.name[:80]!r} here.{self._similar(ask.name, family)}")
+            if not file.shape.fits(family):
+                raise LoraRefused(
+                    f"The LoRA {file.name!r} was made for {file.shape.family}; this model is {family.value}.",
+                    code="lora_incompatible",
+                )
+            if any(file is other for other, _ in chosen):
+                raise LoraRefused(f"The LoRA {file.name!r} is named twice.", code="invalid_value")
+            chosen.append((file, ask))
+        return chosen
+
+    def _similar(self, name: str, family: Family) -> str:
+        words = name.lower()
+        near = [each.name for each in self.fitting(family) if words in each.name.lower() or each.name.lower() in words]
+        return f" Do you mean {', '.join(map(repr, near[:3]))}?" if near else ""
+
+    def _by_hash(self, digits: str) -> LoraFile | None:
+        digits = digits.lower()
+        if len(digits) < MIN_HASH_DIGITS or set(digits) - set("0123456789abcdef"):
+            return None
+        return next((each for each in self if self.sha256(each).startswith(digits)), None)
+
+    def sha256(self, file: LoraFile) -> str:
+        """Of its bytes, in hexadecimal. Read once for as long as size and time of change stay. Blocking. Raises: OSError."""
+        stat = file.path.stat()
+        key = (file.path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._sha256:
+            self._sha256[key] = digest(file.path)
+        return self._sha256[key]
+
+
+def find_loras(roots: Sequence[Path]) -> Loras:
+    """Look through the models folders. Of two LoRAs with one name the first is taken, the other told as refused."""
+    found: dict[str, LoraFile] = {}
+    refused: list[CheckpointRefused] = []
+    for root in roots:
+        for path, name in _files(root, root if is_lora_folder(root) else None, MAX_DEPTH):
+            try:
+                file = inspect_lora(path, root=root, name=name)
+                if file.name in found:
+                    raise CheckpointRefused(path, f"the name {file.name!r} is taken by another LoRA")
+                found[file.name] = file
+            except CheckpointRefused as refusal:
+                refused.append(refusal)
+            except OSError as error:
+                refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
+    return Loras(list(found.values()), refused)
+
+
+def _files(folder: Path, home: Path | None, depth: int) -> Iterator[tuple[Path, str]]:
+    """Candidates below a folder with their names. home: the `loras` folder this is in; None when still above any."""
+    if not folder.is_dir() or depth < 0:
+        return
+    if home is not None and folder != home and (folder / DIFFUSERS_FILE).exists():
+        yield folder / DIFFUSERS_FILE, folder.relative_to(home).as_posix()
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            # Links to folders are not followed, so that a loop of links ends.
+            if not entry.is_symlink():
+                yield from _files(entry, home or (entry if is_lora_folder(entry) else None), depth - 1)
+        elif home is not None and entry.suffix.lower() in {".safetensors", *PICKLE_SUFFIXES}:
+            yield entry, entry.relative_to(home).with_suffix("").as_posix()
