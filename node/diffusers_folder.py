@@ -19,6 +19,8 @@ MAX_FILES = 2000
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".npy", ".npz", ".onnx", ".msgpack"})
 """Formats that are pickles, or that nothing here reads. Their content is checked as well, whatever the name."""
 CODE_SUFFIXES = frozenset({".py", ".pyc", ".so", ".dll", ".dylib"})
+_VARIANT = re.compile(r"\.(fp16|bf16)[.-]", re.ASCII)
+"""In names of half-precision weights, before the ending or the number of a shard."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
@@ -32,7 +34,7 @@ class DiffusersFolder:
     """Every tensor a load reads; empty for a folder of configs."""
     traits: Traits
     variant: str | None
-    """"fp16" when only half-precision files named so are there."""
+    """"fp16" or "bf16" when only half-precision files named so are there."""
 
 
 def check_folder(path: Path, *, root: Path, without_weights: Collection[str] = ()) -> DiffusersFolder:
@@ -173,7 +175,7 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
             continue
         folder = path / component
         files = sorted(folder.glob("*.safetensors"))
-        full = [file for file in files if ".fp16." not in file.name]
+        full = [file for file in files if not _VARIANT.search(file.name)]
         if not files:
             others = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICKLE_SUFFIXES)
             if others:
@@ -181,8 +183,24 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
                     others[0], f"{others[0].suffix} files are never loaded, and no .safetensors is beside it"
                 )
             raise CheckpointRefused(folder, "no .safetensors file")
-        variants.add(None if full else "fp16")
-        for file in full or files:
+        chosen = full or _of_one_variant(files)
+        variants.add(None if full else _variant(chosen[0]))
+        for file in chosen:
             tensors.extend(read_header(file).values())
-    # A mixture loads as fp16: diffusers falls back to the plain file where a component has no such variant.
-    return tuple(tensors), "fp16" if "fp16" in variants else None
+    if len(variants - {None}) > 1:
+        raise CheckpointRefused(path, "some components are there as fp16 only and others as bf16 only")
+    # A mixture loads as the variant: diffusers falls back to the plain file where a component has none.
+    return tuple(tensors), next(iter(variants - {None}), None)
+
+
+def _variant(file: Path) -> str:
+    """Which of fp16 and bf16 a file is called."""
+    found = _VARIANT.search(file.name)
+    assert found is not None
+    return found[1]
+
+
+def _of_one_variant(files: list[Path]) -> list[Path]:
+    """Of half-precision files, those of the first variant by name; a component may be there in both."""
+    first = _variant(files[0])
+    return [file for file in files if _variant(file) == first]

@@ -82,15 +82,26 @@ def public_name(path: Path, root: Path) -> str:
     Of Hugging Face's cache, `ORG/NAME`; of ComfyUI and A1111, the path below the folder of its kind.
     """
     plain = path if path.is_dir() else path.with_suffix("")
-    for place, part in enumerate(plain.parts[:-2]):
-        cached = _CACHED.fullmatch(part)
-        if cached and plain.parts[place + 1] == "snapshots":
-            name = [cached["alone"]] if cached["alone"] else [cached["organisation"], cached["name"]]
-            return "/".join((*name, *plain.parts[place + 3 :]))
+    if (cached := _name_in_cache(plain)) is not None:
+        return cached
     if plain == root:
         return root.name
     parts = plain.relative_to(root).parts
     return "/".join(parts[1:] if len(parts) > 1 and parts[0] in MODEL_FOLDERS else parts)
+
+
+def is_cached(path: Path) -> bool:
+    """Whether a checkpoint lies in Hugging Face's cache, which only its own tools may change: the files are links."""
+    return _name_in_cache(path) is not None
+
+
+def _name_in_cache(path: Path) -> str | None:
+    for place, part in enumerate(path.parts[:-2]):
+        cached = _CACHED.fullmatch(part)
+        if cached and path.parts[place + 1] == "snapshots":
+            name = [cached["alone"]] if cached["alone"] else [cached["organisation"], cached["name"]]
+            return "/".join((*name, *path.parts[place + 3 :]))
+    return None
 
 
 def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:

@@ -135,10 +135,13 @@ def rm(
 ) -> None:
     """Delete a checkpoint's files from this machine."""
     from node.checkpoints import scan as look
+    from node.model_folders import is_cached
 
     chosen = next((each for each in look(_roots(None)).checkpoints if each.name == name), None)
     if chosen is None:
         raise typer.BadParameter(f"there is no checkpoint {name!r} in the models folders", param_hint="NAME")
+    if is_cached(chosen.path):
+        raise typer.BadParameter(f"{name!r} lies in Hugging Face's cache: `hf cache` removes it there", param_hint="NAME")
     if not yes:
         typer.confirm(f"Delete {chosen.path} ({chosen.stored_bytes / 1e9:.2f} GB)?", abort=True)
     if chosen.path.is_dir() and not chosen.path.is_symlink():

@@ -268,18 +268,35 @@ def test_files_that_changed_after_the_scan_are_refused_at_the_load(models: Path)
         inspect(checkpoint.path, root=checkpoint.root)
 
 
-@pytest.mark.parametrize("variant", [True, False])
-def test_half_precision_files_are_used_where_only_they_are_there(models: Path, variant: bool):
+@pytest.mark.parametrize(
+    ("endings", "variant"),
+    [
+        ([".fp16.safetensors"], "fp16"),
+        ([".bf16.safetensors"], "bf16"),
+        ([".bf16-00001-of-00001.safetensors"], "bf16"),
+        ([".fp16.safetensors", ".bf16.safetensors"], "bf16"),
+        ([".fp16.safetensors", ".safetensors"], None),
+    ],
+)
+def test_half_precision_files_are_used_where_only_they_are_there(models: Path, endings: list[str], variant: str | None):
     for file in list(models.rglob("*.safetensors")):
-        half = file.with_name(file.name.replace(".safetensors", ".fp16.safetensors"))
-        file.rename(half)
-        if not variant:
-            shutil.copy(half, file)
+        content = file.read_bytes()
+        file.unlink()
+        for ending in endings:
+            file.with_name(file.name.replace(".safetensors", ending)).write_bytes(content)
 
     (checkpoint,) = scan([models]).checkpoints
 
-    assert checkpoint.variant == ("fp16" if variant else None)
+    assert checkpoint.variant == variant
     assert checkpoint.parameters == 117386
+
+
+def test_components_in_half_precisions_of_different_kinds_are_refused(models: Path):
+    for component, ending in (("unet", ".fp16.safetensors"), ("vae", ".bf16.safetensors")):
+        (file,) = (models / "org/fox" / component).glob("*.safetensors")
+        file.rename(file.with_name(file.name.replace(".safetensors", ending)))
+
+    assert "some components are there as fp16 only" in reasons(models)[0]
 
 
 def test_links_to_nothing_and_pipes_are_refused_rather_than_waited_for(models: Path):

@@ -115,3 +115,15 @@ def test_a_source_that_is_none_is_told_with_what_one_looks_like(home: Path):
 
     assert refused.exit_code == 2
     assert "ORGANISATION/NAME" in refused.output
+
+
+def test_what_lies_in_the_cache_of_hugging_face_is_not_removed(home: Path, tiny: Path):
+    snapshot = home / "models" / "models--a--b" / "snapshots" / ("a" * 40)
+    shutil.copytree(tiny / "z-image", snapshot)
+    (home / "models" / "models--a--b" / "blobs").mkdir()
+
+    result = models("rm", "a/b", "--yes")
+
+    assert result.exit_code == 2
+    assert "Hugging Face's cache" in result.output
+    assert (snapshot / "model_index.json").exists()
