@@ -30,11 +30,17 @@ def use(path: Path, scale: float = 1.0) -> LoraUse:
     return LoraUse(name, scale, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def some(*roots: Path) -> Models:
+    """The models of DENOISERS below some folders, and every LoRA."""
+    found = find_models(list(roots))
+    return Models({name: found.by_name[name] for name in DENOISERS}, loras=found.loras)
+
+
 class Workshop:
     """An engine with every tiny model, and random LoRAs for them in a `loras` folder."""
 
     def __init__(self, tiny: Path, folder: Path) -> None:
-        bare = Bench(find_models([tiny]))
+        bare = Bench(some(tiny))
         self.root = folder
         self.parts = {name: bare.engine._loaded[name][1] for name in DENOISERS}
         self.files: dict[str, Path] = {}
@@ -53,7 +59,7 @@ class Workshop:
         return use(self.files[name])
 
     def bench(self) -> Bench:
-        return Bench(find_models([self.tiny, self.root]))
+        return Bench(some(self.tiny, self.root))
 
     def use(self, name: str, scale: float = 1.0) -> LoraUse:
         return use(self.files[name], scale)
@@ -86,7 +92,7 @@ def test_an_engine_that_had_loras_makes_the_pictures_of_one_that_never_had_any(w
     used = workshop.bench()
     used.make(name, loras=(workshop.use(f"{name}-1"), workshop.use(f"{name}-2", -2.0)))
 
-    assert pixels(used.make(name)) == pixels(Bench(find_models([tiny])).make(name))
+    assert pixels(used.make(name)) == pixels(Bench(some(tiny)).make(name))
 
 
 @pytest.mark.parametrize("name", DENOISERS)
@@ -308,7 +314,7 @@ def test_a_model_that_is_unloaded_takes_its_loras_along(workshop: Workshop):
 
 def test_half_precision_models_take_loras(workshop: Workshop):
     bench = Bench(Models({}))
-    bench.models = find_models([workshop.tiny, workshop.root])
+    bench.models = some(workshop.tiny, workshop.root)
     bench.engine.load(bench.models.by_name["z-image"].load_order("cpu", "bfloat16"))
     plain = pixels(bench.make("z-image"))
 
