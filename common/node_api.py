@@ -69,6 +69,12 @@ class ModelStatus(_Shape):
     """Sizes and limits for clients: default_size, size_step_px, min_side_px, max_side_px, max_pixels, default_steps."""
     memory_bytes: int | None = Field(default=None, ge=0)
     """Weights on the device, from the file headers."""
+    engine: str | None = None
+    """What runs it here."""
+    format: str | None = None
+    """What the file is that this node chose: diffusers, safetensors or gguf."""
+    chosen: str | None = None
+    """Why this file and this engine."""
     loras: list[str] = Field(default_factory=list)
     """Every name, hashes aside, that a LoRA made for it goes by there."""
     unavailable: str | None = None

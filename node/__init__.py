@@ -9,7 +9,8 @@
     worker/ engines/                          the child process, and the code in it that runs checkpoints
     engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
-    models.py model_folders.py checkpoints.py diffusers_folder.py safetensors_header.py pipeline_classes.py
+    models.py choice.py model_folders.py checkpoints.py diffusers_folder.py sdcpp_files.py safetensors_header.py
+    gguf_header.py pipeline_classes.py engine_names.py
                                               what can be served, and every check before a library opens a file
     loras.py lora_family.py                   the same of LoRAs
     hashes.py pulling.py models_cli.py        sha256 of files; downloads; `aquatint models scan|verify|add|pull|rm`
@@ -49,5 +50,13 @@ Decisions:
 - A single file needs a folder of configs named in its sidecar: tokenizers are data of their makers and do not ship here.
 - How a picture was made is written into its file unless `embed_parameters` is off: it is the client's own prompt, and the
   picture of last Tuesday is then enough to make it again. It holds no date or version, so that equal stays equal.
+- Two engines: diffusers, and stable-diffusion.cpp for GGUF and for machines without torch. Both live in the one worker,
+  imported when a model needs them, and the node chooses among the files of a name (`choice.py`). sd.cpp makes other
+  pictures of a seed than diffusers does, so the run says which engine made it.
+- sd.cpp cannot be stopped, so cancelling its run ends the worker. That costs a load, two seconds with small models, and
+  whatever else was loaded; it is told as no crash, and nobody else's run is lost.
+- What ends a process inside sd.cpp is kept out of it: files by their headers, text encoders that are missing, weights of a
+  prompt that are no numbers, prompts beyond 4000 bytes (the rest is cut off, and the answer says so). Commands of its own
+  programs in a prompt, which name files, are taken out. It does not tell tokens, so `usage` counts none for the text.
 - A worker killed by SIGKILL from outside is told as `insufficient_memory`: the system's killer is the usual sender.
 """

@@ -76,7 +76,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         if succeeded:
             pace.learn_load(model, seconds)
 
-    worker = Worker(device=own.device, threads=own.threads, on_lost=lambda: residency.forget_all())
+    worker = Worker(device=own.device, engine=models.main_engine, threads=own.threads, on_lost=lambda: residency.forget_all())
     residency = Residency(
         worker,
         budget_bytes=lambda: own.memory_budget_bytes or weights_budget_bytes(worker.device),
@@ -129,7 +129,7 @@ async def _tell_catalog(catalog: Catalog, models: Models) -> None:
             profile=model.profile.name,
             licence=model.profile.licence,
             capabilities=model.capabilities,
-            files=[model.file],
+            files=model.files,
         )
 
 
@@ -144,7 +144,8 @@ async def _preload(settings: NodeSettings, models: Models, worker: Worker, resid
             log.error("preload_unknown_model", model=name)
             continue
         try:
-            await residency.ensure(model.load_order(device.kind, settings.node.dtype), pin=True)
+            order = model.load_order(device.kind, settings.node.dtype, residency.budget_bytes())
+            await residency.ensure(order, pin=True)
         except AquatintError as error:
             log.error("preload_failed", model=name, reason=error.message)
 

@@ -58,9 +58,10 @@ def node(
 ) -> None:
     """Measure a node against the bare diffusers pipeline of the same checkpoint."""
     from common.images_api import Size
+    from node.engine_names import EngineName
     from node.models import find_models
 
-    found = find_models(list(models or []))
+    found = find_models(list(models or []), engines={EngineName.DIFFUSERS})
     chosen = found.get(model) if model else found.default
     if chosen is None:
         raise typer.BadParameter(f"no model {model!r} in {', '.join(found.by_name)}", param_hint="--model")
@@ -86,10 +87,11 @@ def measure(
     """Every figure, times in seconds. `overhead_ratio`: whole node / bare pipeline, of the medians over `count` turns."""
     import torch
 
+    from node.engine_names import EngineName
     from node.worker.device import choose_device
 
     torch.set_num_threads(threads)
-    kind = choose_device(device)
+    kind = choose_device(device, EngineName.DIFFUSERS)
     bare = _bare(model, work, kind)
     with _node_process(models, kind, threads) as (ask, pid):
         first = ask(_body(model, work, seed=0))

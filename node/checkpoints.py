@@ -1,28 +1,30 @@
 """Finds checkpoints under the models folders and checks each before any library opens it.
 
-A checkpoint is a diffusers folder (it holds model_index.json) or a single .safetensors file. What it is, its family,
-is read from its files, never from its name. Whatever is refused is listed with the reason, so that an operator whose
-model does not appear can see why.
+A checkpoint is a diffusers folder (it holds model_index.json) or a single .safetensors or .gguf file. What it is, its
+family, is read from its files, never from its name. A file that two engines can run is two checkpoints of one name.
+Whatever is refused is listed with the reason, so that an operator whose model does not appear can see why.
 """
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from node.diffusers_folder import PICKLE_SUFFIXES, DiffusersFolder, check_folder, check_inside
+from node.engine_names import EngineName
+from node.gguf_header import MAGIC, read_gguf_header
 from node.model_folders import candidates, folders_of, public_name
 from node.pipeline_classes import Family, class_of
 from node.profile import Sidecar, read_sidecar
 from node.safetensors_header import (
-    DTYPE_BYTES,
     FLOAT_DTYPES,
     CheckpointRefused,
     TensorEntry,
     disguised_format,
     read_header,
 )
+from node.sdcpp_files import Component, check_files
 from node.traits import Traits
 
 FOLDER_SIDECAR = "aquatint.toml"
@@ -63,6 +65,15 @@ class Layout(StrEnum):
     SINGLE_FILE = "single-file"
 
 
+class FileFormat(StrEnum):
+    """What its weights are written in."""
+
+    DIFFUSERS = "diffusers"
+    """A folder of safetensors and configs."""
+    SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Weights on disk that passed every check."""
@@ -73,6 +84,8 @@ class Checkpoint:
     root: Path
     """The models folder it was found in; symbolic links must stay inside."""
     layout: Layout
+    format: FileFormat
+    engine: EngineName
     family: Family
     traits: Traits
     variant: str | None
@@ -80,9 +93,16 @@ class Checkpoint:
     """Number of floating-point weights, which a load casts to the profile's dtype."""
     stored_bytes: int
     sidecar: Sidecar = field(default_factory=Sidecar)
+    components: Mapping[Component, Path] = field(default_factory=dict)
+    """For sd.cpp: the files beside it."""
+    whole: bool = False
+    """For sd.cpp: text encoders and autoencoder are in the file itself."""
 
     def memory_bytes(self, dtype: str) -> int:
         """Bytes of its weights on a device when loaded as `dtype` (float32, float16, bfloat16)."""
+        if self.engine is EngineName.SDCPP:
+            # It computes on weights as they are stored.
+            return self.stored_bytes
         return self.parameters * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
 
     @property
@@ -102,21 +122,23 @@ class Scan:
 def scan(roots: Sequence[Path]) -> Scan:
     """Look through the models folders. A folder that is itself a checkpoint counts as one.
 
-    Of two checkpoints with one name the first is taken, and the other told as refused.
+    Checkpoints of one name are taken together when they are the same family in other formats, sizes or for other
+    engines, for the node to choose from; else the first is taken, and the other told as refused.
     """
-    found: dict[str, Checkpoint] = {}
+    found: list[Checkpoint] = []
     refused: list[CheckpointRefused] = []
     for path, root in _paths(roots, refused):
         try:
-            checkpoint = inspect(path, root=root)
-            if checkpoint.name in found:
-                raise CheckpointRefused(path, f"the name {checkpoint.name!r} is taken by another checkpoint")
-            found[checkpoint.name] = checkpoint
+            for checkpoint in ways_to_run(path, root=root):
+                _check_name(checkpoint, found)
+                found.append(checkpoint)
         except CheckpointRefused as refusal:
             refused.append(refusal)
         except OSError as error:
             refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
-    return Scan(tuple(found.values()), tuple(refused))
+    # Text encoders and autoencoders lie beside the models they belong to, and are none themselves.
+    parts = {part for checkpoint in found for part in checkpoint.components.values()}
+    return Scan(tuple(found), tuple(refusal for refusal in refused if refusal.path.resolve() not in parts))
 
 
 def _paths(roots: Sequence[Path], refused: list[CheckpointRefused]) -> Iterator[tuple[Path, Path]]:
@@ -134,36 +156,81 @@ def _paths(roots: Sequence[Path], refused: list[CheckpointRefused]) -> Iterator[
                 refused.append(CheckpointRefused(folder, "no such folder"))
 
 
-def inspect(path: Path, *, root: Path) -> Checkpoint:
-    """Check one folder or file. Called at the scan and again right before a load, for files change in between.
+def _check_name(checkpoint: Checkpoint, found: Sequence[Checkpoint]) -> None:
+    for other in found:
+        same = (other.engine, other.format, other.stored_bytes) == (
+            checkpoint.engine,
+            checkpoint.format,
+            checkpoint.stored_bytes,
+        )
+        if other.name == checkpoint.name and (same or other.family is not checkpoint.family):
+            raise CheckpointRefused(checkpoint.path, f"the name {checkpoint.name!r} is taken by another checkpoint")
+
+
+def inspect(path: Path, *, root: Path, engine: EngineName = EngineName.DIFFUSERS) -> Checkpoint:
+    """Check one folder or file for one engine. Called right before a load, for files change after the scan.
 
     Raises: CheckpointRefused, naming the file; OSError.
     """
+    for checkpoint in ways_to_run(path, root=root):
+        if checkpoint.engine is engine:
+            return checkpoint
+    raise CheckpointRefused(path, f"the engine {engine} cannot run it any more")
+
+
+def ways_to_run(path: Path, *, root: Path) -> tuple[Checkpoint, ...]:
+    """One checkpoint for each engine that can run a folder or file, whether it is installed or not.
+
+    Raises: CheckpointRefused, naming the file: none can; OSError.
+    """
     check_inside(path, root)
     if path.is_dir():
-        return _folder(path, root)
+        return (_folder(path, root),)
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise CheckpointRefused(path, f"{path.suffix} files are never loaded, only safetensors")
+        raise CheckpointRefused(path, f"{path.suffix} files are never loaded, only safetensors and GGUF")
     with path.open("rb") as file:
         start = file.read(16)
-    if start.startswith(b"GGUF"):
-        raise CheckpointRefused(path, "a GGUF file; no engine of this node runs GGUF")
-    if found := disguised_format(start):
+    is_gguf = start.startswith(MAGIC)
+    if not is_gguf and (found := disguised_format(start)):
         raise CheckpointRefused(path, f"not safetensors: {found}")
-    if path.suffix != ".safetensors":
+    wanted = ".gguf" if is_gguf else ".safetensors"
+    if path.suffix != wanted:
         # Libraries choose their reader by this ending, to the letter; any other spelling takes the pickle reader.
-        raise CheckpointRefused(path, "its name must end in .safetensors, in small letters")
+        raise CheckpointRefused(path, f"its name must end in {wanted}, in small letters")
+    if is_gguf:
+        return (_by_sdcpp(path, root, FileFormat.GGUF, read_gguf_header(path).tensors),)
     return _single_file(path, root)
 
 
 def _folder(path: Path, root: Path) -> Checkpoint:
     folder = check_folder(path, root=root)
     sidecar = _sidecar(path / FOLDER_SIDECAR)
-    return _checkpoint(root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
+    if sidecar.engine is EngineName.SDCPP:
+        raise CheckpointRefused(path / FOLDER_SIDECAR, "sd.cpp runs single files; this folder is for diffusers")
+    return _by_diffusers(root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
 
 
-def _single_file(path: Path, root: Path) -> Checkpoint:
+def _single_file(path: Path, root: Path) -> tuple[Checkpoint, ...]:
+    """A safetensors file: for diffusers where a folder of configs is named, for sd.cpp where nothing is missing."""
     tensors = read_header(path)
+    engine = _sidecar(path.with_suffix(".toml")).engine
+    found: list[Checkpoint] = []
+    refusals: list[CheckpointRefused] = []
+    for each in EngineName if engine is None else (engine,):
+        try:
+            if each is EngineName.DIFFUSERS:
+                found.append(_single_by_diffusers(path, root, tensors))
+            else:
+                found.append(_by_sdcpp(path, root, FileFormat.SAFETENSORS, tensors))
+        except CheckpointRefused as refusal:
+            refusals.append(refusal)
+    if found:
+        return tuple(found)
+    # A family that only sd.cpp runs gets its reason; of what no engine knows, both say the same.
+    raise refusals[-1] if family_of(tensors) is None else refusals[0]
+
+
+def _single_by_diffusers(path: Path, root: Path, tensors: dict[str, TensorEntry]) -> Checkpoint:
     family = family_of(tensors)
     if family is None:
         raise CheckpointRefused(path, "its tensors are not those of a family this node runs as a single file")
@@ -186,10 +253,10 @@ def _single_file(path: Path, root: Path) -> Checkpoint:
     folder = check_folder(config, root=root, without_weights=elsewhere)
     if folder.pipeline.family not in _SAME_TENSORS.get(family, {family}):
         raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
-    return _checkpoint(root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
+    return _by_diffusers(root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
 
 
-def _checkpoint(
+def _by_diffusers(
     root: Path,
     folder: DiffusersFolder,
     tensors: Sequence[TensorEntry],
@@ -202,17 +269,40 @@ def _checkpoint(
         path=path,
         root=root,
         layout=layout,
+        format=FileFormat.DIFFUSERS if layout is Layout.FOLDER else FileFormat.SAFETENSORS,
+        engine=EngineName.DIFFUSERS,
         family=folder.pipeline.family,
         traits=folder.traits,
         variant=folder.variant,
         parameters=sum(t.elements for t in tensors if t.dtype in FLOAT_DTYPES),
-        stored_bytes=sum(t.elements * DTYPE_BYTES[t.dtype] for t in tensors),
+        stored_bytes=sum(t.size_bytes for t in tensors),
         sidecar=sidecar,
     )
 
 
-def family_of(tensors: dict[str, TensorEntry]) -> Family | None:
-    """The family of a single file by the names of its tensors; None when it is none of ours."""
+def _by_sdcpp(path: Path, root: Path, file_format: FileFormat, tensors: Mapping[str, TensorEntry]) -> Checkpoint:
+    sidecar = _sidecar(path.with_suffix(".toml"))
+    files = check_files(path, tensors, sidecar.components, root=root)
+    return Checkpoint(
+        name=sidecar.name or public_name(path, root),
+        path=path,
+        root=root,
+        layout=Layout.SINGLE_FILE,
+        format=file_format,
+        engine=EngineName.SDCPP,
+        family=files.family,
+        traits=Traits(guidance_embeds=files.guidance_embeds, is_distilled=True, text_width=files.text_width),
+        variant=None,
+        parameters=sum(t.elements for t in files.tensors),
+        stored_bytes=sum(t.size_bytes for t in files.tensors),
+        sidecar=sidecar,
+        components=files.components,
+        whole=files.whole,
+    )
+
+
+def family_of(tensors: Mapping[str, TensorEntry]) -> Family | None:
+    """The family of a single file by the names of its tensors; None when it is none that diffusers runs here."""
     bare = {name.removeprefix(_COMFYUI_PREFIX) for name in tensors}
     for family, marks in _SINGLE_FILE_MARKS:
         if all(mark in tensors or mark in bare for mark in marks):

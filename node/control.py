@@ -26,7 +26,8 @@ async def load(order: LoadOrder, services: ServicesDep, caller: OperatorDep) -> 
     model = _model(services, order.model)
     services.residency.pardon(model.name)
     device = await services.worker.wait_ready()
-    await services.residency.ensure(model.load_order(device.kind, services.settings.node.dtype))
+    budget_bytes = services.residency.budget_bytes()
+    await services.residency.ensure(model.load_order(device.kind, services.settings.node.dtype, budget_bytes))
     return {"model": model.name, "resident": True}
 
 

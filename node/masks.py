@@ -101,6 +101,14 @@ def _padded(picture: Image.Image, size: Size) -> Image.Image:
     return out
 
 
+def cut_to(picture: Image.Image, size: Size) -> Image.Image:
+    """The middle of a picture at least as large as `size`."""
+    left, top = (picture.width - size.width_px) // 2, (picture.height - size.height_px) // 2
+    if (picture.width, picture.height) == (size.width_px, size.height_px):
+        return picture
+    return picture.crop((left, top, left + size.width_px, top + size.height_px))
+
+
 def kept_outside(made: Image.Image, canvas: Canvas, *, feather_px: int) -> Image.Image:
     """What was made, with every pixel outside the mask exactly the original's: a VAE changes them all.
 

@@ -1,14 +1,17 @@
-"""The models this node can serve: each a checkpoint under a public name with the profile that fits it."""
+"""The models this node can serve: each one or more checkpoints under a public name, with the profile that fits them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.catalog import ModelFile
+from common.errors import Unavailable
 from common.images_api import Task
 from common.logs import get_logger
-from node.checkpoints import Checkpoint, Layout, inspect, scan
+from node.checkpoints import Checkpoint, inspect, scan
+from node.choice import Choice, choose
+from node.engine_names import EXTRAS, EngineName, installed_engines
 from node.engines.base import LoadOrder
 from node.loras import DIFFUSERS_FILE, LoraFile, Loras, find_loras, inspect_lora
 from node.pipeline_classes import class_of
@@ -29,12 +32,20 @@ class Model:
     """One public name and what stands behind it."""
 
     name: str
-    checkpoint: Checkpoint
+    checkpoints: tuple[Checkpoint, ...]
+    """The same weights in other formats, sizes or for other engines. An engine for at least one of them is installed."""
     profile: Profile
     created: int
-    """Unix seconds: when its files were last changed."""
+    """Unix seconds: when the first of its files was last changed."""
+    engines: frozenset[EngineName] = field(default_factory=installed_engines)
+    """What is installed."""
     loras: tuple[LoraFile, ...] = ()
     """Those made for its family, by name."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The first that can be run: what all of them have in common can be read from it."""
+        return next(each for each in self.checkpoints if each.engine in self.engines)
 
     def dtype(self, device: str, wanted: str) -> str:
         """The number format it is loaded in. wanted: the setting; `auto` leaves it to the profile."""
@@ -42,16 +53,26 @@ class Model:
             return wanted
         return next(dtype for kind, dtype in self.profile.dtype.items() if kind == device)
 
-    def load_order(self, device: str, wanted_dtype: str) -> LoadOrder:
+    def choice(self, device: str, wanted_dtype: str, budget_bytes: int | None) -> Choice:
+        """Which of its checkpoints is loaded on a device, and why."""
+        dtype = self.dtype(device, wanted_dtype)
+        chosen = choose(self.checkpoints, engines=self.engines, device=device, dtype=dtype, budget_bytes=budget_bytes)
+        assert chosen is not None
+        return chosen
+
+    def load_order(self, device: str, wanted_dtype: str, budget_bytes: int | None = None) -> LoadOrder:
         """What the worker is told."""
+        chosen = self.choice(device, wanted_dtype, budget_bytes).checkpoint
         places = tuple(each.place for each in self.loras)
-        return LoadOrder(self.name, self.checkpoint, self.profile, self.dtype(device, wanted_dtype), places)
+        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places)
 
     @property
-    def file(self) -> ModelFile:
+    def files(self) -> list[ModelFile]:
         """Its weights on disk, for the catalog."""
-        layout = "diffusers" if self.checkpoint.layout is Layout.FOLDER else "safetensors"
-        return ModelFile(path=str(self.checkpoint.path), format=layout, size_bytes=self.checkpoint.stored_bytes)
+        by_path = {each.path: each for each in self.checkpoints}
+        return [
+            ModelFile(path=str(path), format=each.format.value, size_bytes=each.stored_bytes) for path, each in by_path.items()
+        ]
 
     @property
     def tasks(self) -> list[str]:
@@ -99,41 +120,60 @@ class Models:
 
     @property
     def default(self) -> Model:
-        """What a request without a model gets: the first by name."""
+        """What a request without a model gets: the first by name. Raises: Unavailable: there is none at all."""
+        if not self.by_name:
+            raise Unavailable("This node has no model to serve.", code="no_model")
         return next(iter(self))
 
+    @property
+    def main_engine(self) -> EngineName:
+        """What the worker has ready at its start: diffusers, whose import takes longest, unless no model needs it."""
+        installed = installed_engines()
+        used = {each.engine for model in self for each in model.checkpoints} & installed
+        only_sdcpp = (used or installed) == {EngineName.SDCPP}
+        return EngineName.SDCPP if only_sdcpp else EngineName.DIFFUSERS
 
-def find_models(roots: list[Path]) -> Models:
+
+def find_models(roots: list[Path], engines: Collection[EngineName] | None = None) -> Models:
     """Scan the models folders; with nothing there, serve the demonstration checkpoint.
 
-    Blocking: reads the headers of every file.
+    engines: what is installed, looked for when absent. Blocking: reads the headers of every file.
     """
+    installed = installed_engines() if engines is None else frozenset(engines)
     found, loras = scan(roots), find_loras(roots)
-    for kind, refusals in (("checkpoint_refused", found.refused), ("lora_refused", loras.refused)):
+    models, refused = dict[str, Model](), list(found.refused)
+    for name in sorted({checkpoint.name for checkpoint in found.checkpoints}):
+        checkpoints = tuple(checkpoint for checkpoint in found.checkpoints if checkpoint.name == name)
+        try:
+            models[name] = _model(name, checkpoints, installed, loras)
+        except CheckpointRefused as fault:
+            refused.append(fault)
+    for kind, refusals in (("checkpoint_refused", refused), ("lora_refused", loras.refused)):
         for refusal in refusals:
             log.warning(kind, path=str(refusal.path), reason=refusal.reason)
-    models, refused = {}, [*found.refused, *loras.refused]
-    for checkpoint in sorted(found.checkpoints, key=lambda each: each.name):
-        try:
-            models[checkpoint.name] = _model(checkpoint, loras)
-        except ValueError as error:
-            refused.append(CheckpointRefused(checkpoint.path, f"its sidecar: {error}"))
-            log.warning("checkpoint_refused", path=str(checkpoint.path), reason=refused[-1].reason)
-    if not models:
+    if not models and EngineName.DIFFUSERS in installed:
         own = inspect_lora(DEMO_FOLDER / DEMO_LORA / DIFFUSERS_FILE, root=DEMO_FOLDER, name=DEMO_LORA)
         loras = Loras([*loras, own], loras.refused)
         models[DEMO_MODEL] = _demo(loras)
-    return Models(models, tuple(refused), loras)
+    return Models(models, (*refused, *loras.refused), loras)
 
 
-def _model(checkpoint: Checkpoint, loras: Loras) -> Model:
-    profile = choose_profile(checkpoint.family, traits=checkpoint.traits, sidecar=checkpoint.sidecar)
-    created = int(checkpoint.path.stat().st_mtime)
-    return Model(checkpoint.name, checkpoint, profile, created, loras.fitting(checkpoint.family))
+def _model(name: str, checkpoints: tuple[Checkpoint, ...], installed: frozenset[EngineName], loras: Loras) -> Model:
+    """Raises: CheckpointRefused: no engine for it is installed, or its sidecar asks for what does not go together."""
+    first = next((each for each in checkpoints if each.engine in installed), None)
+    if first is None:
+        engine = checkpoints[0].engine
+        raise CheckpointRefused(checkpoints[0].path, f"needs the engine {engine}: pip install '{EXTRAS[engine]}'")
+    try:
+        profile = choose_profile(first.family, traits=first.traits, sidecar=first.sidecar)
+    except ValueError as error:
+        raise CheckpointRefused(first.path, f"its sidecar: {error}") from None
+    created = int(first.path.stat().st_mtime)
+    return Model(name, checkpoints, profile, created, installed, loras.fitting(first.family))
 
 
 def _demo(loras: Loras) -> Model:
     """The demonstration model that comes with the node."""
     checkpoint = inspect(DEMO_FOLDER, root=DEMO_FOLDER)
-    created = int(DEMO_FOLDER.stat().st_mtime)
-    return Model(DEMO_MODEL, checkpoint, profiles()["aquatint-demo"], created, loras.fitting(checkpoint.family))
+    created, fitting = int(DEMO_FOLDER.stat().st_mtime), loras.fitting(checkpoint.family)
+    return Model(DEMO_MODEL, (checkpoint,), profiles()["aquatint-demo"], created, loras=fitting)

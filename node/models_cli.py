@@ -40,6 +40,7 @@ def scan(
                 "name": checkpoint.name,
                 "family": checkpoint.family.value,
                 "layout": checkpoint.layout.value,
+                "engine": checkpoint.engine.value,
                 "stored_bytes": checkpoint.stored_bytes,
                 "gigabytes": f"{checkpoint.stored_bytes / 1e9:.2f}",
                 "autov2": [autov2(each) for each in known if each],
@@ -49,7 +50,15 @@ def scan(
             }
         )
     rows += [{"name": None, "path": str(refusal.path), "refused": refusal.reason} for refusal in found.refused]
-    columns = {"name": "name", "family": "family", "layout": "layout", "GB": "gigabytes", "AutoV2": "autov2", "path": "path"}
+    columns = {
+        "name": "name",
+        "family": "family",
+        "layout": "layout",
+        "engine": "engine",
+        "GB": "gigabytes",
+        "AutoV2": "autov2",
+        "path": "path",
+    }
     show(rows, columns | {"refused": "refused"}, as_json=as_json, empty="No checkpoint was found.")
 
 
@@ -57,9 +66,12 @@ def verify(folders: Folders = None, as_json: JsonOption = False) -> None:
     """Read every weight file again and hold it against the sha256 it had before. Exit code 1 when one has changed."""
     from node.checkpoints import scan as look
 
-    hashes, rows = _hashes(), []
+    hashes, rows, done = _hashes(), [], set[Path]()
     for checkpoint in look(_roots(folders)).checkpoints:
         for file in _weight_files(checkpoint):
+            if file in done:
+                continue
+            done.add(file)
             before = hashes.known(file)
             with _bar(file.name, file.stat().st_size) as on_bytes:
                 now = hashes.renew(file, on_bytes)
@@ -81,12 +93,12 @@ def add(
     into: Into = None,
 ) -> None:
     """Check a checkpoint and put it where the node finds it."""
-    from node.checkpoints import inspect
+    from node.checkpoints import ways_to_run
     from node.pulling import INCOMING
 
     path = path.resolve()
     with _told():
-        inspect(path, root=path if path.is_dir() else path.parent)
+        ways_to_run(path, root=path if path.is_dir() else path.parent)
     folder = into or _first_root()
     place, incoming = folder / path.name, folder / INCOMING / path.name
     if place.exists():
@@ -187,7 +199,7 @@ def _hashes() -> "Hashes":
 
 def _weight_files(checkpoint: "Checkpoint") -> list[Path]:
     if checkpoint.path.is_file():
-        return [checkpoint.path]
+        return [checkpoint.path, *checkpoint.components.values()]
     return sorted(checkpoint.path.rglob("*.safetensors"))
 
 

@@ -24,6 +24,7 @@ class Family(StrEnum):
     QWEN_IMAGE_EDIT = "qwen-image-edit"
     QWEN_IMAGE_EDIT_PLUS = "qwen-image-edit-plus"
     SANA = "sana"
+    OVIS_IMAGE = "ovis-image"
 
 
 NOT_LOADED = {
@@ -274,6 +275,20 @@ PIPELINE_CLASSES = {
 }
 
 
+_ONLY_SDCPP = (
+    PipelineClass(
+        "OvisImage",
+        Family.OVIS_IMAGE,
+        diffusers={"scheduler": _FLOW_SAMPLERS},
+        transformers={},
+        denoiser="transformer",
+        image_to_image="OvisImage",
+        inpaint="OvisImage",
+    ),
+)
+"""What stable-diffusion.cpp runs and diffusers does not here. No folder may name these."""
+
+
 def class_of(family: Family) -> PipelineClass:
     """The pipeline class that runs a family."""
-    return next(each for each in PIPELINE_CLASSES.values() if each.family is family)
+    return next(each for each in (*PIPELINE_CLASSES.values(), *_ONLY_SDCPP) if each.family is family)

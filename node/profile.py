@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from common.images_api import Quality, Size
+from node.engine_names import EngineName
 from node.pipeline_classes import Family
+from node.sdcpp_files import Component
 from node.traits import Traits, usual_profile
 
 PROMPT_SLOT = "{prompt}"
@@ -155,7 +157,11 @@ class Sidecar(BaseModel):
     profile: str | None = None
     """Name of one of the profiles, where the files alone cannot tell (fine-tunes)."""
     config: str | None = None
-    """For a single file: the folder of its configs, relative to the file."""
+    """For a single file that diffusers runs: the folder of its configs, relative to the file."""
+    engine: EngineName | None = None
+    """Which engine runs it; None lets the node choose among those that can."""
+    components: dict[Component, str] = Field(default_factory=dict)
+    """For a single file that sd.cpp runs: its text encoders and autoencoder, relative to the file."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Fields of the profile that are otherwise for this model."""
 

@@ -18,7 +18,8 @@ import httpx
 from node.checkpoints import inspect
 from node.diffusers_folder import INDEX
 from node.hashes import OnBytes, digest
-from node.safetensors_header import CheckpointRefused, read_header
+from node.safetensors_header import CheckpointRefused
+from node.sdcpp_files import read_tensors
 
 INCOMING = ".incoming"
 """Folders that begin with a dot are not scanned."""
@@ -196,8 +197,8 @@ def _check(arrived: Path) -> None:
     try:
         if (arrived / INDEX).exists():
             inspect(arrived, root=arrived)
-        for file in [arrived] if arrived.is_file() else sorted(arrived.rglob("*.safetensors")):
-            read_header(file)
+        for file in [arrived] if arrived.is_file() else sorted([*arrived.rglob("*.safetensors"), *arrived.rglob("*.gguf")]):
+            read_tensors(file)
     except CheckpointRefused as refusal:
         raise PullFailed(f"It arrived, and is not served here: {refusal}") from None
 

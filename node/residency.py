@@ -74,7 +74,7 @@ class Residency:
         None for no bound. on_load: told of each load: model, seconds, whether it succeeded.
         """
         self._loader = loader
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._max_resident = max_resident
         self._on_load = on_load
         self._clock = clock
@@ -203,7 +203,7 @@ class Residency:
 
     async def _make_room(self, model: str, needed_bytes: int) -> None:
         """Evict the least recently used until the newcomer fits. Raises: OutOfDeviceMemory: it cannot."""
-        budget_bytes = self._budget_bytes()
+        budget_bytes = self.budget_bytes()
         if budget_bytes is not None and needed_bytes > budget_bytes:
             raise OutOfDeviceMemory(
                 f"The weights of {model!r} need {needed_bytes:,} bytes; this node has {budget_bytes:,} for weights."

@@ -11,6 +11,7 @@ from common.errors import AquatintError, UnknownModel, UserImageError
 from common.images_api import AssetLinks, ImageRequest, Picture, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
+from node.choice import Choice
 from node.decoding import Decoder
 from node.engines.base import Method, OutOfDeviceMemory, RunSpec
 from node.lora_requests import with_loras
@@ -156,13 +157,13 @@ class Runs:
         await job.turn.wait()
         began = time.perf_counter()
         await self._recorder.running(ticket)
-        product, load_s = await self._run(job, model, resolved.spec, drawing)
+        product, load_s, choice = await self._run(job, model, resolved.spec, drawing)
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
         timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
         timings_s = {phase: round(seconds, 4) for phase, seconds in timings_s.items()}
         # Shielded: the pictures are made, so they are kept even if the client leaves at this very moment.
-        recording = asyncio.create_task(self._record(ticket, model, resolved, product, request, timings_s))
+        recording = asyncio.create_task(self._record(ticket, model, resolved, product, choice, request, timings_s))
         try:
             head, ids = await asyncio.shield(recording)
         except asyncio.CancelledError:
@@ -172,10 +173,12 @@ class Runs:
         log.info("run_succeeded", model=model.name, images=len(ids), **timings_s)
         return self._answer(head, ids, product, resolved, request, sender)
 
-    async def _run(self, job: Job, model: Model, spec: RunSpec, drawing: Drawing) -> tuple[Product, float]:
-        """The pictures, and the seconds spent waiting for the model."""
+    async def _run(self, job: Job, model: Model, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
+        """The pictures, the seconds spent waiting for the model, and which of its files made them."""
         device = await self._worker.wait_ready()
-        order = model.load_order(device.kind, self._dtype)
+        budget_bytes = self._residency.budget_bytes()
+        choice = model.choice(device.kind, self._dtype, budget_bytes)
+        order = model.load_order(device.kind, self._dtype, budget_bytes)
         job.phase = JobPhase.LOADING
         began = time.perf_counter()
         async with AsyncExitStack() as stack:
@@ -196,7 +199,7 @@ class Runs:
                 loaded = time.perf_counter()
                 product = await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
             self._pace.learn_run(model.name, time.perf_counter() - loaded, spec.work_units)
-        return product, loaded - began
+        return product, loaded - began, choice
 
     async def _record(
         self,
@@ -204,11 +207,12 @@ class Runs:
         model: Model,
         resolved: Resolved,
         product: Product,
+        choice: Choice,
         request: ImageRequest,
         timings_s: dict[str, float],
     ) -> tuple[dict[str, Any], list[str]]:
         spec = resolved.spec
-        effective = _effective(resolved, product)
+        effective = _effective(resolved, product, choice)
         head = {
             "created": int(time.time()),
             "background": "opaque",
@@ -279,7 +283,7 @@ def _for_method(canvas: Canvas | None, spec: RunSpec) -> Canvas | None:
     return fitted(canvas if spec.method is Method.EDIT else replace(canvas, sources=()), spec.size)
 
 
-def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
+def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str, Any]:
     """What really ran: enough to make the same pictures again, and what was asked for in vain."""
     spec = resolved.spec
     return {
@@ -291,6 +295,9 @@ def _effective(resolved: Resolved, product: Product) -> dict[str, Any]:
         "true_cfg_scale": spec.true_cfg_scale,
         "sampler": spec.sampler,
         "sampler_class": product.sampler,
+        "engine": choice.checkpoint.engine.value,
+        "format": choice.checkpoint.format.value,
+        "format_chosen": choice.reason,
         "timestep_spacing": spec.timestep_spacing,
         "drawn_size": str(spec.drawn),
         "method": spec.method.value,

@@ -38,8 +38,11 @@ def status_of(services: Services) -> NodeStatus:
 
 def model_status(services: Services, model: Model) -> ModelStatus:
     """One model of this node."""
-    device = services.worker.device
-    dtype = model.dtype(device.kind, services.settings.node.dtype) if device is not None else "float32"
+    device = services.worker.device or UNKNOWN_DEVICE
+    # Before the worker has told what the device is, things are said as for a CPU.
+    kind = device.kind if services.worker.device is not None else "cpu"
+    wanted = services.settings.node.dtype
+    choice = model.choice(kind, wanted, services.residency.budget_bytes())
     return ModelStatus(
         id=model.name,
         family=model.checkpoint.family.value,
@@ -50,7 +53,10 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         loading=services.residency.is_loading(model.name),
         licence=model.profile.licence,
         capabilities=model.capabilities,
-        memory_bytes=model.checkpoint.memory_bytes(dtype),
+        memory_bytes=choice.checkpoint.memory_bytes(model.dtype(kind, wanted)),
+        engine=choice.checkpoint.engine.value,
+        format=choice.checkpoint.format.value,
+        chosen=choice.reason,
         loras=[key for each in model.loras for key in each.keys],
         unavailable=services.residency.failure(model.name),
     )

@@ -101,6 +101,10 @@ def _engines() -> Iterator[Finding]:
         yield Finding(
             "engine diffusers", "ok", "not installed; a router needs none", "For a node: pip install 'aquatint[node]'."
         )
+    if find_spec("stable_diffusion_cpp"):
+        yield Finding("engine sdcpp", "ok", "installed")
+    else:
+        yield Finding("engine sdcpp", "ok", "not installed", "For GGUF files: pip install 'aquatint[sdcpp]'.")
 
 
 def _device() -> Iterator[Finding]:

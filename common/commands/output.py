@@ -21,13 +21,14 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_js
         typer.echo(empty)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in columns:
         table.add_column(heading)
     for row in rows:
-        table.add_row(*(_text(row.get(key)) for key in columns.values()))
+        table.add_row(*(escape(_text(row.get(key))) for key in columns.values()))
     Console().print(table)
 
 

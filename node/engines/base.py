@@ -122,6 +122,12 @@ class RunSpec:
         return self.steps if self.strength is None else min(int(self.steps * self.strength), self.steps)
 
     @property
+    def preview_steps(self) -> dict[int, int]:
+        """Steps after which a preview is due -> its number. Even over the steps, none at the end, where the picture comes."""
+        count = min(self.previews, max(0, self.forwards - 1))
+        return {round((index + 1) * self.forwards / (count + 1)): index for index in range(count)}
+
+    @property
     def work_units(self) -> float:
         """Megapixel-steps of the whole run: what predictions are made in."""
         return self.drawn.pixels / 1e6 * self.forwards * len(self.seeds)
@@ -157,7 +163,8 @@ class Made:
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by phase: encode (the prompt), denoise, decode."""
     prompt_tokens: int = 0
-    """Tokens of the prompt as the model's own tokenizer counts them, without marks of beginning and end."""
+    """Tokens of the prompt as the model's own tokenizer counts them, without marks of beginning and end; 0 where the
+    engine does not tell."""
     prompt_truncated: bool = False
     """True when the text encoder could not read the whole prompt."""
     sampler: str = ""
@@ -168,6 +175,9 @@ class Made:
 
 class Engine(Protocol):
     """Runs checkpoints on one device. Called from one thread only."""
+
+    interruptible: bool
+    """Whether a run ends where `on_step` raises. Where not it goes on to its end, and only the end of the process is sooner."""
 
     def load(self, order: LoadOrder) -> None:
         """Bring a checkpoint onto the device under its model name.

@@ -35,7 +35,7 @@ from node.engines.clip_text import clip_text
 from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
-from node.masks import Canvas, kept_outside
+from node.masks import Canvas, cut_to, kept_outside
 from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
 
@@ -46,6 +46,8 @@ MAX_ERROR_CHARS = 300
 
 class DiffusersEngine:
     """See node.engines.base.Engine."""
+
+    interruptible = True
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
@@ -178,14 +180,6 @@ def as_large_as(picture: Image.Image, size: Size) -> Image.Image:
     """The picture at another size: some pipelines draw large ones smaller than they are told."""
     shape = (size.width_px, size.height_px)
     return picture if picture.size == shape else picture.resize(shape, Image.Resampling.LANCZOS)
-
-
-def cut_to(picture: Image.Image, size: Size) -> Image.Image:
-    """The middle of a picture at least as large as `size`."""
-    left, top = (picture.width - size.width_px) // 2, (picture.height - size.height_px) // 2
-    if (picture.width, picture.height) == (size.width_px, size.height_px):
-        return picture
-    return picture.crop((left, top, left + size.width_px, top + size.height_px))
 
 
 def _open(order: LoadOrder) -> Any:

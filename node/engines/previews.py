@@ -20,9 +20,7 @@ class Previews:
 
         decode: FamilyCalls.decode of the pipeline's family.
         """
-        # Evenly over the steps, none at the very end, where the picture itself is about to come.
-        count = min(spec.previews, max(0, spec.forwards - 1))
-        self._at = {round((index + 1) * spec.forwards / (count + 1)): index for index in range(count)}
+        self._at = spec.preview_steps
         self._on_preview = on_preview
         self._spec = spec
         self._finish = finish

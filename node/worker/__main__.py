@@ -1,7 +1,8 @@
-"""The child process: `python -m node.worker --socket FD --parent PID --device KIND --threads N`.
+"""The child process: `python -m node.worker --socket FD --parent PID --device KIND --engine NAME --threads N`.
 
 The main thread runs the engine. One thread reads orders, so that a cancel arrives during a run and the closing of the
 socket ends the process at once; one says every two seconds that the process lives and how much memory is free.
+A run that its engine cannot stop is cancelled by the end of this process, which says so first: the node starts another.
 """
 
 import argparse
@@ -20,9 +21,12 @@ from typing import Any
 from PIL import Image
 
 from common.pictures import encode
-from node.engines.base import Engine, LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engine_names import EngineName
+from node.engines.base import LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
+from node.worker.device import choose_device, device_status
+from node.worker.engines import Engines
 from node.worker.frames import Frame, FrameError, pack, read_frame
 from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json
 from node.worker.parameters import parameters_text, recipe_json
@@ -34,13 +38,17 @@ _PR_SET_PDEATHSIG = 1
 class Child:
     """The worker's side of the socket."""
 
-    def __init__(self, connection: socket.socket, engine: Engine, device: str) -> None:
+    def __init__(self, connection: socket.socket, engines: Engines, device: str) -> None:
         self._connection = connection
-        self._engine = engine
+        self._engines = engines
         self._device = device
         self._send_lock = threading.Lock()
         self._orders: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self._unstoppable: int | None = None
+        """The call at work, where its engine goes on whatever happens."""
+        self._ending = threading.Lock()
+        """Held by whoever tells how such a call ended: its end and its cancel may come together."""
 
     def run(self) -> None:
         """Serve until the node closes its end."""
@@ -72,10 +80,10 @@ class Child:
         if call in self._cancelled:
             raise RunCancelled("The run was cancelled before it began.")
         if kind == "load":
-            self._engine.load(load_from_json(order))
+            self._engines.load(load_from_json(order))
             self._send({"kind": "done", "call": call})
         elif kind == "unload":
-            self._engine.unload(order["model"])
+            self._engines.unload(order["model"])
             self._send({"kind": "done", "call": call})
         else:
             spec = RunSpec.from_json(order["spec"])
@@ -91,7 +99,14 @@ class Child:
             file = encode(image, output_format=spec.output_format, compression=spec.output_compression)
             self._send({"kind": "preview", "call": call, "index": index}, [file])
 
-        made = self._engine.generate(spec, canvas, on_step, on_preview)
+        self._unstoppable = None if self._engines.interruptible(spec.model) else call
+        try:
+            if call in self._cancelled:
+                raise RunCancelled("The run was cancelled before it began.")
+            made = self._engines.generate(spec, canvas, on_step, on_preview)
+        finally:
+            with self._ending:
+                self._unstoppable = None
         began = time.perf_counter()
         files = [
             encode(
@@ -119,12 +134,19 @@ class Child:
             while True:
                 frame = read_frame(self._read_exactly)
                 if frame.header["kind"] == "cancel":
-                    self._cancelled.add(frame.header["call"])
+                    self._cancel(frame.header["call"])
                 else:
                     self._orders.put(frame)
         except (EOFError, OSError, FrameError):
             # Not sys.exit: the main thread may be inside a kernel that would go on for minutes.
             os._exit(0)
+
+    def _cancel(self, call: int) -> None:
+        self._cancelled.add(call)
+        with self._ending:
+            if call == self._unstoppable:
+                self._send({**_failed(call, "cancelled", "The run was cancelled."), "leaving": True})
+                os._exit(0)
 
     def _read_exactly(self, size_bytes: int) -> bytes:
         parts = bytearray()
@@ -141,17 +163,19 @@ class Child:
             self._send({"kind": "alive", "device": self._memory()})
 
     def _memory(self) -> dict[str, Any]:
-        from node.worker.device import device_status
-
         return device_status(self._device).model_dump()
 
     def _fail(self, call: int, reason: str, message: str) -> None:
-        self._send({"kind": "failed", "call": call, "reason": reason, "message": message})
+        self._send(_failed(call, reason, message))
 
     def _send(self, header: dict[str, Any], blobs: list[bytes] | None = None) -> None:
         frame = pack(header, blobs or ())
         with self._send_lock:
             self._connection.sendall(frame)
+
+
+def _failed(call: int, reason: str, message: str) -> dict[str, Any]:
+    return {"kind": "failed", "call": call, "reason": reason, "message": message}
 
 
 def _print_cause(error: Exception) -> None:
@@ -178,6 +202,7 @@ def main() -> None:
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--engine", type=EngineName, required=True)
     parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
     _die_with_parent(given.parent)
@@ -186,7 +211,7 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     try:
-        _serve(socket.socket(fileno=given.socket), given.device, given.threads)
+        _serve(socket.socket(fileno=given.socket), given.device, given.engine, given.threads)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -194,22 +219,12 @@ def main() -> None:
         os._exit(1)
 
 
-def _serve(connection: socket.socket, device_wanted: str, threads: int) -> None:
-    import diffusers
-    import torch
-    import transformers
-
-    from node.engines.diffusers_engine import DiffusersEngine
-    from node.worker.device import choose_device
-
-    # Below "error" both libraries quote the part of a prompt that was cut off.
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    device = choose_device(device_wanted)
-    Child(connection, DiffusersEngine(device), device).run()
+def _serve(connection: socket.socket, device_wanted: str, engine: EngineName, threads: int) -> None:
+    """engine: the one to have ready before the first order."""
+    device = choose_device(device_wanted, engine)
+    engines = Engines(device, threads)
+    engines.ready(engine)
+    Child(connection, engines, device).run()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""What the device is and how much memory it has. Used inside the worker only: it imports torch."""
+"""What the device is and how much memory it has. Used inside the worker only: it asks the engines' libraries."""
 
 import os
+import sys
 from pathlib import Path
 
-import torch
-
 from common.node_api import DeviceStatus
+from node.engine_names import EngineName
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def choose_device(wanted: str) -> str:
-    """`auto` as cuda, mps or cpu, in that order; anything else as it is.
+def choose_device(wanted: str, engine: EngineName) -> str:
+    """`auto` as cuda, mps or cpu, in that order, as the engine sees them; anything else as it is.
 
     Raises: RuntimeError: a device that is not there was asked for by name.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "cpu":
+        # No library needs to be asked, nor waited for.
+        return wanted
+    available = _available(engine)
     if wanted == "auto":
         return next(kind for kind, there in available.items() if there)
     if not available.get(wanted, False):
@@ -23,18 +26,46 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def _available(engine: EngineName) -> dict[str, bool]:
+    if engine is EngineName.SDCPP:
+        from node.engines.sdcpp_device import first_gpu
+
+        gpu = first_gpu()
+        return {kind: gpu is not None and gpu.kind == kind for kind in ("cuda", "mps")} | {"cpu": True}
+    import torch
+
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+
+
 def device_status(kind: str) -> DeviceStatus:
-    """Name and memory of the device; for a CPU, the machine's or the container's memory, whichever is less."""
-    if kind == "cuda":
-        free_bytes, total_bytes = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-    elif kind == "mps":
-        total_bytes = torch.mps.recommended_max_memory()
-        free_bytes, name = max(0, total_bytes - torch.mps.driver_allocated_memory()), "Apple GPU"
-    else:
+    """Name and memory of the device; for a CPU, the machine's or the container's memory, whichever is less.
+
+    torch is asked where it is loaded already; else what sd.cpp was built with, for that is then what runs.
+    """
+    if kind == "cpu":
         total_bytes, free_bytes = _system_memory_bytes()
         name = f"CPU, {os.cpu_count()} cores"
+    elif "torch" not in sys.modules:
+        from node.engines.sdcpp_device import first_gpu
+
+        gpu = first_gpu()
+        if gpu is None:
+            raise RuntimeError(f"the device {kind!r} is gone")
+        name, total_bytes, free_bytes = gpu.name, gpu.total_bytes, gpu.free_bytes
+    else:
+        name, total_bytes, free_bytes = _torch_device(kind)
     return DeviceStatus(kind=kind, name=name, memory_total_bytes=total_bytes, memory_free_bytes=free_bytes)
+
+
+def _torch_device(kind: str) -> tuple[str, int, int]:
+    """Name, total and free bytes."""
+    import torch
+
+    if kind == "cuda":
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        return torch.cuda.get_device_name(), total_bytes, free_bytes
+    total_bytes = torch.mps.recommended_max_memory()
+    return "Apple GPU", total_bytes, max(0, total_bytes - torch.mps.driver_allocated_memory())
 
 
 def _system_memory_bytes() -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import Any
 from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
 from common.node_api import DeviceStatus
+from node.engine_names import EngineName
 from node.engines.base import EngineFailed, LoadOrder, LoraMismatch, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
 from node.masks import Canvas
 from node.worker.causes import WorkerLost, lost
@@ -63,10 +64,13 @@ class Product:
 
 @dataclass(slots=True)
 class _Call:
+    order: dict[str, Any]
+    blobs: Sequence[bytes]
     answered: asyncio.Future[Frame]
     on_step: OnStep | None
     on_preview: OnFile | None
     last_sign: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
 
 
 class Worker:
@@ -76,12 +80,17 @@ class Worker:
         self,
         *,
         device: str = "auto",
+        engine: EngineName = EngineName.DIFFUSERS,
         threads: int = 1,
         patience: Patience = Patience(),
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_lost: called when a child has died: whatever was loaded in it is gone."""
+        """engine: the one a child has ready when it says hello; others are imported when a model needs them.
+
+        on_lost: called when a child has died or is about to: whatever was loaded in it is gone.
+        """
         self._device_wanted = device
+        self._engine = engine
         self._threads = threads
         self._patience = patience
         self._on_lost = on_lost
@@ -93,8 +102,10 @@ class Worker:
         self._supervisor: asyncio.Task[None] | None = None
         self._deaths_in_a_row = 0
         self._hung = False
+        self._left = False
+        """Whether the last child ended to cancel a run that its engine could not stop: no death, and nothing is amiss."""
         self.restarts = 0
-        """Children started after the first."""
+        """Children started after one that died."""
         self.last_loss: str | None = None
         """Why the last child died."""
         self.device: DeviceStatus | None = None
@@ -187,14 +198,15 @@ class Worker:
     ) -> Frame:
         await self.wait_ready()
         number = next(self._numbers)
-        call = _Call(asyncio.get_running_loop().create_future(), on_step, on_preview)
+        call = _Call(order | {"call": number}, blobs, asyncio.get_running_loop().create_future(), on_step, on_preview)
         self._calls[number] = call
         try:
-            self._send(order | {"call": number}, blobs)
+            self._send(call.order, blobs)
             # Shielded: a caller that leaves must not make the child's answer go astray.
             frame = await asyncio.shield(call.answered)
         except asyncio.CancelledError:
             if number in self._calls:
+                call.cancelled = True
                 self._send({"kind": "cancel", "call": number})
                 # The device is free only when the child says so.
                 await asyncio.wait({call.answered})
@@ -217,6 +229,9 @@ class Worker:
             await asyncio.sleep(BACKOFF_S[min(self._deaths_in_a_row, len(BACKOFF_S) - 1)])
             loss = await self._live()
             self._ready.clear()
+            if self._left:
+                log.info("worker_replaced", reason="a run was cancelled that its engine could not stop")
+                continue
             self._deaths_in_a_row += 1
             self.last_loss = loss.message
             log.error("worker_lost", reason=loss.message, deaths_in_a_row=self._deaths_in_a_row)
@@ -234,7 +249,7 @@ class Worker:
         """One child from birth to death; gives the reason it died."""
         ours, theirs = socket.socketpair()
         process = await self._spawn(theirs)
-        self._process, self._hung = process, False
+        self._process, self._hung, self._left = process, False, False
         reader, self._writer = await asyncio.open_connection(sock=ours)
         output = asyncio.create_task(_log_output(process))
         try:
@@ -261,6 +276,10 @@ class Worker:
             return await process.wait()
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        device, engine = self._device_wanted, self._engine
+        if self._left and self.device is not None:
+            # What comes next is most likely for the same engine, and the device is known: nothing else is imported.
+            device, engine = self.device.kind, EngineName.SDCPP
         offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
         try:
             return await asyncio.create_subprocess_exec(
@@ -269,7 +288,8 @@ class Worker:
                 "node.worker",
                 *("--socket", str(theirs.fileno())),
                 *("--parent", str(os.getpid())),
-                *("--device", self._device_wanted),
+                *("--device", device),
+                *("--engine", engine.value),
                 *("--threads", str(self._threads)),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
@@ -308,6 +328,7 @@ class Worker:
             self.device = DeviceStatus.model_validate(header["device"])
             if kind == "hello":
                 log.info("worker_ready", pid=header["pid"], device=self.device.name)
+                self._send_again()
                 self._ready.set()
             return
         call = self._calls.get(header["call"])
@@ -327,8 +348,22 @@ class Worker:
         for waiting in self._calls.values():
             waiting.last_sign = call.last_sign
         self._deaths_in_a_row = 0
+        if header.get("leaving", False):
+            # Before anyone hears of the end of this run: the next must not be given to a child that is about to end.
+            self._left = True
+            self._ready.clear()
+            self._on_lost()
         if not call.answered.done():
             call.answered.set_result(frame)
+
+    def _send_again(self) -> None:
+        """Give a new child what the last one left undone. After a death there is nothing: those calls have failed."""
+        for number, call in list(self._calls.items()):
+            call.last_sign = time.monotonic()
+            if not call.cancelled:
+                self._send(call.order, call.blobs)
+            elif not self._calls.pop(number).answered.done():
+                call.answered.set_exception(RunCancelled("The run was cancelled before it began."))
 
 
 def _failure(header: dict[str, Any]) -> AquatintError:
@@ -352,4 +387,5 @@ async def _log_output(process: asyncio.subprocess.Process) -> None:
             continue
         if not line:
             return
-        log.info("worker_output", line=line.decode("utf-8", "replace").rstrip()[:500])
+        if text := line.decode("utf-8", "replace").strip():
+            log.info("worker_output", line=text[:500])

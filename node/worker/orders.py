@@ -2,6 +2,7 @@
 
 node -> worker    load, unload, generate, cancel        each with the number of its call
 worker -> node    hello, alive, step, preview, done, failed
+                  `failed` with `leaving`: the run was cancelled by the end of the process, which comes now
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from PIL import Image
 
 from common.images_api import Size
 from node.checkpoints import inspect
+from node.engine_names import EngineName
 from node.engines.base import LoadOrder
 from node.loras import LoraPlace
 from node.masks import Canvas
@@ -28,6 +30,7 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "model": order.model,
         "path": str(order.checkpoint.path),
         "root": str(order.checkpoint.root),
+        "engine": order.checkpoint.engine.value,
         "profile": order.profile.model_dump(mode="json"),
         "dtype": order.dtype,
         "loras": [{"name": each.name, "path": str(each.path), "root": str(each.root)} for each in order.loras],
@@ -39,7 +42,7 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
 
     Raises: CheckpointRefused; OSError.
     """
-    checkpoint = inspect(Path(values["path"]), root=Path(values["root"]))
+    checkpoint = inspect(Path(values["path"]), root=Path(values["root"]), engine=EngineName(values["engine"]))
     loras = tuple(LoraPlace(each["name"], Path(each["path"]), Path(each["root"])) for each in values["loras"])
     return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"], loras)
 

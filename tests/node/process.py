@@ -54,7 +54,7 @@ class NodeProcess:
 
 
 @contextmanager
-def running_node(models: Path, home: Path) -> Iterator[NodeProcess]:
+def running_node(models: Path, home: Path, **settings: str) -> Iterator[NodeProcess]:
     """A node that serves a models folder on a CPU, until the block ends."""
     environment = os.environ | {
         "AQUATINT_HOME": str(home),
@@ -62,6 +62,7 @@ def running_node(models: Path, home: Path) -> Iterator[NodeProcess]:
         "AQUATINT__NODE__MODELS_DIRS": json.dumps([str(models)]),
         "AQUATINT__NODE__MAX_QUEUED": "1",
         "AQUATINT__LOG_FORMAT": "json",
+        **settings,
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "node", "--port", "0", "--name", "tester", "--device", "cpu"],

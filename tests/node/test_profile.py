@@ -15,6 +15,7 @@ LARGER = [
     "flux.1-kontext",
     "flux.2-klein-base-4b",
     "flux.2-klein-base-9b",
+    "ovis-image",
     "qwen-image",
     "qwen-image-edit",
     "qwen-image-edit-plus",

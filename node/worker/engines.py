@@ -1,0 +1,68 @@
+"""The engines of one worker: each is imported when the first checkpoint for it comes, for torch alone takes seconds."""
+
+from collections.abc import Callable
+
+from node.engine_names import EngineName
+from node.engines.base import Engine, EngineFailed, LoadOrder, Made, OnPreview, OnStep, RunSpec
+from node.masks import Canvas
+
+
+class Engines:
+    """Hands each order to the engine of its model. See node.engines.base.Engine for what the methods do."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._makers: dict[EngineName, Callable[[], Engine]] = {
+            EngineName.DIFFUSERS: lambda: _diffusers(device, threads),
+            EngineName.SDCPP: lambda: _sdcpp(device, threads),
+        }
+        self._made: dict[EngineName, Engine] = {}
+        self._by_model: dict[str, Engine] = {}
+
+    def ready(self, name: EngineName) -> Engine:
+        """The engine, made now if it was not yet."""
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def interruptible(self, model: str) -> bool:
+        """Whether a run of this model ends where `on_step` raises."""
+        engine = self._by_model.get(model)
+        return engine is None or engine.interruptible
+
+    def load(self, order: LoadOrder) -> None:
+        engine = self.ready(order.checkpoint.engine)
+        engine.load(order)
+        self._by_model[order.model] = engine
+
+    def unload(self, model: str) -> None:
+        engine = self._by_model.pop(model, None)
+        if engine is not None:
+            engine.unload(model)
+
+    def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
+        engine = self._by_model.get(spec.model)
+        if engine is None:
+            raise EngineFailed(f"The model {spec.model!r} is not loaded.", retryable=True)
+        return engine.generate(spec, canvas, on_step, on_preview)
+
+
+def _diffusers(device: str, threads: int) -> Engine:
+    import diffusers
+    import torch
+    import transformers
+
+    from node.engines.diffusers_engine import DiffusersEngine
+
+    # Below "error" both libraries quote the part of a prompt that was cut off.
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    return DiffusersEngine(device)
+
+
+def _sdcpp(device: str, threads: int) -> Engine:
+    from node.engines.sdcpp_engine import SdcppEngine
+
+    return SdcppEngine(device, threads)
