@@ -58,5 +58,7 @@ Decisions:
 - What ends a process inside sd.cpp is kept out of it: files by their headers, text encoders that are missing, weights of a
   prompt that are no numbers, prompts beyond 4000 bytes (the rest is cut off, and the answer says so). Commands of its own
   programs in a prompt, which name files, are taken out. It does not tell tokens, so `usage` counts none for the text.
+- A run for which memory runs out is made once more with the autoencoder in tiles, and the answer says so (`vae_tiled`); then
+  once more with the device to itself; then it is an error.
 - A worker killed by SIGKILL from outside is told as `insufficient_memory`: the system's killer is the usual sender.
 """

@@ -306,6 +306,7 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "output_compression": spec.output_compression,
         "prompt_tokens": product.prompt_tokens,
         "prompt_truncated": product.prompt_truncated,
+        "vae_tiled": product.vae_tiled,
         "loras": [asdict(each) | {"layers": product.lora_layers[each.name]} for each in spec.loras],
         "ignored": list(resolved.ignored),
     }

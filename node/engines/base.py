@@ -171,6 +171,8 @@ class Made:
     """The class of the solver that ran."""
     lora_layers: dict[str, int] = field(default_factory=dict)
     """Layers of the model that each LoRA changed, by its name; none at scale 0."""
+    vae_tiled: bool = False
+    """True when memory ran out and the autoencoder worked in tiles the second time, which changes the picture a little."""
 
 
 class Engine(Protocol):

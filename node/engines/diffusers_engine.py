@@ -72,6 +72,9 @@ class DiffusersEngine:
             return
         del self._adapters[model]
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
+        self._free_caches()
+
+    def _free_caches(self) -> None:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -82,6 +85,25 @@ class DiffusersEngine:
     def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         if spec.model not in self._loaded:
             raise EngineFailed(f"The model {spec.model!r} is not loaded.", retryable=True)
+        try:
+            return self._made(spec, canvas, on_step, on_preview)
+        except OutOfDeviceMemory:
+            # Once more with every cache given back, and the autoencoder in tiles: at large sizes its last layers
+            # need more than all of the denoising.
+            vae = self._loaded[spec.model][1].vae
+            if not hasattr(vae, "enable_tiling"):
+                raise
+        self._free_caches()
+        vae.enable_tiling()
+        try:
+            return replace(self._made(spec, canvas, on_step, on_preview), vae_tiled=True)
+        except OutOfDeviceMemory:
+            self._free_caches()
+            raise
+        finally:
+            vae.disable_tiling()
+
+    def _made(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         order, pipeline = self._loaded[spec.model]
         adapters = self._adapters[spec.model].applied(spec.loras)
         with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers:

@@ -126,6 +126,7 @@ class Child:
             "prompt_truncated": made.prompt_truncated,
             "sampler": made.sampler,
             "lora_layers": made.lora_layers,
+            "vae_tiled": made.vae_tiled,
         }
         self._send(header, files)
 

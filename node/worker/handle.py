@@ -60,6 +60,8 @@ class Product:
     """Class of the solver that ran."""
     lora_layers: dict[str, int] = field(default_factory=dict)
     """Layers that each LoRA changed, by its name."""
+    vae_tiled: bool = False
+    """Whether the autoencoder worked in tiles, because memory had run out."""
 
 
 @dataclass(slots=True)
@@ -179,6 +181,7 @@ class Worker:
             header["prompt_truncated"],
             header["sampler"],
             header["lora_layers"],
+            header["vae_tiled"],
         )
 
     async def close(self) -> None:
