@@ -66,7 +66,9 @@ def _make_possible(fields: dict[str, Any]) -> None:
     for name in ("loras", "lora"):
         # Which LoRAs there are is known here alone: those that are rightly named are left out.
         with contextlib.suppress(InvalidRequest):
-            if fields.get(name) is not None and LORAS.kind.read(name, fields[name]):
+            sent = fields.get(name)
+            objects = isinstance(sent, list) and all(isinstance(item, dict) for item in sent)
+            if objects and LORAS.kind.read(name, sent):
                 fields[name] = []
     # A schema ties their presence; a null is not given.
     sides = [fields.get(name) for name in SIDES]
