@@ -52,8 +52,8 @@ _ITEM: dict[str, Any] = {
     "required": ["name"],
     "properties": {
         "name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
-        "scale": _SCALE.schema(),
-        "trigger": {"type": "boolean"},
+        "scale": {"anyOf": [_SCALE.schema(), {"type": "null"}]},
+        "trigger": {"type": ["boolean", "null"]},
     },
 }
 

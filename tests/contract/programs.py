@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.conftest import free_port
 from tests.router.conftest import USER_KEY
 
 
@@ -24,14 +23,13 @@ class Server:
 @contextmanager
 def contract_server(home: Path) -> Iterator[Server]:
     """The server as a process."""
-    port = free_port()
-    command = [sys.executable, "-m", "tests.contract.server", str(port), str(home)]
+    command = [sys.executable, "-m", "tests.contract.server", "0", str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
-            node = process.stdout.readline().strip()
-            assert node, "the server did not start"
-            yield Server(f"http://127.0.0.1:{port}", node)
+            addresses = process.stdout.readline().split()
+            assert len(addresses) == 2, "the server did not start"
+            yield Server(*addresses)
         finally:
             process.kill()
 

@@ -5,6 +5,7 @@ one is sent as it was made.
 """
 
 import base64
+import contextlib
 import io
 import re
 from typing import Any
@@ -13,10 +14,13 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.errors import InvalidRequest
+from common.images_api.fields import FIELDS
 from router.api.admin_nodes import ADDRESS
 from tests.contract.server import MODEL
 
 SIDES = ("width", "height")
+LORAS = next(field for field in FIELDS if field.name == "loras")
 
 
 def _picture(media_type: str) -> bytes:
@@ -59,6 +63,13 @@ def _make_possible(fields: dict[str, Any]) -> None:
     # How large a picture may be is the model's affair.
     if isinstance(fields.get("size"), str) and re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", fields["size"]):
         fields["size"] = "64x64"
+    for name in ("loras", "lora"):
+        # Which LoRAs there are is known here alone: those that are rightly named are left out.
+        with contextlib.suppress(InvalidRequest):
+            sent = fields.get(name)
+            objects = isinstance(sent, list) and all(isinstance(item, dict) for item in sent)
+            if objects and LORAS.kind.read(name, sent):
+                fields[name] = []
     # A schema ties their presence; a null is not given.
     sides = [fields.get(name) for name in SIDES]
     if any(_integer(side, 1, 16384) for side in sides) and all(side is None or _integer(side, 1, 16384) for side in sides):

@@ -1,6 +1,7 @@
 """A router with one stand-in node, for clients in other processes. `python -m tests.contract.server PORT HOME`.
 
-It prints a line when it is ready: the node's address, where faults can be set (see tests.fakes.node).
+PORT may be 0: any that is free. It prints a line when it is ready: its own address, and that of the node, where faults can
+be set (see tests.fakes.node).
 """
 
 import asyncio
@@ -41,10 +42,10 @@ async def main(port: int, home: Path) -> None:
         await catalog.nodes.add(name="a", url=node_url, token=None)
         own = RouterSection(probe_interval_s=0.1, max_queued=MAX_QUEUED)
         app = build_app(RouterSettings(home=home, database_url=url, router=own))
-        await stack.enter_async_context(served(app, port))
+        router_url = await stack.enter_async_context(served(app, port))
         while node_url and app.state.services.registry.get("a").status is None:
             await asyncio.sleep(0.01)
-        print(node_url, flush=True)
+        print(router_url, node_url, flush=True)
         await asyncio.Event().wait()
 
 
