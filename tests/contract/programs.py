@@ -14,10 +14,11 @@ from tests.router.conftest import USER_KEY
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Addresses of a server that runs: of the router, and of its node."""
+    """A server that runs: the addresses of the router and of its node, and the process id of both."""
 
     url: str
     node: str
+    pid: int
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def contract_server(home: Path) -> Iterator[Server]:
             assert process.stdout is not None
             addresses = process.stdout.readline().split()
             assert len(addresses) == 2, "the server did not start"
-            yield Server(*addresses)
+            yield Server(*addresses, process.pid)
         finally:
             process.kill()
 

@@ -1,5 +1,8 @@
 """Nothing that a client sends may cost the server more than a refusal."""
 
+import sys
+from pathlib import Path
+
 import httpx
 import pytest
 
@@ -18,6 +21,24 @@ def test_no_body_costs_more_than_a_refusal(client: httpx.Client, hostile: Hostil
         error = reply.json()["error"]
         assert set(error) == {"message", "type", "param", "code"}
         assert 0 < len(error["message"]) < 1000
+
+
+def memory_kb(pid: int, line: str) -> int:
+    """VmRSS or VmHWM of a process: its resident set now, or the largest it had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(each for each in status.splitlines() if each.startswith(line)).split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_all_of_them_together_cost_less_than_a_hundred_megabytes(server: Server, client: httpx.Client):
+    before_kb = memory_kb(server.pid, "VmRSS")
+    # "5" resets the largest resident set (proc(5)).
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+
+    for hostile in CORPUS:
+        answer_in_time(client, hostile)
+
+    assert memory_kb(server.pid, "VmHWM") - before_kb < 100_000
 
 
 @pytest.mark.parametrize("chunk_bytes", [500, 65_536])
