@@ -8,6 +8,7 @@ to ask "did the picture do what was asked?". Both need a model whose whole world
     checker.py              the way back: any picture -> what is seen in it     (Pillow, numpy)
     tokenizer.py            a CLIP vocabulary learned on the captions
     architecture.py         the parts, from the real diffusers and transformers classes; saving them as a pipeline
+    attention.py            attention as it is cheapest to train on a CPU
     memory.py               keeping freed memory: half of the time of small nets on a CPU
     training_state.py       atomic checkpoints, resume to the same bits, loss log
     train_autoencoder.py    pictures -> latents -> pictures

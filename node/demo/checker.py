@@ -20,9 +20,9 @@ LOOK_PX = 112
 UNLIKE_GROUND = 42.0
 """RGB distance from the ground at which a pixel is part of a thing: half the distance of the two nearest colours."""
 SPECK = 0.006
-"""Regions below this part of the shorter side squared are noise; the smallest drawn thing has 0.014."""
+"""Regions below this part of the shorter side squared are noise; the smallest drawn thing, a small star, has 0.019."""
 LARGE_FROM = 0.35
-"""Diameters between the largest small thing (0.28) and the smallest large one of a pair (0.38), with room for both."""
+"""Diameters between the largest small thing (0.265) and the smallest large one of a pair (0.395), with room for both."""
 THIRDS = (0.38, 0.62)
 """Half way between the middles of neighbouring places."""
 STENCIL_PX = 32

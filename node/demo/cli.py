@@ -1,5 +1,6 @@
 """`aquatint train demo`: the demonstration checkpoint, from nothing to a folder that can be served."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,12 +19,20 @@ class Stage(StrEnum):
     TEXT = "text"
     SMALL = "small"
     FULL = "full"
+    SHARP = "sharp"
     FEW_STEP = "few_step"
     FIGURES = "figures"
 
 
-STEPS = {Stage.AUTOENCODER: 5500, Stage.TEXT: 700, Stage.SMALL: 4000, Stage.FULL: 10000, Stage.FEW_STEP: 300}
-LEARNING_RATES = {Stage.AUTOENCODER: 2e-3, Stage.TEXT: 2e-3, Stage.SMALL: 1e-3, Stage.FULL: 8e-4, Stage.FEW_STEP: 1e-4}
+STEPS = {Stage.AUTOENCODER: 5500, Stage.TEXT: 700, Stage.SMALL: 4000, Stage.FULL: 5700, Stage.SHARP: 6000, Stage.FEW_STEP: 200}
+LEARNING_RATES = {
+    Stage.AUTOENCODER: 2e-3,
+    Stage.TEXT: 2e-3,
+    Stage.SMALL: 1e-3,
+    Stage.FULL: 8e-4,
+    Stage.SHARP: 8e-4,
+    Stage.FEW_STEP: 1e-4,
+}
 """Ten times the last one makes the adapter drift away from its teacher within a hundred steps."""
 FIGURES_PICTURES = 400
 
@@ -48,7 +57,7 @@ def demo(
 ) -> None:
     """Train autoencoder, text encoder, UNet and few-step adapter; finished, OUT/checkpoint can be served.
 
-    About two hours on one CPU core. Stopping it at any point loses at most 250 steps, and going on gives the same
+    About three hours on one quiet CPU core. Stopping it at any point loses at most 250 steps, and going on gives the same
     weights as never having stopped.
     """
     import torch
@@ -67,19 +76,17 @@ def demo(
             run_stage(out, one, Plan(steps or STEPS[one], LEARNING_RATES[one], precision=precision), device=device)
 
 
-def run_stage(
-    out: Path, stage: Stage, plan: "Plan", *, device: str = "cpu", phases: "tuple[Phase, Phase] | None" = None
-) -> None:
+def run_stage(out: Path, stage: Stage, plan: "Plan", *, device: str = "cpu", phases: "Sequence[Phase] | None" = None) -> None:
     """Train one stage to its end and write what can be served by then to `out`/checkpoint.
 
-    phases: small and full pictures; without it, those the shipped weights were trained on.
+    phases: of the UNet, by the names of their stages; without it, those the shipped weights were trained on.
     """
     from node.demo import architecture, distill, tokenizer
     from node.demo.train_autoencoder import train_autoencoder
-    from node.demo.train_diffusion import FULL, SMALL, put_mean, train_diffusion
+    from node.demo.train_diffusion import PHASES, put_mean, train_diffusion
     from node.demo.train_text import train_text
 
-    small, full = phases or (SMALL, FULL)
+    phases = phases or PHASES
     if stage is Stage.AUTOENCODER:
         train_autoencoder(out, plan, device=device).save_pretrained(out / "parts" / "vae")
         return
@@ -91,29 +98,29 @@ def run_stage(
     parts = parts_before_diffusion(out, device)
     finished = out / "checkpoint"
     if stage is Stage.FEW_STEP:
-        put_mean(parts.unet, out / full.name)
-        adapter = distill.distill(out, parts, plan, full.sizes, device=device)
+        put_mean(parts.unet, out / phases[-1].name)
+        adapter = distill.distill(out, parts, plan, phases[-1].sizes, device=device)
         distill.save_adapter(adapter, finished / distill.ADAPTER)
-    else:
-        train_diffusion(out, small if stage is Stage.SMALL else full, parts, plan, device=device)
-        architecture.save(parts.pipeline(), finished)
+        return
+    (phase,) = (one for one in phases if one.name == stage)
+    train_diffusion(out, phase, parts, plan, device=device)
+    architecture.save(parts.pipeline(), finished)
 
 
 def parts_before_diffusion(out: Path, device: str) -> "Parts":
     """The trained autoencoder, tokenizer and text encoder of `out` with an untrained UNet."""
     import torch
     from diffusers import AutoencoderKL
-    from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextModel
 
     from node.demo import architecture, tokenizer
+    from node.demo.attention import CpuAttention
     from node.demo.train_diffusion import Parts
 
     torch.manual_seed(0)
     unet = architecture.unet().to(device)
     if device == "cpu":
-        # With heads this narrow, torch's fused attention spends half of a training step in its backward pass.
-        unet.set_attn_processor(AttnProcessor())
+        unet.set_attn_processor(CpuAttention())
     text_encoder = CLIPTextModel.from_pretrained(out / "parts" / "text_encoder", local_files_only=True)
     vae = AutoencoderKL.from_pretrained(out / "parts" / "vae", local_files_only=True, use_safetensors=True)
     return Parts(

@@ -23,7 +23,7 @@ from node.demo.world import COLOURS, SHAPES, Drawing, Scene, Thing, draw, held_o
 
 SIDE_PX = 256
 STEPS = 20
-GUIDANCE = 3.0
+GUIDANCE = 2.5
 FEW_STEPS = 4
 BATCH = 8
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)

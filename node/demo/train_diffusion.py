@@ -5,7 +5,7 @@ Small pictures first, where a step costs a quarter; then the sizes the pipeline 
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,17 @@ SMALL = Phase("small", (Size(128, 128, 10000, 24, 1.0),))
 FULL = Phase(
     "full",
     (
-        Size(256, 256, 9000, 12, 0.84),
-        Size(384, 256, 1200, 8, 0.04),
-        Size(256, 384, 1200, 8, 0.04),
-        Size(384, 384, 800, 5, 0.04),
-        Size(512, 512, 500, 3, 0.04),
+        Size(256, 256, 14000, 12, 0.92),
+        Size(384, 256, 1200, 8, 0.02),
+        Size(256, 384, 1200, 8, 0.02),
+        Size(384, 384, 800, 5, 0.02),
+        Size(512, 512, 500, 3, 0.02),
     ),
     starts_from="small",
 )
+SHARP = replace(FULL, name="sharp", starts_from="full")
+"""A second cycle of the learning rate on full pictures: grounds, places and colours come in the first, outlines in this."""
+PHASES = (SMALL, FULL, SHARP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,11 @@ class Noising:
 
 
 def pick_batch(chance: Dice, sizes: Sequence[Size], sources: Sequence[Latents]) -> tuple[Tensor, list[Scene]]:
-    """Latents of one size and their scenes."""
+    """Latents of one size and their scenes, each as often as its share says."""
     (at,) = chance.scenes.choices(range(len(sizes)), [size.share for size in sizes])
-    numbers = [chance.scenes.randrange(len(sources[at].scenes)) for _ in range(sizes[at].batch)]
-    return sources[at].pictures[numbers].float(), [sources[at].scenes[number] for number in numbers]
+    source = sources[at]
+    numbers = chance.scenes.choices(range(len(source.scenes)), cum_weights=source.shares, k=sizes[at].batch)
+    return source.pictures[numbers].float(), [source.scenes[number] for number in numbers]
 
 
 def training_caption(scene: Scene, rng: random.Random) -> str:

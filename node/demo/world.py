@@ -29,9 +29,9 @@ TINT = 7
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
-SIZES: dict[str, tuple[float, float]] = {"small": (0.22, 0.28), "large": (0.42, 0.50)}
+SIZES: dict[str, tuple[float, float]] = {"small": (0.235, 0.265), "large": (0.44, 0.48)}
 """Range of the diameter (the longer side of the bounding box) as a part of the picture's shorter side."""
-PAIR_LARGE = (0.38, 0.44)
+PAIR_LARGE = (0.395, 0.425)
 """Two large things side by side must not touch."""
 
 NEAR, MIDDLE, FAR = 0.26, 0.5, 0.74
@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom right": (FAR, FAR),
 }
 """Middle of a thing, (x, y) as parts of width and height."""
-WANDER = 0.012
+WANDER = 0.006
 """A drawn thing is at most this far from its place, as a part of the side."""
 
 RELATIONS: dict[str, tuple[str, str]] = {
