@@ -14,6 +14,8 @@ from common.images_api.request import LoraAsk
 MAX_LORAS = 8
 MAX_SCALE = 4.0
 MAX_NAME_CHARACTERS = 200
+NAME_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+"""No control characters, and not only spaces."""
 SCALE_NAMES = ("scale", "weight", "multiplier", "strength")
 """The scale's name here, and what other servers call it."""
 
@@ -51,10 +53,11 @@ _ITEM: dict[str, Any] = {
     "type": "object",
     "required": ["name"],
     "properties": {
-        "name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
-        "scale": {"anyOf": [_SCALE.schema(), {"type": "null"}]},
+        "name": {"type": "string", "maxLength": MAX_NAME_CHARACTERS, "pattern": NAME_PATTERN},
         "trigger": {"type": ["boolean", "null"]},
-    },
+    }
+    | {key: {"anyOf": [_SCALE.schema(), {"type": "null"}]} for key in SCALE_NAMES},
+    "additionalProperties": False,
 }
 
 
@@ -78,20 +81,19 @@ def _ask(field: str, item: Any) -> LoraAsk:
 
 
 def _checked_name(field: str, name: str) -> str:
-    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+    if len(name) > MAX_NAME_CHARACTERS or not re.fullmatch(NAME_PATTERN.removesuffix("$"), name):
         raise InvalidRequest(
-            f"Invalid {field!r}: a name has 1 to {MAX_NAME_CHARACTERS} characters, all of them printable.", param=field
+            f"Invalid {field!r}: a name has 1 to {MAX_NAME_CHARACTERS} characters, no control characters among them.",
+            param=field,
         )
     return name
 
 
 def _scale(field: str, item: Mapping[str, Any]) -> float:
-    for key in SCALE_NAMES:
-        value = item.get(key)
-        if value is not None:
-            # Where an SDK flattened the list into a form, all there is are texts.
-            return _SCALE.read_text(field, value) if isinstance(value, str) else _SCALE.read(field, value)
-    return 1.0
+    given = [item[key] for key in SCALE_NAMES if item.get(key) is not None]
+    # Where an SDK flattened the list into a form, all there is are texts. All are checked; the first counts.
+    scales = [_SCALE.read_text(field, value) if isinstance(value, str) else _SCALE.read(field, value) for value in given]
+    return scales[0] if scales else 1.0
 
 
 def _trigger(field: str, item: Mapping[str, Any]) -> bool:

@@ -74,9 +74,9 @@ def test_folders_of_comfyui_and_a1111_are_told_apart(kind: str, tiny: Path, tmp_
 
 
 def test_a_folder_of_the_same_name_elsewhere_is_looked_into(tiny: Path, tmp_path: Path):
-    shutil.copytree(tiny / "sd15", tmp_path / "loras" / "fox")
+    shutil.copytree(tiny / "sd15", tmp_path / "clip" / "fox")
 
-    assert names(tmp_path) == ["loras/fox"]
+    assert names(tmp_path) == ["clip/fox"]
 
 
 def test_the_extra_model_paths_of_comfyui_stand_for_its_folders(tiny: Path, tmp_path: Path):
