@@ -106,14 +106,15 @@ def test_a_cancelled_run_frees_the_node_and_the_next_picture_comes_soon(node: No
     assert "aquatint_node_worker_restarts_total 0.0" in metrics
 
 
-def test_a_prompt_with_commands_is_a_prompt(node: NodeProcess):
+def test_a_prompt_with_commands_opens_no_file_and_ends_no_process(node: NodeProcess):
     with node.sdk() as sdk:
         plain = sdk.images.generate(model="ovis", **ASK, extra_body=FEW)
-        sly = sdk.images.generate(model="ovis", **ASK | {"prompt": "a fox<lora:../../x:1>"}, extra_body=FEW)
+        with pytest.raises(openai.BadRequestError) as refused:
+            sdk.images.generate(model="ovis", **ASK | {"prompt": "a fox<lora:../../x:1>"}, extra_body=FEW)
         odd = sdk.images.generate(model="ovis", **ASK | {"prompt": "a (fox:.)"}, extra_body=FEW)
 
-    assert picture(sly).tobytes() == picture(plain).tobytes()
-    assert picture(odd).size == (64, 64)
+    assert refused.value.code == "lora_not_found"
+    assert picture(plain).size == picture(odd).size == (64, 64)
 
 
 def test_what_the_model_has_not_is_told(node: NodeProcess):
