@@ -8,7 +8,6 @@ Formats that can hold code are never asked for.
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,12 +110,11 @@ def pull_civitai(
     *,
     url: str = CIVITAI_URL,
     token: str | None = None,
-    on_size: Callable[[int], None] = lambda size: None,
     on_bytes: OnBytes = lambda count: None,
 ) -> Pulled:
     """The main file of a version, under the folder of its type, with a sidecar of what is known of it.
 
-    on_size: told the file's size in bytes before the first of them. Raises: PullFailed.
+    Raises: PullFailed.
     """
     headers = {"authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=url, headers=headers, timeout=60, follow_redirects=True) as client:
@@ -127,7 +125,6 @@ def pull_civitai(
         incoming = folder / INCOMING / f"civitai-{source.version}" / name
         incoming.parent.mkdir(parents=True, exist_ok=True)
         sha256 = str(file["hashes"]["SHA256"]).lower()
-        on_size(int(float(file.get("sizeKB") or 0) * 1024))
         _download(client, str(file["downloadUrl"]), incoming, on_bytes)
     if digest(incoming) != sha256:
         incoming.unlink()
