@@ -6,6 +6,7 @@ beside a service called "aquatint-router", which a strict single-underscore pref
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -88,14 +89,15 @@ class CommonSettings(BaseSettings):
         """What an uploaded picture is held to."""
         return UploadLimits(self.max_upload_bytes, self.max_upload_pixels, self.max_upload_side_px)
 
-    @property
+    @cached_property
     def image_origins(self) -> ImageOrigins:
-        """From where pictures named by URL are fetched."""
+        """From where pictures named by URL are fetched. Asked for by every request, so read once."""
         return ImageOrigins.parse(self.image_url_origins, self.image_url_networks)
 
     @model_validator(mode="after")
     def _origins_can_be_read(self) -> Self:
-        ImageOrigins.parse(self.image_url_origins, self.image_url_networks)
+        # Reading them raises what is wrong with them.
+        assert self.image_origins is not None
         return self
 
     @property
