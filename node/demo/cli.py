@@ -20,17 +20,27 @@ class Stage(StrEnum):
     SMALL = "small"
     FULL = "full"
     SHARP = "sharp"
+    FINISH = "finish"
     FEW_STEP = "few_step"
     FIGURES = "figures"
 
 
-STEPS = {Stage.AUTOENCODER: 5500, Stage.TEXT: 700, Stage.SMALL: 4000, Stage.FULL: 5700, Stage.SHARP: 6000, Stage.FEW_STEP: 200}
+STEPS = {
+    Stage.AUTOENCODER: 5500,
+    Stage.TEXT: 700,
+    Stage.SMALL: 4000,
+    Stage.FULL: 5700,
+    Stage.SHARP: 5600,
+    Stage.FINISH: 5000,
+    Stage.FEW_STEP: 200,
+}
 LEARNING_RATES = {
     Stage.AUTOENCODER: 2e-3,
     Stage.TEXT: 2e-3,
     Stage.SMALL: 1e-3,
     Stage.FULL: 8e-4,
     Stage.SHARP: 8e-4,
+    Stage.FINISH: 6e-4,
     Stage.FEW_STEP: 1e-4,
 }
 """Ten times the last one makes the adapter drift away from its teacher within a hundred steps."""

@@ -57,7 +57,7 @@ while stars were still taken for crosses and circles for squares."""
 
 def share(scene: Scene) -> float:
     """How often a scene is trained on, relative to one easy thing: pairs, and shapes that are learned last, more often."""
-    return len(scene.things) + sum(LEARNED_LAST.get(thing.shape or "", 0.0) for thing in scene.things)
+    return 2 * len(scene.things) - 1 + sum(LEARNED_LAST.get(thing.shape or "", 0.0) for thing in scene.things)
 
 
 @torch.no_grad()

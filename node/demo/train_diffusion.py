@@ -63,7 +63,9 @@ FULL = Phase(
 )
 SHARP = replace(FULL, name="sharp", starts_from="full")
 """A second cycle of the learning rate on full pictures: grounds, places and colours come in the first, outlines in this."""
-PHASES = (SMALL, FULL, SHARP)
+FINISH = replace(FULL, name="finish", starts_from="sharp")
+"""A third, lower one: the second thing of a pair, and the corners of small shapes."""
+PHASES = (SMALL, FULL, SHARP, FINISH)
 
 
 @dataclass(frozen=True, slots=True)
