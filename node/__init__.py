@@ -4,6 +4,7 @@
     api.py control.py health.py auth.py       HTTP: OpenAI's routes, /node/v1, /health /ready /metrics, who may
     runs.py                                   the way of one request: choose, queue, load, run, record, answer
     resolve.py profile.py profiles/ traits.py a request and a profile -> a spec; what each family and variant wants
+    presets.py likeness.py                    ways to skip a part of the steps, and what they cost in likeness
     prompt_weights.py lora_requests.py        what `(word:1.3)` means in a prompt, and what a request says of LoRAs
     scheduler.py residency.py                 who is next; what is on the device
     worker/ engines/                          the child process, and the code in it that runs checkpoints
@@ -27,6 +28,8 @@ Decisions:
   within the profile's limits is exact. Costs: up to 15 px at the edges.
 - A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value
   beyond a limit is an error that gives the limit. Nothing is clamped.
+- Presets that change pictures are named by whoever wants them, and by every answer; runs with one are made alone and teach
+  the node nothing of how long a step takes. Those of UNets are ours (`deep`), for diffusers has none for them.
 - Prompts of the CLIP families are read with A1111's syntax, for theirs are written in it: brackets in one are weights, and
   a profile can switch that off. Models of plain language see plain language.
 - A model that ends three workers in a row is not tried any more until an operator loads it: each death costs every other

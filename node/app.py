@@ -100,6 +100,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         decoder=Decoder(max_pixels=settings.max_upload_pixels),
         dtype=own.dtype,
         embed_parameters=own.embed_parameters,
+        preset=own.preset,
     )
     run_beside("heartbeat", recorder.beat(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)

@@ -99,6 +99,8 @@ class Model:
             "commercial_use": profile.commercial_use,
             "min_vram_bytes": profile.min_vram_bytes,
             "prompt_weights": profile.prompt_weights,
+            "presets": {name.value: each.model_dump(mode="json") for name, each in profile.presets.items()},
+            "default_preset": profile.default_preset.value,
             "loras": [{"name": each.name, "trigger_words": list(each.sidecar.trigger_words)} for each in self.loras],
         }
 

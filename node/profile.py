@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from common.images_api import Quality, Size
+from common.images_api import Preset, Quality, Size
 from node.engine_names import EngineName
 from node.pipeline_classes import Family
+from node.presets import CACHES, StepCache
 from node.sdcpp_files import Component
 from node.traits import Traits, usual_profile
 
@@ -54,6 +55,11 @@ class Profile(BaseModel):
     max_guidance: float = Field(le=30)
     natural_guidance: float | None = None
     """Guidance is at most this under style `natural`; None where style has no effect."""
+
+    presets: dict[Preset, StepCache] = Field(default_factory=dict)
+    """What each preset but `full` does; those that are absent are refused."""
+    default_preset: Preset = Preset.FULL
+    """Of requests that name none."""
 
     true_cfg: Literal["none", "guidance", "beside"] = "none"
     """What `true_cfg_scale` is: without effect; another name of `guidance_scale`; or classifier-free guidance beside the
@@ -116,6 +122,11 @@ class Profile(BaseModel):
             raise ValueError(f"prompt_template must hold {PROMPT_SLOT}")
         if self.prompt_weights and self.family not in (Family.SD15, Family.SDXL):
             raise ValueError("prompt_weights are for the CLIP families, sd15 and sdxl")
+        if not {each.cache for each in self.presets.values()} <= CACHES.get(self.family, frozenset()):
+            can = ", ".join(sorted(CACHES.get(self.family, ()))) or "none"
+            raise ValueError(f"presets: step caches of {self.family.value} are: {can}")
+        if Preset.FULL in self.presets or self.default_preset not in {Preset.FULL, *self.presets}:
+            raise ValueError("`full` is no entry of presets, and default_preset is `full` or one of them")
         if fault := self.size_fault(self.default_size):
             raise ValueError(f"default_size: {fault}")
         return self

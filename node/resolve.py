@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from common.errors import InvalidRequest, UnsupportedTask, UserImageError
-from common.images_api import ImageRequest, InputFidelity, OutputFormat, Quality, Size, Style, Task, Upload
+from common.images_api import ImageRequest, InputFidelity, OutputFormat, Preset, Quality, Size, Style, Task, Upload
 from node.engines.base import LoraUse, Method, RunSpec
 from node.pipeline_classes import class_of
 from node.profile import Profile, Sampler
@@ -65,11 +65,13 @@ def resolve(
     embed_parameters: bool,
     masked: bool = False,
     loras: tuple[LoraUse, ...] = (),
+    preset: Preset = Preset.FULL,
 ) -> Resolved:
     """Make every choice the client left open. masked: whether the input has an area to repaint. loras: those asked for,
-    found; tags that name them are not in the prompt any more.
+    found; tags that name them are not in the prompt any more. preset: the node's own, for requests that name none.
 
-    Raises: UserImageError: a size this model cannot make; InvalidRequest: n, steps, guidance or seed outside its range.
+    Raises: UserImageError: a size this model cannot make; InvalidRequest: n, steps, guidance or seed outside its range, a
+    preset or a sampler it does not have.
     """
     if request.n > MAX_IMAGES:
         raise InvalidRequest(
@@ -114,6 +116,7 @@ def resolve(
         true_cfg_scale=true_cfg_scale,
         feather_px=request.mask_feather_px if masked else 0,
         previews=request.partial_images if request.stream else 0,
+        preset=_preset(request, profile, preset, true_cfg_scale),
         loras=loras,
     )
     names = _without_effect(request, profile, guided=guided, method=method, masked=masked)
@@ -171,6 +174,24 @@ def _sampler(request: ImageRequest, profile: Profile) -> Sampler:
         known = ", ".join(map(repr, samplers))
         raise InvalidRequest(f"Invalid 'sampler': this model has {known}, but got {request.sampler[:64]!r}.", param="sampler")
     return cast("Sampler", request.sampler)
+
+
+def _preset(request: ImageRequest, profile: Profile, usual: Preset, true_cfg_scale: float | None) -> Preset:
+    """The preset asked for, else the profile's, else the node's where the model has it."""
+    available = {Preset.FULL, *profile.presets}
+    chosen = request.preset
+    if chosen is None:
+        chosen = profile.default_preset if profile.default_preset is not Preset.FULL else usual
+        chosen = chosen if chosen in available else Preset.FULL
+    if chosen not in available:
+        known = ", ".join(repr(each.value) for each in Preset if each in available)
+        raise InvalidRequest(f"Invalid 'preset': this model has {known}, but got {chosen.value!r}.", param="preset")
+    if chosen is not Preset.FULL and (true_cfg_scale or 0) > 1:
+        # Their denoiser then runs twice a step, and not all pipelines tell the cache which of the two it is.
+        if request.preset is None:
+            return Preset.FULL
+        raise InvalidRequest("Invalid 'preset': this model has only 'full' beside a true_cfg_scale above 1.", param="preset")
+    return chosen
 
 
 def _steps(request: ImageRequest, profile: Profile) -> tuple[int, str]:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.catalog import AttemptFenced, new_id
-from common.errors import AquatintError, UnknownModel, UserImageError
-from common.images_api import AssetLinks, ImageRequest, Picture, ResponseFormat, Task, usage
+from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImageError
+from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
 from node.choice import Choice
 from node.decoding import Decoder
+from node.engine_names import EngineName
 from node.engines.base import Method, OutOfDeviceMemory, RunSpec
 from node.lora_requests import with_loras
 from node.masks import Canvas, as_source, canvas_of, fitted, flattened
@@ -64,8 +65,9 @@ class Runs:
         decoder: Decoder,
         dtype: str,
         embed_parameters: bool,
+        preset: Preset = Preset.FULL,
     ) -> None:
-        """dtype: the setting; `auto` leaves it to each model's profile."""
+        """dtype: the setting; `auto` leaves it to each model's profile. preset: of requests that name none."""
         self._models = models
         self._worker = worker
         self._residency = residency
@@ -78,6 +80,7 @@ class Runs:
         self._decoder = decoder
         self._dtype = dtype
         self._embed_parameters = embed_parameters
+        self._preset = preset
 
     async def make(self, request: ImageRequest, sender: Sender, on_preview: OnFile | None = None) -> Answer:
         """Make the pictures of a request and record them. Cancelling the caller cancels the run.
@@ -93,7 +96,15 @@ class Runs:
         request = _as_turned(request, canvas)
         masked = canvas is not None and canvas.repaint is not None
         read, loras = await with_loras(request, model.checkpoint.family, self._models.loras)
-        resolved = resolve(read, model.name, model.profile, embed_parameters=self._embed_parameters, masked=masked, loras=loras)
+        resolved = resolve(
+            read,
+            model.name,
+            model.profile,
+            embed_parameters=self._embed_parameters,
+            masked=masked,
+            loras=loras,
+            preset=self._preset,
+        )
         spec = resolved.spec
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
@@ -178,6 +189,11 @@ class Runs:
         device = await self._worker.wait_ready()
         budget_bytes = self._residency.budget_bytes()
         choice = model.choice(device.kind, self._dtype, budget_bytes)
+        if spec.preset is not Preset.FULL and choice.checkpoint.engine is EngineName.SDCPP:
+            raise InvalidRequest(
+                f"Invalid 'preset': this node runs the model by sd.cpp, which has only 'full', but got {spec.preset.value!r}.",
+                param="preset",
+            )
         order = model.load_order(device.kind, self._dtype, budget_bytes)
         job.phase = JobPhase.LOADING
         began = time.perf_counter()
@@ -198,7 +214,9 @@ class Runs:
                 log.warning("out_of_memory_retried", model=model.name)
                 loaded = time.perf_counter()
                 product = await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
-            self._pace.learn_run(model.name, time.perf_counter() - loaded, spec.work_units)
+            if spec.preset is Preset.FULL:
+                # What is learned is the price of a whole step.
+                self._pace.learn_run(model.name, time.perf_counter() - loaded, spec.work_units)
         return product, loaded - began, choice
 
     async def _record(
@@ -302,6 +320,7 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "drawn_size": str(spec.drawn),
         "method": spec.method.value,
         "strength": spec.strength,
+        "preset": spec.preset.value,
         "mask_feather_px": spec.feather_px,
         "output_compression": spec.output_compression,
         "prompt_tokens": product.prompt_tokens,

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError
 
+from common.images_api import Preset
 from common.settings import CommonSettings, Section, SettingsError
 
 
@@ -50,6 +51,10 @@ class NodeSection(Section):
     )
     preload: list[str] = Field(
         default_factory=list, description="Models to load at the start and keep, as a JSON list of names."
+    )
+    preset: Preset = Field(
+        default=Preset.FULL,
+        description="Preset of requests that name none, for the models that have it; all but `full` change pictures a little.",
     )
     embed_parameters: bool = Field(default=True, description="Write prompt, seed and settings into each file, as A1111 does.")
 

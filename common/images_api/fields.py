@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, JsonObject, Kind, Number, Refused, SizeText, Text
 from common.images_api.loras import LoraList
-from common.images_api.request import MAX_SEED, InputFidelity, OutputFormat, Quality, ResponseFormat, Style, Task
+from common.images_api.request import MAX_SEED, InputFidelity, OutputFormat, Preset, Quality, ResponseFormat, Style, Task
 
 MAX_PROMPT_CHARACTERS = 32_000
 """OpenAI's limit for its GPT image models."""
@@ -103,6 +103,7 @@ FIELDS: tuple[Field, ...] = (
     Field("guidance_scale", Number(0, 100), "classifier-free guidance", aliases=("cfg_scale", "guidance")),
     Field("true_cfg_scale", Number(0, 100), "guidance of Qwen-Image; of FLUX.1 the one that a negative prompt needs"),
     Field("sampler", Text(1, 64), "denoising solver", aliases=("sampler_name", "sample_method")),
+    Field("preset", Choice(Preset), "parts of some steps are left out for speed; the picture changes a little, but for `full`"),
     Field("loras", LoraList(), "adapters by name; `<lora:name:scale>` in the prompt does the same", aliases=("lora",)),
     Field(
         "strength",

@@ -39,6 +39,14 @@ class Style(StrEnum):
     NATURAL = "natural"
 
 
+class Preset(StrEnum):
+    """How much of the steps is computed: all, or as much as a model's profile says of a quicker preset."""
+
+    FULL = "full"
+    BALANCED = "balanced"
+    FAST = "fast"
+
+
 class OutputFormat(StrEnum):
     """File formats a picture can leave in."""
 
@@ -150,6 +158,7 @@ class ImageRequest:
     guidance_scale: float | None = None
     true_cfg_scale: float | None = None
     sampler: str | None = None
+    preset: Preset | None = None
     loras: tuple[LoraAsk, ...] = ()
     """Those of the field; the prompt may name more."""
     strength: float | None = None

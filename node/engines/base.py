@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 from PIL import Image
 
 from common.errors import EngineFailed, LoraMismatch, RunCancelled, Unavailable
-from common.images_api import OutputFormat, Size
+from common.images_api import OutputFormat, Preset, Size
 from node.checkpoints import Checkpoint
 from node.loras import LoraPlace
 from node.masks import Canvas
@@ -113,6 +113,8 @@ class RunSpec:
     """Soft edge inside the mask."""
     previews: int = 0
     """Partial pictures told while the first picture is made."""
+    preset: Preset = Preset.FULL
+    """Which parts of the steps are computed, by the profile."""
     loras: tuple[LoraUse, ...] = ()
     """Applied together, in any method."""
 
@@ -150,6 +152,7 @@ class RunSpec:
                 "loras": tuple(LoraUse(**each) for each in values["loras"]),
                 "output_format": OutputFormat(values["output_format"]),
                 "method": Method(values["method"]),
+                "preset": Preset(values["preset"]),
             }
         )
 

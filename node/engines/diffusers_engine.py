@@ -35,6 +35,7 @@ from node.engines.clip_text import clip_text
 from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
+from node.engines.step_caches import cached_steps
 from node.masks import Canvas, cut_to, kept_outside
 from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
@@ -142,6 +143,7 @@ def _generate(
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
     inputs = calls.start(spec, canvas)
+    denoiser = getattr(pipeline, class_of(order.checkpoint.family).denoiser)
 
     def finish(picture: Image.Image) -> Image.Image:
         cut = cut_to(as_large_as(picture, spec.drawn), spec.size)
@@ -158,15 +160,16 @@ def _generate(
             if previews is not None:
                 previews.watch(pipeline.scheduler)
             clock = _StepClock(index, spec, on_step, previews)
-            picture = pipeline(
-                **embeddings,
-                **inputs,
-                num_inference_steps=spec.steps,
-                **calls.guidance(spec),
-                generator=torch.Generator("cpu").manual_seed(seed),
-                callback_on_step_end=clock,
-                output_type="pil",
-            ).images[0]
+            with cached_steps(denoiser, order.profile.presets.get(spec.preset)):
+                picture = pipeline(
+                    **embeddings,
+                    **inputs,
+                    num_inference_steps=spec.steps,
+                    **calls.guidance(spec),
+                    generator=torch.Generator("cpu").manual_seed(seed),
+                    callback_on_step_end=clock,
+                    output_type="pil",
+                ).images[0]
             clock.add_to(timings_s)
             images.append(finish(picture))
         sampler = type(pipeline.scheduler).__name__

@@ -2,6 +2,7 @@
 
 import json
 
+from common.images_api import Preset
 from node.engines.base import RunSpec
 from node.hashes import AUTOV2_DIGITS
 
@@ -16,6 +17,7 @@ def parameters_text(spec: RunSpec, seed: int) -> str:
         f"Steps: {spec.steps}, Sampler: {spec.sampler}, CFG scale: {spec.guidance:g}, Seed: {seed}, "
         f"Size: {spec.drawn}, Model: {spec.model}, "
         + (f"Denoising strength: {spec.strength:g}, " if spec.strength is not None else "")
+        + (f"Preset: {spec.preset}, " if spec.preset is not Preset.FULL else "")
         + _lora_hashes(spec)
         + "Version: aquatint"
     )

@@ -245,7 +245,8 @@ def qwen_image_parts() -> dict[str, Any]:
         patch_size=2,
         in_channels=16,
         out_channels=4,
-        num_layers=1,
+        # A cache of the first block needs one behind it.
+        num_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=16,

@@ -59,6 +59,32 @@ def test_the_same_request_gives_the_same_bytes_alone_or_among_others(node: NodeP
     assert [each.b64_json for each in three] == [each[0].b64_json for each in single]
 
 
+async def test_a_preset_is_named_by_the_answer_the_run_and_the_file_and_ends_with_its_run(node: NodeProcess):
+    def ask(**fields: Any) -> tuple[dict[str, Any], str]:
+        extra = {"seed": 41, "steps": 6} | fields
+        with node.sdk() as sdk:
+            raw = sdk.images.with_raw_response.generate(**SHORT | {"extra_body": extra})
+        answer = json.loads(raw.content)
+        return answer["parameters"] | {"run": answer["id"]}, answer["data"][0]["b64_json"]
+
+    plain, full = ask()
+    told, quick = ask(preset="fast")
+
+    assert (plain["preset"], told["preset"]) == ("full", "fast")
+    assert (await run_row(node, told["run"])).effective["preset"] == "fast"
+    assert "Preset: fast" in Image.open(io.BytesIO(base64.b64decode(quick))).info["parameters"]
+    assert ask()[1] == full != quick
+
+
+def test_a_preset_that_is_not_there_is_a_400(node: NodeProcess):
+    with node.sdk() as sdk:
+        with pytest.raises(openai.BadRequestError, match="Supported values are: 'full', 'balanced', and 'fast'"):
+            sdk.images.generate(**SHORT | {"extra_body": {"preset": "best"}})
+        with pytest.raises(openai.BadRequestError, match="this model has 'full', but got 'fast'") as no:
+            sdk.images.generate(model="z-image", prompt="a fox", extra_body={"preset": "fast"})
+    assert no.value.param == "preset"
+
+
 def test_urls_are_signed_and_open_without_a_key(node: NodeProcess):
     with node.sdk() as sdk:
         answer = sdk.images.generate(**SHORT | {"response_format": "url", "output_format": "webp"})
