@@ -12,8 +12,10 @@ AquatintError                      500  server_error
 ├── NotFound                       404  invalid_request_error
 ├── MethodNotAllowed               405  invalid_request_error
 ├── Conflict                       409  invalid_request_error   (never retried by clients: x-should-retry false)
+│   └── KeyInFlight                409  the first request with this idempotency key has no answer yet (Retry-After)
 ├── Gone                           410  invalid_request_error
 ├── PayloadTooLarge                413  invalid_request_error
+├── KeyReused                      422  invalid_request_error   (an idempotency key that came with another request before)
 ├── TooManyRequests                429  requests                (Retry-After)
 ├── RunCancelled                   499  server_error
 ├── EngineFailed                   500  server_error            (would fail again: x-should-retry false)
@@ -165,6 +167,17 @@ class Conflict(AquatintError):
     status, type, code, retryable = 409, "invalid_request_error", "conflict", False
 
 
+class KeyInFlight(Conflict):
+    """The first request with this idempotency key is being worked on. SDKs try again, and then get its answer."""
+
+    code, retryable = "idempotency_key_in_use", True
+
+    def __init__(self, *, retry_after_s: float) -> None:
+        super().__init__(
+            "The request that first came with this idempotency key is still in progress.", retry_after_s=retry_after_s
+        )
+
+
 class Gone(AquatintError):
     """It was here and is not any more, such as a signed link past its time."""
 
@@ -175,6 +188,15 @@ class PayloadTooLarge(AquatintError):
     """The body is larger than this route takes."""
 
     status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class KeyReused(AquatintError):
+    """An idempotency key stands for one request; this is another."""
+
+    status, type, code = 422, "invalid_request_error", "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("Keys for idempotent requests can only be used with the same request they were first used with.")
 
 
 class TooManyRequests(AquatintError):

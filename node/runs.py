@@ -271,7 +271,8 @@ class Runs:
         request: ImageRequest,
         sender: Sender,
     ) -> Answer:
-        spec, now_s = resolved.spec, time.time()
+        # Links count from the second that the answer names, so that they can be written again as they were.
+        spec, now_s = resolved.spec, float(head["created"])
         # A stream always carries the bytes: its events have no place for a link.
         as_url = request.effective_response_format is ResponseFormat.URL and not request.stream
         pictures = [

@@ -6,6 +6,7 @@
     model_names.py   names clients use -> models nodes have
     dispatch.py      carries one run: record, queue, pick, send, fail over, answer
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
+    idempotency.py   requests that come again under one Idempotency-Key
     queue.py         where runs wait for a node
     placement.py     pure: filter, predict the finish on each node, pick
     registry.py      the nodes and what we think of them; probe.py looks at them; node_client.py speaks to them

@@ -2,12 +2,21 @@
 
 import time
 
-from common.catalog import AssetStore, Catalog, RunRecord, RunStatus
-from common.errors import AquatintError
+import orjson
+
+from common.catalog import AssetStore, Catalog, Earlier, RunRecord, RunStatus
+from common.errors import AquatintError, Gone, NotFound
 from common.images_api import AssetLinks, OutputFormat, Picture, ResponseFormat, Task, answer_bytes, events
+from common.images_api.links import LIFETIME_S
 from common.logs import get_logger
+from common.node_api import RUN_ID_HEADER
+from router.relay import Reply, once
 
 log = get_logger(__name__)
+
+REPLAYED = {"idempotent-replayed": "true"}
+LEAST_LIFETIME_S = 60.0
+"""A link that was answered before is given again while it is good for so long; then one with a time of its own."""
 
 
 class Answers:
@@ -24,7 +33,7 @@ class Answers:
             run = await self._catalog.runs.get(run_id)
             if run.status is not RunStatus.SUCCEEDED:
                 return None
-            return answer_bytes(run.answer or {}, [await self._picture(run, index, public_url) for index in range(run.n)])
+            return await self._body(run, public_url)
         except AquatintError as error:
             log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
             return None
@@ -35,19 +44,41 @@ class Answers:
             run = await self._catalog.runs.get(run_id)
             if run.status is not RunStatus.SUCCEEDED:
                 return None
-            image = run.images[0]
-            return events.completed(
-                Task(run.task),
-                await self._assets.get(image.sha256),
-                events.completed_head(run.answer or {}, image.seed, image.id),
-            )
+            return await self._event(run)
         except AquatintError as error:
             log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
             return None
 
+    async def replay(self, earlier: Earlier, *, stream: bool, public_url: str) -> Reply:
+        """The answer of an earlier request with the same idempotency key.
+
+        Raises: Gone: its pictures are not kept any more; CatalogUnavailable, Unavailable: they cannot be read now.
+        """
+        told = REPLAYED | {RUN_ID_HEADER: earlier.run_id}
+        if earlier.refusal is not None:
+            told |= {"content-type": "application/json", **earlier.refusal["headers"]}
+            return Reply(earlier.refusal["status"], told, once(orjson.dumps(earlier.refusal["body"])))
+        run = await self._catalog.runs.get(earlier.run_id)
+        told["x-image-seeds"] = ",".join(str(image.seed) for image in run.images)
+        try:
+            body = await (self._event(run) if stream else self._body(run, public_url))
+        except NotFound:
+            raise Gone("The pictures of the first answer are not kept any more.") from None
+        return Reply(200, told | (events.HEADERS if stream else {"content-type": "application/json"}), once(body))
+
+    async def _body(self, run: RunRecord, public_url: str) -> bytes:
+        return answer_bytes(run.answer or {}, [await self._picture(run, index, public_url) for index in range(run.n)])
+
+    async def _event(self, run: RunRecord) -> bytes:
+        image = run.images[0]
+        head = events.completed_head(run.answer or {}, image.seed, image.id)
+        return events.completed(Task(run.task), await self._assets.get(image.sha256), head)
+
     async def _picture(self, run: RunRecord, index: int, public_url: str) -> Picture:
         image = run.images[index]
         if run.request.get("response_format") == ResponseFormat.URL:
-            url = self._links.sign(public_url, image.id, OutputFormat(image.format), now_s=time.time())
+            now_s, made_s = time.time(), float((run.answer or {}).get("created", 0))
+            signed_s = made_s if made_s + LIFETIME_S - LEAST_LIFETIME_S > now_s else now_s
+            url = self._links.sign(public_url, image.id, OutputFormat(image.format), now_s=signed_s)
             return Picture(image.seed, image.id, url=url)
         return Picture(image.seed, image.id, content=await self._assets.get(image.sha256))

@@ -90,12 +90,13 @@ async def _make_services(
     async def look_again(node: Node) -> bool:
         return await look(node, registry, client)
 
+    answers = Answers(catalog, assets_store, links)
     dispatcher = Dispatcher(
         catalog=catalog,
         registry=registry,
         queue=queue,
         client=client,
-        answers=Answers(catalog, assets_store, links),
+        answers=answers,
         metrics=metrics,
         look=look_again,
         run_timeout_s=own.run_timeout_s,
@@ -110,6 +111,7 @@ async def _make_services(
         prober=Prober(registry, client, interval_s=own.probe_interval_s),
         queue=queue,
         client=client,
+        answers=answers,
         dispatcher=dispatcher,
         names=ModelNames(registry, catalog, default=own.default_model),
         metrics=metrics,
@@ -124,6 +126,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
             await services.catalog.runs.heartbeat(list(services.dispatcher.held))
 
     async def clean() -> None:
+        await services.catalog.idempotency.forget(older_than_s=own.idempotency_hours * 3600)
         await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=ASSET_GRACE_S)
 
     return [

@@ -22,6 +22,7 @@ from common.catalog import AttemptFenced, Catalog
 from common.errors import AquatintError, CatalogUnavailable, DeadlineExceeded, NodeFailed, RunCancelled
 from common.images_api import encoded, events
 from common.logs import bind, get_logger
+from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
 from router.metrics import RouterMetrics
 from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
@@ -94,7 +95,9 @@ class Dispatcher:
         """
         self._queue.check_room()
         bind(run_id=accepted.run_id)
-        await self._catalog.runs.open(row_of(accepted))
+        earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
+        if earlier is not None:
+            return await self._answers.replay(earlier, stream=accepted.request.stream, public_url=accepted.public_url)
         self.held[accepted.run_id] = accepted
         try:
             reply = await self._try_nodes(accepted)
@@ -164,7 +167,7 @@ class Dispatcher:
         if response.status_code == 200:
             self._registry.model_worked(node, accepted.ask.model)
             self._metrics.attempt(node.name, "succeeded")
-            return Reply(200, passed_on(response), self._body(response, accepted))
+            return Reply(200, {RUN_ID_HEADER: accepted.run_id} | passed_on(response), self._body(response, accepted))
         return await self._refused(journey, this, response)
 
     async def _finished(self, accepted: Accepted) -> Reply | None:
@@ -217,7 +220,7 @@ class Dispatcher:
         if response.status_code < 500 or isinstance(error, CatalogUnavailable):
             self._metrics.attempt(this.node.name, "refused")
             await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
-            return Reply(response.status_code, passed_on(response), once(body))
+            return Reply(response.status_code, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(response), once(body))
         self._registry.model_failed(this.node, journey.accepted.ask.model)
         await self._elsewhere(journey, this, error.code or "node_error", error.message)
         journey.last = error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httpx
 import orjson
 
-from common.catalog import NewRun
+from common.catalog import Claim, NewRun
 from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed
 from common.images_api import ImageRequest
 from common.node_api import (
@@ -36,6 +36,8 @@ class Accepted:
     public_url: str
     label: str = "other"
     """The model as a metrics label: only names that nodes have told of."""
+    claim: Claim | None = None
+    """The idempotency key it came with."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
+from router.answers import Answers
 from router.dispatch import Dispatcher
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
@@ -29,6 +30,7 @@ class Services:
     prober: Prober
     queue: Queue
     client: NodeClient
+    answers: Answers
     dispatcher: Dispatcher
     names: ModelNames
     metrics: RouterMetrics

@@ -29,6 +29,11 @@ class RouterSection(Section):
     connect_timeout_s: float = Field(default=3, gt=0, description="For connections to nodes.")
     sweep_interval_s: float = Field(default=30, gt=0, description="Time between sweeps of what a crash left open.")
     orphan_after_s: float = Field(default=90, gt=0, description="A run without a sign of life for this long is closed.")
+    idempotency_hours: float = Field(
+        default=24,
+        gt=0,
+        description="How long a request that comes again under its `Idempotency-Key` is answered as the first.",
+    )
     drain_s: int = Field(default=30, ge=0, description="Time that runs in flight get to end after SIGTERM.")
 
 

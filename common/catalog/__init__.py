@@ -2,6 +2,7 @@
 
     catalog.py     Catalog: open, and the subjects below
     runs.py        runs, attempts, images, tags (rows.py: rows -> records)
+    idempotency.py the requests that come again
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
@@ -36,6 +37,8 @@ from common.catalog.nodes import KEEP
 from common.catalog.records import (
     AttemptRecord,
     AttemptStatus,
+    Claim,
+    Earlier,
     ImageRecord,
     KeyRecord,
     ModelFile,
@@ -58,6 +61,8 @@ __all__ = [
     "AttemptRecord",
     "AttemptStatus",
     "Catalog",
+    "Claim",
+    "Earlier",
     "ImageRecord",
     "KeyRecord",
     "ModelFile",

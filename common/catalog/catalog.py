@@ -5,6 +5,7 @@ from typing import Self
 from common.catalog.database import Database, parse_url, sqlite_path
 from common.catalog.encryption import TokenCipher
 from common.catalog.errors import SchemaOutdated
+from common.catalog.idempotency import Idempotency
 from common.catalog.keys import Keys
 from common.catalog.migrate import head, knows
 from common.catalog.models import Models
@@ -21,6 +22,7 @@ class Catalog:
     def __init__(self, database: Database, cipher: TokenCipher) -> None:
         self._database = database
         self.runs = Runs(database)
+        self.idempotency = Idempotency(database)
         self.nodes = Nodes(database, cipher)
         self.keys = Keys(database)
         self.models = Models(database)

@@ -66,6 +66,27 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One use of an idempotency key."""
+
+    key_id: str
+    """The API key it came with: another client's idempotency key of the same name is another one."""
+    name: str
+    """What the client sent, 1..256 characters."""
+    fingerprint: str
+    """64 hexadecimal digits, the same for the same request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The answer that an idempotency key stands for."""
+
+    run_id: str
+    refusal: dict[str, Any] | None
+    """The error that was answered, as the router wrote it down; None where the run succeeded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
     """One picture of a run whose bytes are already durable in the asset store."""
 

@@ -14,10 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.catalog.columns import new_id, utc_now
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
+from common.catalog.idempotency import taken
 from common.catalog.records import (
     OPEN_ATTEMPT,
     OPEN_RUN,
     AttemptStatus,
+    Claim,
+    Earlier,
     ImageRecord,
     NewImage,
     NewRun,
@@ -26,10 +29,10 @@ from common.catalog.records import (
     SweepReport,
 )
 from common.catalog.rows import image_record, run_record, select_images, select_runs
+from common.catalog.run_ends import INTERRUPTED, close_attempts
 from common.catalog.tables import Asset, Attempt, Image, Run, RunTag, Tag
 from common.errors import InvalidRequest, NotFound
 
-INTERRUPTED = "interrupted"
 MAX_TAG_LENGTH = 64
 _BATCH = 500
 """Rows in one statement: SQLite takes 32,766 parameters, and a lock is not held for long."""
@@ -44,8 +47,12 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def open(self, run: NewRun) -> None:
-        """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it."""
+    async def open(self, run: NewRun, claim: Claim | None = None) -> Earlier | None:
+        """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
+
+        claim: the idempotency key it came with. Returns: the answer that the key stands for already; then nothing is
+        recorded. Raises: KeyReused, KeyInFlight, the same.
+        """
         now = utc_now()
         row = {
             "id": run.id,
@@ -67,7 +74,12 @@ class Runs:
             "heartbeat_at": now,
         }
         async with self._db.write() as session:
+            if claim is not None:
+                earlier = await taken(self._db, session, claim, run.id, now)
+                if earlier is not None:
+                    return earlier
             await self._db.insert_absent(session, Run, [row])
+        return None
 
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
         """Record that the run is about to be sent to `node`, and fence the attempts before.
@@ -79,7 +91,7 @@ class Runs:
         async with self._db.write() as session:
             run = await _locked(session, run_id)
             _refuse_ended(run)
-            await _close_attempts(session, [run_id], AttemptStatus.ABANDONED, "superseded", None, now)
+            await close_attempts(session, [run_id], AttemptStatus.ABANDONED, "superseded", None, now)
             run.current_attempt += 1
             run.heartbeat_at = now
             attempt = Attempt(
@@ -176,7 +188,7 @@ class Runs:
                 return False
             run.status, run.error_code, run.error_message = status, code, message
             run.finished_at = now
-            await _close_attempts(session, [run_id], attempts, code, message, now)
+            await close_attempts(session, [run_id], attempts, code, message, now)
             return True
 
     async def get(self, run_id: str) -> RunRecord:
@@ -231,7 +243,7 @@ class Runs:
                 # `dead` again outside: a heartbeat that came between finding and locking the row counts.
                 ended = await session.scalars(update(Run).where(Run.id.in_(some), *dead).values(values).returning(Run.id))
                 batch = Ids(ended)
-                attempts += await _close_attempts(session, batch, AttemptStatus.FAILED, INTERRUPTED, message, now)
+                attempts += await close_attempts(session, batch, AttemptStatus.FAILED, INTERRUPTED, message, now)
             if not batch:
                 return SweepReport(runs_closed=tuple(closed), attempts_closed=attempts)
             closed += batch
@@ -286,21 +298,6 @@ async def _locked_attempt(session: AsyncSession, run_id: str, no: int) -> tuple[
             f"Attempt {no} of run {run_id} is {attempt.status.value}; the current one is {run.current_attempt}."
         )
     return run, attempt
-
-
-async def _close_attempts(
-    session: AsyncSession, run_ids: Ids, status: AttemptStatus, code: str, message: str | None, now: datetime
-) -> int:
-    """Close the open attempts of runs whose rows are locked. Returns: how many there were."""
-    if not run_ids:
-        return 0
-    closing = (
-        update(Attempt)
-        .where(Attempt.run_id.in_(run_ids), Attempt.status.in_(OPEN_ATTEMPT))
-        .values(status=status, error_code=code, error_message=message, finished_at=now)
-        .returning(Attempt.no)
-    )
-    return len((await session.scalars(closing)).all())
 
 
 async def _stored_already(session: AsyncSession, run: Run, images: Sequence[NewImage]) -> Ids:

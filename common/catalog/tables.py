@@ -149,6 +149,20 @@ class Run(Table):
     tags: Mapped[list[Tag]] = relationship(lazy="raise", init=False, viewonly=True, secondary="run_tags", order_by=Tag.name)
 
 
+class IdempotencyKey(Table):
+    """What a client called a request, and the run that answers it. Not a foreign key: a run that is gone frees the name."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "created_at"),)
+
+    key_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(Sha256)
+    run_id: Mapped[str] = mapped_column(Id)
+    refusal: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class Model(Table):
     """A model by its public name."""
 

@@ -49,6 +49,6 @@ def refused(body: bytes) -> bytes:
 
 def _event(name: str, fields: dict[str, Any], content: bytes) -> bytes:
     # Base64 needs no escaping: it is joined in rather than serialised.
-    rest = orjson.dumps(fields)[1:]
+    rest = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)[1:]
     start = f'event: {name}\ndata: {{"type":"{name}","b64_json":"'.encode()
     return start + base64.b64encode(content) + b'",' + rest + b"\n\n"

@@ -64,13 +64,23 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _STATUSES = {
     "400": "The request is wrong; `param` says where.",
     "401": "No key, or not one of ours.",
+    "409": "The first request with this idempotency key has no answer yet; see `Retry-After`.",
     "413": "The body is too large.",
+    "422": "The idempotency key came with another request before, or a LoRA does not fit the model.",
     "429": "The queue is full; see `Retry-After`.",
     "500": "The engine failed in a way that another try would repeat.",
     "502": "Every node that was tried failed.",
     "503": "No node can take it now, or the catalog cannot be reached; see `Retry-After`.",
     "504": "It did not end in time.",
 }
+_HEADERS: list[dict[str, Any]] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "A name for this request: sent again under it, it is answered as before and makes nothing.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    }
+]
 
 
 def operation(task: Task) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def operation(task: Task) -> dict[str, Any]:
     answers: dict[str, Any] = {"200": {"description": "The pictures.", "content": picture}}
     for status, meaning in _STATUSES.items():
         answers[status] = {"description": meaning, "content": {"application/json": {"schema": _ERROR}}}
-    return {"requestBody": {"required": True, "content": bodies}, "responses": answers}
+    return {"parameters": _HEADERS, "requestBody": {"required": True, "content": bodies}, "responses": answers}
 
 
 def _body(task: Task, *, files: dict[str, Any], form: bool = False) -> dict[str, Any]:

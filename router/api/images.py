@@ -3,14 +3,14 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 from ulid import ULID
 
-from common.catalog import KeyRecord
+from common.catalog import Claim, KeyRecord
 from common.errors import AquatintError, RunCancelled, UnsupportedTask
 from common.images_api import ImageRequest, Task, asked_for, events
 from common.images_api.openapi import operation
@@ -19,6 +19,7 @@ from common.web import until_client_leaves
 from common.web.background import ended
 from common.web.image_requests import read_image_request
 from router.auth import UserKey
+from router.idempotency import claim_of, closed_after, remember
 from router.placement import Ask
 from router.relay import Accepted, Reply
 from router.services import Services, ServicesDep
@@ -59,13 +60,17 @@ async def ping() -> Response:
 
 async def _carry(task: Task, request: Request, key: KeyRecord, services: Services) -> Response:
     asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
-    accepted = await _accepted(asked, request, key, services)
+    claim = await claim_of(request, key, asked)
+    if claim is not None and (earlier := await services.catalog.idempotency.earlier(claim)) is not None:
+        base_url = public_url(request, services)
+        return _answer(await services.answers.replay(earlier, stream=asked.stream, public_url=base_url), asked)
+    accepted = await _accepted(asked, claim, request, key, services)
     if asked.stream:
         return await _streamed(accepted, request, services)
-    return _answer(await until_client_leaves(request, _counted(accepted, services)), accepted)
+    return _answer(await until_client_leaves(request, _counted(accepted, services)), asked)
 
 
-async def _accepted(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Accepted:
+async def _accepted(asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services) -> Accepted:
     model, status = await services.names.resolve(asked.model)
     offered = services.registry.tasks(model)
     if offered and asked.task not in offered:
@@ -83,6 +88,7 @@ async def _accepted(asked: ImageRequest, request: Request, key: KeyRecord, servi
         key_id=key.id,
         public_url=public_url(request, services),
         label=model if status is not None else "other",
+        claim=claim,
     )
 
 
@@ -93,9 +99,12 @@ async def _counted(accepted: Accepted, services: Services) -> Reply:
     try:
         reply = await services.dispatcher.run(accepted)
         outcome = "succeeded" if reply.status == 200 else "refused"
+        if accepted.claim is not None and accepted.request.stream:
+            reply.body = closed_after(reply.body, services.catalog, accepted.run_id)
         return reply
     except AquatintError as error:
         outcome = "cancelled" if isinstance(error, RunCancelled) else "failed"
+        await remember(services.catalog, accepted, error)
         raise
     finally:
         services.metrics.run(accepted.label, outcome, time.monotonic() - began_s)
@@ -107,11 +116,12 @@ async def _streamed(accepted: Accepted, request: Request, services: Services) ->
     try:
         await until_client_leaves(request, asyncio.wait({dispatch}, timeout=EVENTS_AFTER_S))
         if dispatch.done():
-            return _answer(dispatch.result(), accepted)
+            return _answer(dispatch.result(), accepted.request)
     except BaseException:
         await ended(dispatch)
         raise
-    return StreamingResponse(_kept_alive(dispatch), headers=_headers({**events.HEADERS}, accepted))
+    headers = {**events.HEADERS, RUN_ID_HEADER: accepted.run_id}
+    return StreamingResponse(_kept_alive(dispatch), headers=_headers(headers, accepted.request))
 
 
 async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
@@ -154,13 +164,13 @@ def public_url(request: Request, services: Services) -> str:
     return services.settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
-def _answer(reply: Reply, accepted: Accepted) -> Response:
-    return StreamingResponse(reply.body, status_code=reply.status, headers=_headers(reply.headers, accepted))
+def _answer(reply: Reply, asked: ImageRequest) -> Response:
+    return StreamingResponse(reply.body, status_code=reply.status, headers=_headers(reply.headers, asked))
 
 
-def _headers(passed_on: Any, accepted: Accepted) -> dict[str, str]:
-    headers = dict(passed_on) | {RUN_ID_HEADER: accepted.run_id}
-    if accepted.request.ignored:
+def _headers(passed_on: Mapping[str, str], asked: ImageRequest) -> dict[str, str]:
+    headers = dict(passed_on)
+    if asked.ignored:
         told = headers.get("x-ignored-params", "")
-        headers["x-ignored-params"] = ",".join(filter(None, [",".join(accepted.request.ignored), told]))
+        headers["x-ignored-params"] = ",".join(filter(None, [",".join(asked.ignored), told]))
     return headers

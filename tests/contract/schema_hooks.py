@@ -7,6 +7,7 @@ one is sent as it was made.
 import base64
 import contextlib
 import io
+import itertools
 import re
 from typing import Any
 
@@ -20,6 +21,8 @@ from router.api.admin_nodes import ADDRESS
 from tests.contract.server import MODEL
 
 SIDES = ("width", "height")
+IDEMPOTENCY = "Idempotency-Key"
+NUMBERS = itertools.count()
 LORAS = next(field for field in FIELDS if field.name == "loras")
 
 
@@ -43,6 +46,9 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> sche
     if fields is not None:
         if "/images/" in case.operation.path:
             _make_possible(fields)
+            if _kept(case.headers.get(IDEMPOTENCY)):
+                # A key stands for one request, and each case is another.
+                case.headers[IDEMPOTENCY] = f"key-{next(NUMBERS)}"
         if isinstance(fields.get("url"), str) and re.match(ADDRESS, fields["url"]):
             # A port that nobody listens on: nodes are looked at when they are added.
             fields["url"] = "http://127.0.0.1:9"
@@ -79,6 +85,10 @@ def _make_possible(fields: dict[str, Any]) -> None:
         fields["n"] = 1
     if _integer(fields.get("seed"), 2**32 - 10, 2**32 - 1):
         fields["seed"] = 7
+
+
+def _kept(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[!-~]{1,255}", name) is not None
 
 
 def _integer(value: Any, least: int, most: int) -> bool:

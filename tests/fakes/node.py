@@ -212,8 +212,9 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
         )
         for i, content in enumerate(files)
     ]
+    now_s = int(time.time())
     head = {
-        "created": int(time.time()),
+        "created": now_s,
         "size": str(size),
         "quality": "medium",
         "background": "opaque",
@@ -223,7 +224,7 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
         "usage": usage(text_tokens=1, pictures=asked.n, width_px=size.width_px, height_px=size.height_px),
     }
     ids = await node.catalog.runs.finish(run_id, attempt, images=images, effective={}, timings={}, answer=head)
-    pictures = [_picture(node, request, asked, asked.seed + i, image_id, files[i]) for i, image_id in enumerate(ids)]
+    pictures = [_picture(node, request, asked, asked.seed + i, ids[i], files[i], float(now_s)) for i in range(asked.n)]
     if fault == "finish_then_die":
         os.kill(os.getpid(), signal.SIGKILL)
     if asked.stream:
@@ -236,11 +237,11 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
     return Response(body, media_type="application/json", headers={RUN_ID_HEADER: run_id})
 
 
-def _picture(node: FakeNode, request: Request, asked: Any, seed: int, image_id: str, content: bytes) -> Picture:
+def _picture(node: FakeNode, request: Request, asked: Any, seed: int, image_id: str, content: bytes, now_s: float) -> Picture:
     if asked.response_format is not ResponseFormat.URL:
         return Picture(seed, image_id, content=content)
     base = request.headers[PUBLIC_URL_HEADER]
-    return Picture(seed, image_id, url=node.links.sign(base, image_id, asked.output_format, now_s=time.time()))
+    return Picture(seed, image_id, url=node.links.sign(base, image_id, asked.output_format, now_s=now_s))
 
 
 async def _events(asked: ImageRequest, head: dict[str, Any], picture: Picture, fault: str) -> AsyncIterator[bytes]:
