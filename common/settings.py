@@ -1,4 +1,4 @@
-"""Settings: read once from the environment, frozen; one wrong or misspelt variable stops the start with all faults named.
+"""Settings: one tree, read once from a file and the environment, frozen; whatever is wrong stops the start, all faults named.
 
 Variables begin with `AQUATINT__`, two underscores deep: Kubernetes sets names like `AQUATINT_ROUTER_PORT=tcp://...`
 beside a service called "aquatint-router", which a strict single-underscore prefix would have to refuse.
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
+from pydantic_core import ErrorDetails
 
 from common.image_origins import ImageOrigins
+from common.settings_sources import Told, told
 from common.upload_limits import UploadLimits
 
-PREFIX = "AQUATINT__"
 HOME_VARIABLE = "AQUATINT_HOME"
 BOOTSTRAP_KEY_VARIABLE = "AQUATINT_BOOTSTRAP_KEY"
-SECTIONS = ("router", "node")
-"""Sections of the tree; a process reads its own and leaves the others' to them."""
+SECRET: JsonDict = {"secret": True}
+"""`Field(json_schema_extra=SECRET)`: a value that is never shown."""
 
 
 class SettingsError(Exception):
@@ -34,10 +35,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CommonSettings(BaseSettings):
+class CommonSettings(BaseModel):
     """What router, node and command line all need."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
     section: ClassVar[str | None] = None
 
     home: Path = Field(
@@ -47,6 +48,16 @@ class CommonSettings(BaseSettings):
     database_url: str | None = Field(
         default=None,
         description="The catalog: `postgresql+asyncpg://...` or `sqlite+aiosqlite:///...`. SQLite in `home` when absent.",
+    )
+    database_password: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra=SECRET,
+        description="Password of the catalog's user, where `database_url` does not hold it.",
+    )
+    secret_key_file: Path | None = Field(
+        default=None,
+        description="File of the key that node tokens are encrypted with. `home`/secret.key, made once, when absent.",
     )
     assets_url: str | None = Field(
         default=None,
@@ -77,7 +88,13 @@ class CommonSettings(BaseSettings):
     @property
     def catalog_url(self) -> str:
         """The database in use."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.home / 'catalog.db'}"
+        if self.database_url is None:
+            return f"sqlite+aiosqlite:///{self.home / 'catalog.db'}"
+        if self.database_password is None:
+            return self.database_url
+        from sqlalchemy import make_url
+
+        return make_url(self.database_url).set(password=self.database_password).render_as_string(hide_password=False)
 
     @property
     def asset_store_url(self) -> str:
@@ -94,6 +111,19 @@ class CommonSettings(BaseSettings):
         """From where pictures named by URL are fetched. Asked for by every request, so read once."""
         return ImageOrigins.parse(self.image_url_origins, self.image_url_networks)
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database(cls, url: str | None) -> str | None:
+        if url is not None:
+            from common.catalog.database import parse_url
+            from common.errors import InvalidRequest
+
+            try:
+                parse_url(url)
+            except InvalidRequest as error:
+                raise ValueError(error.message) from None
+        return url
+
     @model_validator(mode="after")
     def _origins_can_be_read(self) -> Self:
         # Reading them raises what is wrong with them.
@@ -103,44 +133,36 @@ class CommonSettings(BaseSettings):
     @property
     def secret_key_path(self) -> Path:
         """The file of the key that node tokens are encrypted with."""
-        return self.home / "secret.key"
+        return self.secret_key_file or self.home / "secret.key"
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
-        """Read the environment; `overrides` (from the command line) win.
+        """Read the file and the environment; `overrides` (from the command line) win.
 
-        Raises: SettingsError: unknown variables or wrong values, all of them at once.
+        Raises: SettingsError: unknown settings or wrong values, all of them at once.
         """
-        faults = [f"{name}: no such setting" for name in _unknown(cls, environ)]
-        values = {name: value for name, value in overrides.items() if value is not None}
-        if HOME_VARIABLE in environ:
-            values.setdefault("home", environ[HOME_VARIABLE])
+        settings, _ = cls.load_with_sources(environ, **overrides)
+        return settings
+
+    @classmethod
+    def load_with_sources(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> tuple[Self, Told]:
+        """The same, with the place each value came from. Raises: SettingsError."""
+        found = told(cls, environ)
+        if environ.get(HOME_VARIABLE):
+            found.put(("home",), environ[HOME_VARIABLE], HOME_VARIABLE)
+        values = found.values | {name: value for name, value in overrides.items() if value is not None}
+        faults = list(found.faults)
         try:
             settings = cls(**values)
         except ValidationError as error:
-            faults += [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
+            faults += [_fault(each, found) for each in error.errors(include_url=False, include_input=False)]
             raise SettingsError("\n".join(faults)) from None
         if faults:
             raise SettingsError("\n".join(faults))
-        return settings
+        return settings, found
 
 
-def _variable(location: tuple[int | str, ...]) -> str:
-    return PREFIX + "__".join(str(part).upper() for part in location)
-
-
-def _unknown(cls: type[CommonSettings], environ: Mapping[str, str]) -> list[str]:
-    """Variables under our prefix that name nothing: misspelt ones would else be ignored in silence."""
-    unknown = []
-    for name in environ:
-        if not name.upper().startswith(PREFIX):
-            continue
-        first, _, rest = name.upper().removeprefix(PREFIX).lower().partition("__")
-        if first in SECTIONS:
-            section = cls.model_fields.get(first)
-            fields = getattr(section.annotation, "model_fields", {}) if section else None
-            if fields is not None and rest.partition("__")[0] not in fields:
-                unknown.append(name)
-        elif first not in CommonSettings.model_fields:
-            unknown.append(name)
-    return sorted(unknown)
+def _fault(error: ErrorDetails, found: Told) -> str:
+    # A fault of several settings together stands nowhere in the tree; its text names them.
+    where = f"{found.source_of(error['loc'])}: " if error["loc"] else ""
+    return where + error["msg"]

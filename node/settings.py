@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError
 
 from common.images_api import Preset
-from common.settings import CommonSettings, Section, SettingsError
+from common.settings import SECRET, CommonSettings, Section, SettingsError
 
 
 class NodeSection(Section):
@@ -24,6 +24,8 @@ class NodeSection(Section):
     token: str | None = Field(
         default=None,
         min_length=16,
+        repr=False,
+        json_schema_extra=SECRET,
         description="Bearer token of routers and operators. Made once and kept in `home`/node-token when absent.",
     )
     models_dirs: list[Path] = Field(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from common.images_api.fields import FIELDS
 from common.images_api.request import Task
-from common.settings import PREFIX, CommonSettings, Section
+from common.settings import CommonSettings, Section
+from common.settings_sources import PREFIX
 from node.settings import NodeSettings
 from router.settings import RouterSettings
 
