@@ -24,6 +24,7 @@ AquatintError                      500  server_error
 ├── Unavailable                    503  server_error            (Retry-After)
 │   ├── NoCapacity                 503  no node can take the run now
 │   ├── CatalogUnavailable         503  the catalog cannot be reached
+│   ├── OutOfDeviceMemory          503  this model or picture does not fit the device (x-should-retry false)
 │   └── StorageFull                503  asset bytes cannot be written
 └── DeadlineExceeded               504  server_error
 
@@ -243,9 +244,20 @@ class NoCapacity(Unavailable):
 
     code = "no_capacity"
 
-    def __init__(self, model: str, turned_away: Mapping[str, str], retry_after_s: float = 5) -> None:
+    def __init__(self, model: str, turned_away: Mapping[str, str], retry_after_s: float = 5, *, hopeless: bool = False) -> None:
+        """turned_away: why, by node. hopeless: none of them could take it even if all were well and idle."""
+        self.hopeless = hopeless
         reasons = "; ".join(f"{node}: {why}" for node, why in turned_away.items()) or "no node is registered"
         super().__init__(f"No node can take model {model!r} now ({reasons}).", retry_after_s=retry_after_s)
+
+
+class OutOfDeviceMemory(Unavailable):
+    """The device has not enough memory for this load or this run; the same request would fail again on it.
+
+    `param` is `size` where a smaller picture would do, and the message then names a size.
+    """
+
+    code, retryable = "out_of_memory", False
 
 
 class CatalogUnavailable(Unavailable):

@@ -54,6 +54,15 @@ class DeviceStatus(_Shape):
     memory_free_bytes: int = Field(ge=0)
 
 
+class MemoryLimit(_Shape):
+    """What a node has found out about the pictures its memory suffices for, with one model and task."""
+
+    too_large_px: int = Field(gt=0)
+    """Area of the smallest picture that memory ran out for, after everything was tried; larger ones are not sent there."""
+    fits_px: int = Field(gt=0)
+    """Area of the largest that would fit: one that did, else half of `too_large_px`."""
+
+
 class ModelStatus(_Shape):
     """One model a node can serve."""
 
@@ -77,6 +86,8 @@ class ModelStatus(_Shape):
     """Why this file and this engine."""
     loras: list[str] = Field(default_factory=list)
     """Every name, hashes aside, that a LoRA made for it goes by there."""
+    memory_limits: dict[str, MemoryLimit] = Field(default_factory=dict)
+    """By task, where memory has run out before."""
     unavailable: str | None = None
     """Why it cannot be served just now, such as a load that failed; None when it can."""
 

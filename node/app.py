@@ -20,6 +20,8 @@ from common.web.paths import LenientPaths
 from node import api, control, health
 from node.auth import load_or_create_token
 from node.decoding import Decoder
+from node.memory_ladder import MemoryLadder
+from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
 from node.models import Models, find_models
 from node.recorder import Recorder
@@ -87,10 +89,11 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     stack.push_async_callback(worker.close)
     scheduler = Scheduler(max_queued=own.max_queued, pace=pace, is_resident=residency.is_resident)
     recorder = Recorder(catalog, assets, node=own.name)
+    ladder = MemoryLadder(residency, MemoryLimits(settings.memory_limits_path), dtype=own.dtype)
     runs = Runs(
         models=models,
         worker=worker,
-        residency=residency,
+        ladder=ladder,
         scheduler=scheduler,
         pace=pace,
         recorder=recorder,
@@ -98,7 +101,6 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         metrics=metrics,
         node=own.name,
         decoder=Decoder(max_pixels=settings.max_upload_pixels),
-        dtype=own.dtype,
         embed_parameters=own.embed_parameters,
         preset=own.preset,
     )
@@ -114,6 +116,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         models=models,
         worker=worker,
         residency=residency,
+        ladder=ladder,
         scheduler=scheduler,
         pace=pace,
         runs=runs,

@@ -25,6 +25,7 @@ async def load(order: LoadOrder, services: ServicesDep, caller: OperatorDep) -> 
     """Bring a model onto the device; answers when it is there. What earlier failures held against it is forgotten."""
     model = _model(services, order.model)
     services.residency.pardon(model.name)
+    services.ladder.forget(model)
     device = await services.worker.wait_ready()
     budget_bytes = services.residency.budget_bytes()
     await services.residency.ensure(model.load_order(device.kind, services.settings.node.dtype, budget_bytes))

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,13 +13,13 @@ from common.node_api import JobPhase
 from node.choice import Choice
 from node.decoding import Decoder
 from node.engine_names import EngineName
-from node.engines.base import Method, OutOfDeviceMemory, RunSpec
+from node.engines.base import Method, RunSpec
 from node.lora_requests import with_loras
 from node.masks import Canvas, as_source, canvas_of, fitted, flattened
+from node.memory_ladder import Asked, MemoryLadder
 from node.metrics import NodeMetrics
 from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
-from node.residency import Residency
 from node.resolve import Resolved, check_task, resolve
 from node.scheduler import Job, Pace, Scheduler
 from node.worker.handle import OnFile, Product, Worker
@@ -55,7 +54,7 @@ class Runs:
         *,
         models: Models,
         worker: Worker,
-        residency: Residency,
+        ladder: MemoryLadder,
         scheduler: Scheduler,
         pace: Pace,
         recorder: Recorder,
@@ -63,14 +62,13 @@ class Runs:
         metrics: NodeMetrics,
         node: str,
         decoder: Decoder,
-        dtype: str,
         embed_parameters: bool,
         preset: Preset = Preset.FULL,
     ) -> None:
-        """dtype: the setting; `auto` leaves it to each model's profile. preset: of requests that name none."""
+        """preset: of requests that name none."""
         self._models = models
         self._worker = worker
-        self._residency = residency
+        self._ladder = ladder
         self._scheduler = scheduler
         self._pace = pace
         self._recorder = recorder
@@ -78,7 +76,6 @@ class Runs:
         self._metrics = metrics
         self._node = node
         self._decoder = decoder
-        self._dtype = dtype
         self._embed_parameters = embed_parameters
         self._preset = preset
 
@@ -87,7 +84,8 @@ class Runs:
 
         on_preview: called with (number, file) of each partial picture the request asks for.
 
-        Raises: InvalidRequest and its kinds: before anything is recorded; TooManyRequests, Unavailable: not taken;
+        Raises: InvalidRequest and its kinds, and OutOfDeviceMemory where it is known to come: before anything is recorded;
+        TooManyRequests, Unavailable: not taken;
         anything in common.errors afterwards, and then the run's row says so too.
         """
         model = self._model(request)
@@ -106,6 +104,7 @@ class Runs:
             preset=self._preset,
         )
         spec = resolved.spec
+        self._ladder.check(Asked(model, request.task.value, spec.size), self._worker.device)
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
@@ -168,7 +167,8 @@ class Runs:
         await job.turn.wait()
         began = time.perf_counter()
         await self._recorder.running(ticket)
-        product, load_s, choice = await self._run(job, model, resolved.spec, drawing)
+        asked = Asked(model, request.task.value, resolved.spec.size)
+        product, load_s, choice = await self._run(job, asked, resolved.spec, drawing)
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
         timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
@@ -184,40 +184,30 @@ class Runs:
         log.info("run_succeeded", model=model.name, images=len(ids), **timings_s)
         return self._answer(head, ids, product, resolved, request, sender)
 
-    async def _run(self, job: Job, model: Model, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
-        """The pictures, the seconds spent waiting for the model, and which of its files made them."""
+    async def _run(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
+        """The pictures, the seconds spent until the model was there, and which of its files made them."""
         device = await self._worker.wait_ready()
-        budget_bytes = self._residency.budget_bytes()
-        choice = model.choice(device.kind, self._dtype, budget_bytes)
-        if spec.preset is not Preset.FULL and choice.checkpoint.engine is EngineName.SDCPP:
+        if spec.preset is not Preset.FULL and self._ladder.choice(asked.model, device).checkpoint.engine is EngineName.SDCPP:
             raise InvalidRequest(
                 f"Invalid 'preset': this node runs the model by sd.cpp, which has only 'full', but got {spec.preset.value!r}.",
                 param="preset",
             )
-        order = model.load_order(device.kind, self._dtype, budget_bytes)
         job.phase = JobPhase.LOADING
-        began = time.perf_counter()
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._residency.hold(order))
-            loaded = time.perf_counter()
-            job.phase = JobPhase.RUNNING
+        began = loaded = time.perf_counter()
 
-            def on_step(step: int, steps: int) -> None:
-                job.step = step
+        def on_step(step: int, steps: int) -> None:
+            job.step = step
 
-            try:
-                product = await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
-            except OutOfDeviceMemory:
-                # Once more with the device to itself, if that frees anything.
-                if not await self._residency.unload_others(model.name):
-                    raise
-                log.warning("out_of_memory_retried", model=model.name)
-                loaded = time.perf_counter()
-                product = await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
-            if spec.preset is Preset.FULL:
-                # What is learned is the price of a whole step.
-                self._pace.learn_run(model.name, time.perf_counter() - loaded, spec.work_units)
-        return product, loaded - began, choice
+        async def attempt() -> Product:
+            nonlocal loaded
+            loaded, job.phase = time.perf_counter(), JobPhase.RUNNING
+            return await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
+
+        fitted = await self._ladder.make(asked, device, attempt)
+        if spec.preset is Preset.FULL:
+            # What is learned is the price of a whole step.
+            self._pace.learn_run(asked.model.name, time.perf_counter() - loaded, spec.work_units)
+        return fitted.product, loaded - began, fitted.choice
 
     async def _record(
         self,

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
+from node.memory_ladder import MemoryLadder
 from node.metrics import NodeMetrics
 from node.models import Models
 from node.residency import Residency
@@ -29,6 +30,7 @@ class Services:
     models: Models
     worker: Worker
     residency: Residency
+    ladder: MemoryLadder
     scheduler: Scheduler
     pace: Pace
     runs: Runs

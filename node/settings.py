@@ -78,6 +78,11 @@ class NodeSettings(CommonSettings):
         """Where a token made by the node is kept."""
         return self.home / "node-token"
 
+    @property
+    def memory_limits_path(self) -> Path:
+        """Where it is kept which pictures memory did not suffice for."""
+        return self.home / "memory-limits.json"
+
     def with_node(self, **given: Any) -> Self:
         """The same settings with some of the node's own replaced, as by a command line.
 

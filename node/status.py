@@ -58,5 +58,6 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         format=choice.checkpoint.format.value,
         chosen=choice.reason,
         loras=[key for each in model.loras for key in each.keys],
+        memory_limits=services.ladder.limits(model, device) if services.worker.device is not None else {},
         unavailable=services.residency.failure(model.name),
     )

@@ -19,7 +19,15 @@ from dataclasses import dataclass, field
 import httpx
 
 from common.catalog import AttemptFenced, Catalog
-from common.errors import AquatintError, CatalogUnavailable, DeadlineExceeded, NodeFailed, RunCancelled
+from common.errors import (
+    AquatintError,
+    CatalogUnavailable,
+    DeadlineExceeded,
+    NoCapacity,
+    NodeFailed,
+    OutOfDeviceMemory,
+    RunCancelled,
+)
 from common.images_api import encoded, events
 from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
@@ -120,8 +128,7 @@ class Dispatcher:
             try:
                 node = await self._queue.place(accepted.run_id, journey.ask, deadline_s=journey.deadline_s)
             except AquatintError as error:
-                # With no other node left, what the tried one said is worth more than "no capacity".
-                raise journey.last or error from None
+                raise _last_word(journey.last, error) from None
             took_s: float | None = None
             began_s = time.monotonic()
             try:
@@ -221,7 +228,9 @@ class Dispatcher:
             self._metrics.attempt(this.node.name, "refused")
             await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
             return Reply(response.status_code, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(response), once(body))
-        self._registry.model_failed(this.node, journey.accepted.ask.model)
+        if error.param != "size":
+            # A picture too large for the node's memory says nothing against smaller ones.
+            self._registry.model_failed(this.node, journey.accepted.ask.model)
         await self._elsewhere(journey, this, error.code or "node_error", error.message)
         journey.last = error
         return None
@@ -279,3 +288,13 @@ class Dispatcher:
         await self._close(accepted.run_id, error)
         # A frame that was cut in the middle is ended by the blank line and dropped by clients.
         return b"\n\n" + events.failed(error)
+
+
+def _last_word(last: AquatintError | None, error: AquatintError) -> AquatintError:
+    """What the client is told where no node is left: what a tried one said is worth more than "no capacity".
+
+    What does not fit the memory of the nodes tried may fit another that is away or full: then a retry makes sense.
+    """
+    if isinstance(last, OutOfDeviceMemory) and isinstance(error, NoCapacity) and not error.hopeless:
+        return OutOfDeviceMemory(last.message, param=last.param, retryable=True, retry_after_s=error.retry_after_s)
+    return last or error

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-from common.node_api import ModelStatus, NodePhase, NodeStatus
+from common.node_api import MemoryLimit, ModelStatus, NodePhase, NodeStatus
 
 PRIOR_S_PER_UNIT = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
 """Seconds for a megapixel-step before anything was measured: SDXL on a recent GPU, on a laptop's, on a few cores.
@@ -36,6 +36,8 @@ class Ask:
     units: float
     loras: frozenset[str] = frozenset()
     """Names of LoRAs, as far as any node knows them; the others each node judges for itself."""
+    pixels: int = 0
+    """Area of one picture."""
     tried: frozenset[str] = frozenset()
     """Ids of nodes that already failed under this run."""
 
@@ -73,6 +75,8 @@ class Placement:
     finish_s: float
     turned_away: Mapping[str, str]
     outlook: Outlook
+    fits_px: int | None = None
+    """Area of the largest picture that nodes turned away for their memory would take; None where there are none of them."""
 
 
 def place(ask: Ask, candidates: Sequence[Candidate], *, depth: int) -> Placement:
@@ -83,16 +87,19 @@ def place(ask: Ask, candidates: Sequence[Candidate], *, depth: int) -> Placement
     turned_away: dict[str, str] = {}
     outlook = Outlook.NONE
     best: tuple[float, int, str, str] | None = None
+    fits_px: int | None = None
     for candidate in candidates:
         refusal = _refusal(ask, candidate, depth)
         if refusal is not None:
             turned_away[candidate.name] = refusal[1]
             outlook = max(outlook, refusal[0])
+            if (limit := too_small(ask, candidate.status)) is not None:
+                fits_px = max(fits_px or 0, limit.fits_px)
             continue
         rank = (predict_finish_s(ask, candidate), len(candidate.ours), candidate.name, candidate.node_id)
         best = rank if best is None else min(best, rank)
     if best is None:
-        return Placement(None, float("inf"), turned_away, outlook)
+        return Placement(None, float("inf"), turned_away, outlook, fits_px)
     return Placement(best[3], best[0], turned_away, Outlook.FULL)
 
 
@@ -110,12 +117,21 @@ def _refusal(ask: Ask, candidate: Candidate, depth: int) -> tuple[Outlook, str] 
         return Outlook.NONE, f"the model makes no {ask.task} there"
     if missing := ask.loras.difference(model.loras):
         return Outlook.NONE, f"does not have the LoRA {min(missing)!r}"
+    if (limit := too_small(ask, candidate.status)) is not None:
+        return Outlook.NONE, f"has not the memory for more than {limit.fits_px:,} pixels"
     why = model.unavailable or candidate.sitting_out.get(ask.model)
     if why is not None:
         return Outlook.AWAY, why
     if held(candidate) >= candidate.status.max_concurrency + depth:
         return Outlook.FULL, "full"
     return None
+
+
+def too_small(ask: Ask, status: NodeStatus | None) -> MemoryLimit | None:
+    """The limit of a node's memory that a picture is beyond, as the node itself found out; None where it may fit."""
+    model = None if status is None else _model(ask.model, status)
+    limit = None if model is None else model.memory_limits.get(ask.task)
+    return limit if limit is not None and ask.pixels >= limit.too_large_px else None
 
 
 def held(candidate: Candidate) -> int:

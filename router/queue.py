@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from common.errors import DeadlineExceeded, NoCapacity, TooManyRequests, bounded_s
+from common.errors import DeadlineExceeded, NoCapacity, OutOfDeviceMemory, TooManyRequests, bounded_s
 from router.placement import Ask, Outlook, Placement, place
 from router.registry import Node, Registry
 
@@ -63,7 +63,8 @@ class Queue:
     async def place(self, run_id: str, ask: Ask, *, deadline_s: float) -> Node:
         """Wait for a node; its place is taken until `release`. deadline_s: on the monotonic clock.
 
-        Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; DeadlineExceeded.
+        Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
+        model; DeadlineExceeded.
         """
         ticket = Ticket(run_id, ask)
         began_s = time.monotonic()
@@ -114,8 +115,14 @@ class Queue:
         if ticket.last is None or ticket.stranded_since_s is None:
             return
         hopeless = ticket.last.outlook is Outlook.NONE
+        if hopeless and ticket.last.fits_px is not None and not ticket.ask.tried:
+            raise OutOfDeviceMemory(
+                f"No node has the memory for pictures as large as this by model {ticket.ask.model!r}; going by what was "
+                f"seen, {ticket.last.fits_px:,} pixels would fit.",
+                param="size",
+            )
         if hopeless or now_s - ticket.stranded_since_s >= self._no_capacity_wait_s:
-            raise NoCapacity(ticket.ask.model, ticket.last.turned_away)
+            raise NoCapacity(ticket.ask.model, ticket.last.turned_away, hopeless=hopeless)
 
     def _turnover_s(self) -> float:
         places = sum(node.status.max_concurrency for node in self._registry.nodes() if node.status is not None) or 1

@@ -7,7 +7,7 @@ import httpx
 import orjson
 
 from common.catalog import Claim, NewRun
-from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed
+from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed, OutOfDeviceMemory
 from common.images_api import ImageRequest
 from common.node_api import (
     ATTEMPT_HEADER,
@@ -130,13 +130,15 @@ async def read_error(response: httpx.Response) -> bytes:
 def error_in(response: httpx.Response, body: bytes) -> AquatintError:
     """The error a node told, as one of ours; what it cannot be understood as is a failed node."""
     try:
-        told = orjson.loads(body)["error"]
-        message, code = str(told["message"]), told.get("code")
+        error = orjson.loads(body)["error"]
+        message, code = str(error["message"]), error.get("code")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return NodeFailed("The node answered something that cannot be understood.", retryable=False)
     if code == CatalogUnavailable.code:
         return CatalogUnavailable(message)
     told = str(code) if code else None
+    if code == OutOfDeviceMemory.code:
+        return OutOfDeviceMemory(message, param="size" if error.get("param") == "size" else None)
     if response.headers.get("x-should-retry") == "false":
         return EngineFailed(message, code=told)
     return NodeFailed(message, code=told, retryable=True if response.headers.get("x-should-retry") == "true" else None)

@@ -103,6 +103,12 @@ class Size:
         """The smallest size at least this large whose sides are multiples of `step_px`."""
         return Size(math.ceil(self.width_px / step_px) * step_px, math.ceil(self.height_px / step_px) * step_px)
 
+    def within(self, pixels: int, step_px: int) -> "Size":
+        """The largest size of nearly this shape with at most so many pixels; its sides are multiples of `step_px`, or that."""
+        scale = min(1.0, math.sqrt(pixels / self.pixels))
+        width_px, height_px = (max(step_px, int(side * scale) // step_px * step_px) for side in (self.width_px, self.height_px))
+        return Size(width_px, height_px)
+
 
 class InputFidelity(StrEnum):
     """How closely an edit keeps to its input; a model's profile turns it into strength."""

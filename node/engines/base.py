@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 
 from PIL import Image
 
-from common.errors import EngineFailed, LoraMismatch, RunCancelled, Unavailable
+from common.errors import EngineFailed, LoraMismatch, OutOfDeviceMemory, RunCancelled
 from common.images_api import OutputFormat, Preset, Size
 from node.checkpoints import Checkpoint
 from node.loras import LoraPlace
@@ -45,12 +45,6 @@ class Method(StrEnum):
     """Like it, within a mask; outside it the input's pixels stay."""
     EDIT = "edit"
     """From noise, seeing the inputs and told what to do with them; a variation is told so by a fixed sentence."""
-
-
-class OutOfDeviceMemory(Unavailable):
-    """The device has not enough memory for this load or this run; the same request would fail again."""
-
-    code, retryable = "out_of_memory", False
 
 
 @dataclass(frozen=True, slots=True)

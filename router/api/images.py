@@ -84,7 +84,7 @@ async def _accepted(asked: ImageRequest, claim: Claim | None, request: Request, 
         request_id=request.state.request_id,
         request=resolved,
         requested_model=asked.model,
-        ask=Ask(model, str(resolved.task), work_units(resolved, status), loras),
+        ask=Ask(model, str(resolved.task), work_units(resolved, status), loras, pixels(resolved, status)),
         key_id=key.id,
         public_url=public_url(request, services),
         label=model if status is not None else "other",
@@ -149,13 +149,18 @@ def work_units(request: ImageRequest, status: ModelStatus | None) -> float:
     """Megapixel-steps of a request: width x height / 1e6 x steps x n, with the model's defaults where it names none."""
     told: dict[str, Any] = status.capabilities if status is not None else {}
     steps = request.num_inference_steps or int(told.get("default_steps") or PRIOR_STEPS)
-    width, _, height = str(told.get("default_size") or "").partition("x")
-    pixels = int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS
+    return pixels(request, status) / 1e6 * steps * request.n
+
+
+def pixels(request: ImageRequest, status: ModelStatus | None) -> int:
+    """Area of one picture of a request, with the size of its input or the model's default where it names none."""
     if request.size is not None:
-        pixels = request.size.pixels
-    elif request.images:
-        pixels = request.images[0].width_px * request.images[0].height_px
-    return pixels / 1e6 * steps * request.n
+        return request.size.pixels
+    if request.images:
+        return request.images[0].width_px * request.images[0].height_px
+    told: dict[str, Any] = status.capabilities if status is not None else {}
+    width, _, height = str(told.get("default_size") or "").partition("x")
+    return int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS
 
 
 def public_url(request: Request, services: Services) -> str:

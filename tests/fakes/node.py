@@ -23,7 +23,15 @@ from PIL import Image
 from starlette.responses import StreamingResponse
 
 from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
-from common.errors import AquatintError, EngineFailed, LoraRefused, TooManyRequests, Unavailable, UserImageError
+from common.errors import (
+    AquatintError,
+    EngineFailed,
+    LoraRefused,
+    OutOfDeviceMemory,
+    TooManyRequests,
+    Unavailable,
+    UserImageError,
+)
 from common.images_api import (
     AssetLinks,
     ImageRequest,
@@ -43,6 +51,7 @@ from common.node_api import (
     DeviceStatus,
     JobPhase,
     JobStatus,
+    MemoryLimit,
     ModelStatus,
     NodePhase,
     NodeStatus,
@@ -92,6 +101,9 @@ class FakeNode:
     asked: list[ImageRequest] = field(default_factory=list)
     phase: NodePhase = NodePhase.READY
     tasks: list[str] = field(default_factory=lambda: [str(task) for task in Task])
+    fits_px: int | None = None
+    """Area of the largest picture that its memory suffices for."""
+    memory_limits: dict[str, MemoryLimit] = field(default_factory=dict)
 
     def status(self) -> NodeStatus:
         """What a router is told."""
@@ -105,6 +117,7 @@ class FakeNode:
                 resident=True,
                 capabilities={"default_size": "64x64", "default_steps": 4},
                 loras=self.loras,
+                memory_limits=self.memory_limits,
             )
             for name in self.models
         ]
@@ -173,6 +186,9 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
     node.uploads += [upload.content for upload in (*asked.images, asked.mask) if upload is not None]
     if asked.size is not None and asked.size.pixels > MAX_PIXELS:
         raise UserImageError(f"Invalid size '{asked.size}': at most {MAX_PIXELS} pixels.", param="size")
+    if asked.size is not None and node.fits_px is not None and asked.size.pixels > node.fits_px:
+        node.memory_limits[asked.task] = MemoryLimit(too_large_px=asked.size.pixels, fits_px=node.fits_px)
+        raise OutOfDeviceMemory(f"The memory does not suffice for {asked.size}; {node.fits_px} pixels fit.", param="size")
     if fault == "busy":
         raise TooManyRequests("no place", retry_after_s=1)
     if fault == "die":

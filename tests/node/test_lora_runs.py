@@ -14,6 +14,8 @@ from common.catalog import Catalog, RunStatus, open_asset_store
 from common.errors import AquatintError, InvalidRequest, LoraMismatch, LoraRefused
 from common.images_api import AssetLinks, LoraAsk
 from node.decoding import Decoder
+from node.memory_ladder import MemoryLadder
+from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
 from node.models import Models, find_models
 from node.recorder import Recorder, Sender
@@ -48,7 +50,7 @@ async def runs(worker: Worker, models: Models, sqlite_catalog: Catalog, tmp_path
     yield Runs(
         models=models,
         worker=worker,
-        residency=residency,
+        ladder=MemoryLadder(residency, MemoryLimits(), dtype="auto"),
         scheduler=Scheduler(max_queued=1, pace=pace, is_resident=residency.is_resident),
         pace=pace,
         recorder=Recorder(sqlite_catalog, open_asset_store(str(tmp_path / "assets")), node="test"),
@@ -56,7 +58,6 @@ async def runs(worker: Worker, models: Models, sqlite_catalog: Catalog, tmp_path
         metrics=NodeMetrics(),
         node="test",
         decoder=Decoder(max_pixels=1_000_000),
-        dtype="auto",
         embed_parameters=True,
     )
     await worker.unload("sd15")

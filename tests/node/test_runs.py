@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 
 from common.catalog import AttemptFenced, AttemptStatus, Catalog, NewRun, RunStatus, open_asset_store
-from common.errors import AquatintError, InvalidRequest, RunCancelled, TooManyRequests, UnknownModel
+from common.errors import AquatintError, InvalidRequest, OutOfDeviceMemory, RunCancelled, TooManyRequests, UnknownModel
 from common.images_api import AssetLinks, ImageRequest, Size, Task, answer_bytes
 from node.decoding import Decoder
+from node.memory_ladder import MemoryLadder
+from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
 from node.models import Models
 from node.recorder import Recorder, Sender
@@ -78,7 +81,7 @@ async def bench(worker: Worker, tiny_models: Models, catalog: Catalog, tmp_path:
     runs = Runs(
         models=tiny_models,
         worker=worker,
-        residency=residency,
+        ladder=MemoryLadder(residency, MemoryLimits(), dtype="auto"),
         scheduler=scheduler,
         pace=pace,
         recorder=Recorder(catalog, open_asset_store(str(tmp_path / "assets")), node="test"),
@@ -86,7 +89,6 @@ async def bench(worker: Worker, tiny_models: Models, catalog: Catalog, tmp_path:
         metrics=NodeMetrics(),
         node="test",
         decoder=Decoder(max_pixels=1_000_000),
-        dtype="auto",
         embed_parameters=False,
     )
     made = Bench(runs, scheduler, catalog, worker, set())
@@ -241,6 +243,28 @@ async def test_a_wrong_request_is_refused_before_anything_is_recorded(
         await bench.make(request_)
 
     assert await bench.catalog.runs.list() == []
+
+
+async def test_a_worker_without_memory_for_a_picture_says_so_and_makes_the_next(bench: Bench):
+    await bench.make(ASK)
+    assert bench.worker.pid is not None
+    process = psutil.Process(bench.worker.pid)
+    before = process.rlimit(psutil.RLIMIT_AS)
+    large = replace(ASK, size=Size(1024, 1024))
+    # Room for a small picture; the largest layer of this one takes more at once.
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 64 * 2**20, before[1]))
+    try:
+        with pytest.raises(OutOfDeviceMemory, match=r"1024x1024 by 'sd15'; .* 720x720 would fit"):
+            await bench.make(large)
+        (failed,) = await bench.catalog.runs.list(status=RunStatus.FAILED)
+        assert failed.error_code == "out_of_memory"
+        with pytest.raises(OutOfDeviceMemory):
+            await bench.make(large)
+        assert len(await bench.catalog.runs.list()) == 2
+        assert len((await bench.make(ASK)).pictures) == 1
+    finally:
+        process.rlimit(psutil.RLIMIT_AS, before)
+    assert process.is_running()
 
 
 async def test_measured_seconds_are_learned(bench: Bench):

@@ -53,6 +53,55 @@ async def test_with_no_other_node_the_client_learns_what_the_failed_one_said(mak
     assert (await house.catalog.runs.list(limit=1))[0].status is RunStatus.FAILED
 
 
+async def test_a_picture_too_large_for_one_nodes_memory_is_made_by_another_and_not_sent_there_again(make_house: MakeHouse):
+    house = await make_house("a", "b")
+    house.nodes["a"].fits_px = 64 * 64
+
+    replies = [await house.generate(size="128x128") for _ in range(4)]
+
+    assert [reply.status_code for reply in replies] == [200] * 4
+    first = await house.catalog.runs.get(replies[0].json()["id"])
+    assert [(each.node, each.error_code) for each in first.attempts] == [("a", "out_of_memory"), ("b", None)]
+    await until(lambda: bool(house.services.registry.get("a").status.models[0].memory_limits))  # type: ignore[union-attr]
+    house.nodes["a"].started.clear()
+    assert (await house.generate(size="128x128")).status_code == 200
+    assert house.nodes["a"].started == []
+    house.nodes["b"].phase = NodePhase.DRAINING
+    assert (await house.generate(size="64x64")).status_code == 200
+
+
+async def test_a_picture_too_large_for_every_node_is_told_so_with_what_would_fit(make_house: MakeHouse):
+    house = await make_house("a", "b")
+    for node in house.nodes.values():
+        node.fits_px = 64 * 64
+
+    at_nodes = await house.generate(size="128x128")
+    await until(lambda: all(each.status and each.status.models[0].memory_limits for each in house.services.registry.nodes()))
+    for node in house.nodes.values():
+        node.started.clear()
+    at_router = await house.generate(size="128x128")
+
+    for reply in (at_nodes, at_router):
+        assert (reply.status_code, reply.headers["x-should-retry"]) == (503, "false")
+        assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("out_of_memory", "size")
+    assert "4096 pixels fit" in at_nodes.json()["error"]["message"]
+    assert "4,096 pixels would fit" in at_router.json()["error"]["message"]
+    assert not any(node.started for node in house.nodes.values())
+    assert [(await house.generate(size="64x64")).status_code for _ in range(3)] == [200] * 3
+
+
+async def test_while_a_node_that_may_have_the_memory_is_away_a_retry_makes_sense(make_house: MakeHouse):
+    house = await make_house("a", "b")
+    house.nodes["a"].fits_px = 64 * 64
+    house.nodes["b"].phase = NodePhase.DRAINING
+    await until(lambda: (s := house.services.registry.get("b").status) is not None and s.phase is NodePhase.DRAINING)
+
+    reply = await house.generate(size="128x128")
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "out_of_memory")
+    assert reply.headers["x-should-retry"] == "true"
+
+
 async def test_a_node_that_is_busy_is_asked_again_not_given_up(make_house: MakeHouse):
     house = await make_house("a")
     house.nodes["a"].faults = Faults("busy", times=2)

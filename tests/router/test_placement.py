@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.node_api import DeviceStatus, JobPhase, JobStatus, ModelStatus, NodePhase, NodeStatus
+from common.node_api import DeviceStatus, JobPhase, JobStatus, MemoryLimit, ModelStatus, NodePhase, NodeStatus
 from router.placement import Ask, Candidate, Health, Outlook, place, predict_finish_s
 
 MODEL = "sdxl"
@@ -158,3 +158,29 @@ def test_a_node_without_the_lora_is_not_picked_however_idle_it_is():
     assert placement.node_id == "having"
     assert placement.turned_away == {"idle": "does not have the LoRA 'ink'"}
     assert place(ask, [node("idle")], depth=1).outlook is Outlook.NONE
+
+
+def limited(too_large_px: int, fits_px: int) -> NodeStatus:
+    """A node that has found out what its memory suffices for."""
+    told = status()
+    limits = {"generation": MemoryLimit(too_large_px=too_large_px, fits_px=fits_px)}
+    return told.model_copy(update={"models": [told.models[0].model_copy(update={"memory_limits": limits})]})
+
+
+def test_a_picture_too_large_for_a_nodes_memory_goes_to_another_however_busy():
+    large = Ask(MODEL, "generation", 10, pixels=1_000_000)
+    fleet = [node("small", limited(1_000_000, 600_000)), node("large", status(jobs=[job("other", 100)]))]
+
+    placement = place(large, fleet, depth=2)
+
+    assert (placement.node_id, placement.fits_px) == ("large", None)
+    assert placement.turned_away == {"small": "has not the memory for more than 600,000 pixels"}
+    assert place(Ask(MODEL, "generation", 10, pixels=999_999), fleet, depth=2).node_id == "small"
+
+
+def test_where_it_fits_no_node_the_largest_that_would_is_known():
+    large = Ask(MODEL, "generation", 10, pixels=2_000_000)
+
+    placement = place(large, [node("a", limited(1_000_000, 600_000)), node("b", limited(2_000_000, 900_000))], depth=2)
+
+    assert (placement.node_id, placement.outlook, placement.fits_px) == (None, Outlook.NONE, 900_000)

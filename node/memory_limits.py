@@ -1,0 +1,117 @@
+"""Which pictures the device's memory did not suffice for, so that they are not tried again and again.
+
+Kept in the node's home over restarts. A limit holds for one model, run one way on one device, and for one task, for an
+edit needs more than a picture from noise. After a day it is tried again: what took the memory may have been something else.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.logs import get_logger
+from common.node_api import MemoryLimit
+
+log = get_logger(__name__)
+
+TRUSTED_S = 24 * 3600.0
+"""How long a limit is held to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run one model: what a limit holds for."""
+
+    model: str
+    how: str
+    """Device, engine, file and number format."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What came of the pictures of one way and task."""
+
+    way: Way
+    task: str
+    fits_px: int = 0
+    """Area of the largest that was made; 0 when none was."""
+    too_large_px: int | None = None
+    """Area of the smallest that memory ran out for."""
+    at_s: float = 0.0
+    """Unix seconds of that."""
+
+
+class MemoryLimits:
+    """All of a node's."""
+
+    def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        """path: the file they are kept in; None keeps them for as long as this object lives."""
+        self._path = path
+        self._clock = clock
+        self._seen = {(each.way, each.task): each for each in _read(path)}
+
+    def of(self, way: Way) -> dict[str, MemoryLimit]:
+        """What is known of a way, by task."""
+        held = [each for each in self._seen.values() if each.way == way]
+        return {each.task: limit for each in held if (limit := self._limit(each)) is not None}
+
+    def failed(self, way: Way, task: str, pixels: int) -> MemoryLimit:
+        """Memory ran out for a picture of this area, with nothing left to try."""
+        seen = self._of(way, task)
+        known = self._limit(seen)
+        seen.too_large_px = pixels if known is None else min(pixels, known.too_large_px)
+        seen.fits_px = seen.fits_px if seen.fits_px < seen.too_large_px else 0
+        seen.at_s = self._clock()
+        self._write()
+        limit = self._limit(seen)
+        assert limit is not None
+        return limit
+
+    def made(self, way: Way, task: str, pixels: int) -> None:
+        """A picture of this area was made."""
+        seen = self._of(way, task)
+        seen.fits_px = max(seen.fits_px, pixels)
+        if seen.too_large_px is not None and pixels >= seen.too_large_px:
+            seen.too_large_px = None
+            self._write()
+
+    def forget(self, model: str) -> None:
+        """An operator wants it tried again."""
+        self._seen = {key: each for key, each in self._seen.items() if each.way.model != model}
+        self._write()
+
+    def _of(self, way: Way, task: str) -> _Seen:
+        return self._seen.setdefault((way, task), _Seen(way, task))
+
+    def _limit(self, seen: _Seen) -> MemoryLimit | None:
+        if seen.too_large_px is None or self._clock() - seen.at_s >= TRUSTED_S:
+            return None
+        return MemoryLimit(too_large_px=seen.too_large_px, fits_px=seen.fits_px or max(1, seen.too_large_px // 2))
+
+    def _write(self) -> None:
+        """Replace the file as a whole. One that cannot be written is told and else ignored: the limits hold without it."""
+        if self._path is None:
+            return
+        limits = [asdict(each) for each in self._seen.values() if each.too_large_px is not None]
+        unfinished = self._path.with_name(f"{self._path.name}.part")
+        try:
+            unfinished.write_text(json.dumps(limits, indent=1))
+            unfinished.replace(self._path)
+        except OSError as error:
+            log.warning("memory_limits_not_kept", path=str(self._path), reason=error.strerror)
+
+
+def _read(path: Path | None) -> list[_Seen]:
+    """What was kept; nothing where the file is not there or not understood, for it is only a memory."""
+    if path is None or not path.exists():
+        return []
+    try:
+        values: Any = json.loads(path.read_text())
+        return TypeAdapter(list[_Seen]).validate_python(values)
+    except (OSError, ValueError, ValidationError) as error:
+        log.warning("memory_limits_not_read", path=str(path), reason=type(error).__name__)
+        return []

@@ -1,0 +1,112 @@
+"""What a node does when memory runs out under a run, in order, and what it says when nothing is left."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from common.errors import OutOfDeviceMemory
+from common.images_api import Size
+from common.node_api import DeviceStatus
+from node.memory_ladder import Asked, MemoryLadder
+from node.memory_limits import MemoryLimits
+from node.models import Models
+from node.residency import Residency
+from node.worker.handle import Product
+from tests.node.test_residency import Device
+
+CPU = DeviceStatus(kind="cpu", name="a CPU", memory_total_bytes=1, memory_free_bytes=1)
+PRODUCT = Product((), {}, 0, False, "")
+SIZE = Size(512, 512)
+
+
+@pytest.fixture
+def residency() -> Residency:
+    return Residency(Device())
+
+
+@pytest.fixture
+def ladder(residency: Residency) -> MemoryLadder:
+    return MemoryLadder(residency, MemoryLimits(), dtype="auto")
+
+
+def attempts(fails: int) -> tuple[Callable[[], Awaitable[Product]], list[int]]:
+    """A run for which memory runs out so many times, and the numbers of its attempts."""
+    made: list[int] = []
+
+    async def attempt() -> Product:
+        made.append(len(made))
+        if len(made) <= fails:
+            raise OutOfDeviceMemory("out of memory")
+        return PRODUCT
+
+    return attempt, made
+
+
+def asked(models: Models, name: str = "sd15", size: Size = SIZE, task: str = "generation") -> Asked:
+    return Asked(models.by_name[name], task, size)
+
+
+async def test_a_run_that_fits_is_made_once(ladder: MemoryLadder, residency: Residency, tiny_models: Models):
+    attempt, made = attempts(0)
+
+    fitted = await ladder.make(asked(tiny_models), CPU, attempt)
+
+    assert (fitted.product, made) == (PRODUCT, [0])
+    assert residency.is_resident("sd15")
+    assert ladder.limits(tiny_models.by_name["sd15"], CPU) == {}
+
+
+async def test_the_other_models_leave_before_a_run_is_given_up(ladder: MemoryLadder, residency: Residency, tiny_models: Models):
+    await residency.ensure(tiny_models.by_name["sdxl"].load_order("cpu", "float32"))
+    attempt, made = attempts(1)
+
+    await ladder.make(asked(tiny_models), CPU, attempt)
+
+    assert made == [0, 1]
+    assert not residency.is_resident("sdxl")
+
+
+async def test_what_fits_nowhere_is_told_with_a_size_that_would_and_not_tried_again(ladder: MemoryLadder, tiny_models: Models):
+    attempt, made = attempts(9)
+
+    with pytest.raises(OutOfDeviceMemory, match=r"for a generation of 512x512 by 'sd15'; .* 360x360 would fit") as told:
+        await ladder.make(asked(tiny_models), CPU, attempt)
+
+    assert (told.value.code, told.value.param, told.value.retryable, made) == ("out_of_memory", "size", False, [0])
+    with pytest.raises(OutOfDeviceMemory, match="360x360"):
+        ladder.check(asked(tiny_models), CPU)
+    with pytest.raises(OutOfDeviceMemory):
+        ladder.check(asked(tiny_models, size=Size(1024, 1024)), CPU)
+    for fits in (asked(tiny_models, size=Size(496, 512)), asked(tiny_models, task="edit"), asked(tiny_models, "sdxl")):
+        ladder.check(fits, CPU)
+    ladder.check(asked(tiny_models), CPU.model_copy(update={"name": "another CPU"}))
+    ladder.check(asked(tiny_models), None)
+
+
+async def test_the_next_smaller_picture_is_made_and_is_the_size_told_from_then_on(ladder: MemoryLadder, tiny_models: Models):
+    with pytest.raises(OutOfDeviceMemory):
+        await ladder.make(asked(tiny_models), CPU, attempts(9)[0])
+
+    await ladder.make(asked(tiny_models, size=Size(448, 448)), CPU, attempts(0)[0])
+
+    with pytest.raises(OutOfDeviceMemory, match="448x448 would fit"):
+        ladder.check(asked(tiny_models), CPU)
+
+
+async def test_an_operator_can_have_it_tried_again(ladder: MemoryLadder, tiny_models: Models):
+    with pytest.raises(OutOfDeviceMemory):
+        await ladder.make(asked(tiny_models), CPU, attempts(9)[0])
+
+    ladder.forget(tiny_models.by_name["sd15"])
+
+    ladder.check(asked(tiny_models), CPU)
+
+
+async def test_weights_that_do_not_fit_say_nothing_of_sizes(tiny_models: Models):
+    ladder = MemoryLadder(Residency(Device(), budget_bytes=lambda: 1000), MemoryLimits(), dtype="auto")
+
+    with pytest.raises(OutOfDeviceMemory, match="1,000 for weights") as told:
+        await ladder.make(asked(tiny_models), CPU, attempts(0)[0])
+
+    assert told.value.param is None
+    ladder.check(asked(tiny_models), CPU)
