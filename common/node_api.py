@@ -60,7 +60,7 @@ class MemoryLimit(_Shape):
     too_large_px: int = Field(gt=0)
     """Area of the smallest picture that memory ran out for, after everything was tried; larger ones are not sent there."""
     fits_px: int = Field(gt=0)
-    """Area of the largest that would fit: one that did, else half of `too_large_px`."""
+    """Area of the largest that would fit: the largest that did, or half of `too_large_px` if that is more."""
 
 
 class ModelStatus(_Shape):

@@ -7,6 +7,7 @@
     presets.py likeness.py                    ways to skip a part of the steps, and what they cost in likeness
     prompt_weights.py lora_requests.py        what `(word:1.3)` means in a prompt, and what a request says of LoRAs
     scheduler.py residency.py                 who is next; what is on the device
+    memory_ladder.py memory_limits.py         what is done when its memory runs out, and what is remembered of it
     worker/ engines/                          the child process, and the code in it that runs checkpoints
     engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
@@ -62,6 +63,8 @@ Decisions:
   prompt that are no numbers, prompts beyond 4000 bytes (the rest is cut off, and the answer says so). Commands of its own
   programs in a prompt, which name files, are taken out. It does not tell tokens, so `usage` counts none for the text.
 - A run for which memory runs out is made once more with the autoencoder in tiles, and the answer says so (`vae_tiled`); then
-  once more with the device to itself; then it is an error.
+  once more with the device to itself; then it is an error with a size that would fit, and pictures as large are refused at
+  once for a day (`memory_ladder.py`). That another program took the memory is found out late, unless an operator loads the
+  model.
 - A worker killed by SIGKILL from outside is told as `insufficient_memory`: the system's killer is the usual sender.
 """

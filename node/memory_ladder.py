@@ -106,6 +106,6 @@ def _told(asked: Asked, limit: MemoryLimit) -> OutOfDeviceMemory:
     fits = asked.size.within(limit.fits_px, asked.model.profile.size_step_px)
     return OutOfDeviceMemory(
         f"The memory of this node's device does not suffice for a {asked.task} of {asked.size} by {asked.model.name!r}; "
-        f"going by what was seen, {fits} would fit.",
+        f"going by what was seen, {fits} should fit.",
         param="size",
     )

@@ -90,7 +90,7 @@ class MemoryLimits:
     def _limit(self, seen: _Seen) -> MemoryLimit | None:
         if seen.too_large_px is None or self._clock() - seen.at_s >= TRUSTED_S:
             return None
-        return MemoryLimit(too_large_px=seen.too_large_px, fits_px=seen.fits_px or max(1, seen.too_large_px // 2))
+        return MemoryLimit(too_large_px=seen.too_large_px, fits_px=max(1, seen.fits_px, seen.too_large_px // 2))
 
     def _write(self) -> None:
         """Replace the file as a whole. One that cannot be written is told and else ignored: the limits hold without it."""

@@ -40,8 +40,15 @@ from node.masks import Canvas, cut_to, kept_outside
 from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
 
-_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
-"""torch has a class for CUDA only; its CPU and MPS allocators raise RuntimeError with one of these."""
+_OUT_OF_MEMORY_TEXTS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    # What oneDNN, which computes convolutions on CPUs, says when it gets none.
+    "could not create a primitive",
+    "could not create a memory",
+)
+"""torch has a class for CUDA only; on CPUs and MPS RuntimeError is raised with one of these."""
 MAX_ERROR_CHARS = 300
 
 

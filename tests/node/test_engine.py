@@ -165,6 +165,7 @@ def test_unloading_frees_the_weights_and_may_be_repeated(tiny_models: Models):
     [
         (torch.OutOfMemoryError("CUDA out of memory"), OutOfDeviceMemory),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfDeviceMemory),
+        (RuntimeError("could not create a primitive"), OutOfDeviceMemory),
         (MemoryError(), OutOfDeviceMemory),
         (RuntimeError("a secret prompt in a message"), EngineFailed),
         (ValueError("a secret prompt in a message"), EngineFailed),

@@ -69,7 +69,7 @@ async def test_the_other_models_leave_before_a_run_is_given_up(ladder: MemoryLad
 async def test_what_fits_nowhere_is_told_with_a_size_that_would_and_not_tried_again(ladder: MemoryLadder, tiny_models: Models):
     attempt, made = attempts(9)
 
-    with pytest.raises(OutOfDeviceMemory, match=r"for a generation of 512x512 by 'sd15'; .* 360x360 would fit") as told:
+    with pytest.raises(OutOfDeviceMemory, match=r"for a generation of 512x512 by 'sd15'; .* 360x360 should fit") as told:
         await ladder.make(asked(tiny_models), CPU, attempt)
 
     assert (told.value.code, told.value.param, told.value.retryable, made) == ("out_of_memory", "size", False, [0])
@@ -89,7 +89,7 @@ async def test_the_next_smaller_picture_is_made_and_is_the_size_told_from_then_o
 
     await ladder.make(asked(tiny_models, size=Size(448, 448)), CPU, attempts(0)[0])
 
-    with pytest.raises(OutOfDeviceMemory, match="448x448 would fit"):
+    with pytest.raises(OutOfDeviceMemory, match="448x448 should fit"):
         ladder.check(asked(tiny_models), CPU)
 
 
