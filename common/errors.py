@@ -6,7 +6,8 @@ AquatintError                      500  server_error
 │   ├── UserImageError             400  image_generation_user_error
 │   ├── UnknownModel               400  image_generation_user_error   (the model a generation names)
 │   ├── UnsupportedTask            400  invalid_request_error   (no pipeline of the model does it)
-│   └── LoraRefused                400  invalid_request_error   (unknown here, or made for another family)
+│   ├── LoraRefused                400  invalid_request_error   (unknown here, or made for another family)
+│   └── ControlRefused             400  invalid_request_error   (the same of a ControlNet)
 ├── Unauthorized                   401  invalid_request_error
 ├── Forbidden                      403  invalid_request_error
 ├── NotFound                       404  invalid_request_error
@@ -19,7 +20,8 @@ AquatintError                      500  server_error
 ├── TooManyRequests                429  requests                (Retry-After)
 ├── RunCancelled                   499  server_error
 ├── EngineFailed                   500  server_error            (would fail again: x-should-retry false)
-│   └── LoraMismatch               422  invalid_request_error   (its tensors do not fit the model)
+│   ├── LoraMismatch               422  invalid_request_error   (its tensors do not fit the model)
+│   └── ControlMismatch            422  invalid_request_error   (the same of a ControlNet)
 ├── NodeFailed                     502  server_error
 ├── Unavailable                    503  server_error            (Retry-After)
 │   ├── NoCapacity                 503  no node can take the run now
@@ -130,6 +132,15 @@ class LoraRefused(InvalidRequest):
         super().__init__(message, param="loras", code=code)
 
 
+class ControlRefused(InvalidRequest):
+    """A ControlNet that is not here, or that this model cannot take."""
+
+    code = "control_not_found"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, param="control", code=code)
+
+
 class Unauthorized(AquatintError):
     """No key, or not one of ours."""
 
@@ -225,6 +236,15 @@ class LoraMismatch(EngineFailed):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, param="loras")
+
+
+class ControlMismatch(EngineFailed):
+    """The tensors of a ControlNet do not fit the model."""
+
+    status, type, code = 422, "invalid_request_error", "control_mismatch"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="control")
 
 
 class NodeFailed(AquatintError):

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.images_api import ImageRequest
+
 RUN_ID_HEADER = "x-run-id"
 """The run this request carries out. A node without this header opens a run of its own."""
 ATTEMPT_HEADER = "x-aquatint-attempt"
@@ -88,8 +90,20 @@ class ModelStatus(_Shape):
     """Every name, hashes aside, that a LoRA made for it goes by there."""
     memory_limits: dict[str, MemoryLimit] = Field(default_factory=dict)
     """By task, where memory has run out before."""
+    extras: list[str] = Field(default_factory=list)
+    """What else a run of it may need and finds there, in the words of `extras_of`."""
     unavailable: str | None = None
     """Why it cannot be served just now, such as a load that failed; None when it can."""
+
+
+def control_words(name: str | None, kind: str | None) -> str:
+    """How a node says that it has a ControlNet of a name, or else one of a kind."""
+    return f"the ControlNet {name!r}" if name is not None else f"a ControlNet for {kind}"
+
+
+def extras_of(request: ImageRequest) -> frozenset[str]:
+    """What a request needs beside a model and LoRAs."""
+    return frozenset(control_words(each.name, each.kind) for each in request.control)
 
 
 def model_object(model: ModelStatus, *, name: str | None = None, alias_of: str | None = None) -> dict[str, Any]:

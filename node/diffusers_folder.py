@@ -54,9 +54,9 @@ def check_folder(path: Path, *, root: Path, without_weights: Collection[str] = (
         _check_kind(file)
     tensors, variant = _weights(path, pipeline.components.difference(without_weights))
     traits = Traits.of(
-        pipeline=_json(path / INDEX),
-        sampler=_json(path / "scheduler" / "scheduler_config.json"),
-        denoiser=_json(path / pipeline.denoiser / "config.json"),
+        pipeline=read_json(path / INDEX),
+        sampler=read_json(path / "scheduler" / "scheduler_config.json"),
+        denoiser=read_json(path / pipeline.denoiser / "config.json"),
     )
     return DiffusersFolder(path, pipeline, tensors, traits, variant)
 
@@ -74,7 +74,7 @@ def check_inside(path: Path, root: Path) -> None:
 
 
 def _read_index(path: Path) -> PipelineClass:
-    index = _json(path)
+    index = read_json(path)
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in PIPELINE_CLASSES:
         known = ", ".join(PIPELINE_CLASSES)
@@ -110,7 +110,7 @@ def _check_kind(file: Path) -> None:
     if (found := disguised_format(start)) and ("pickle" in found or "NumPy" in found):
         raise CheckpointRefused(file, found)
     if file.suffix == ".json":
-        config = _json(file)
+        config = read_json(file)
         if file.name.endswith(".safetensors.index.json"):
             _check_shards(file, config)
 
@@ -123,11 +123,12 @@ def _check_shards(file: Path, index: dict[str, Any]) -> None:
         raise CheckpointRefused(file, f"names {min(missing)!r}, which is not there")
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object without what makes libraries import or fetch code.
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint, bounded and without what makes libraries import or fetch code.
 
     Known ways: `auto_map`, `custom_pipeline`, `*_internal` keys (CVE-2026-4372) and attention kernels named by
     repository, all of which take effect although remote code is not trusted.
+    Raises: CheckpointRefused: any of these, too large, or no JSON; OSError.
     """
     try:
         size_bytes = file.stat().st_size

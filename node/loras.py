@@ -14,16 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import LoraRefused
 from common.images_api import LoraAsk
-from node.diffusers_folder import PICKLE_SUFFIXES, check_inside
-from node.hashes import AUTOV2_DIGITS, digest
+from node.diffusers_folder import check_inside
+from node.extras import Folders, Place, Sha256
+from node.hashes import AUTOV2_DIGITS
 from node.lora_family import LoraShape, shape_of
 from node.pipeline_classes import Family
 from node.safetensors_header import CheckpointRefused, read_header_and_metadata
 
-FOLDER_NAMES = frozenset({"loras", "lora"})
-"""In small letters; A1111 writes `Lora`."""
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-MAX_DEPTH = 6
+FOLDERS = Folders(frozenset({"loras", "lora"}), whole=(DIFFUSERS_FILE,))
 MIN_HASH_DIGITS = AUTOV2_DIGITS
 """AutoV2, which CivitAI shows for every file, is the first ten digits of its sha256."""
 
@@ -43,15 +42,6 @@ class LoraSidecar(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class LoraPlace:
-    """Where a LoRA lies. Its file is checked again before a library opens it, for files change in between."""
-
-    name: str
-    path: Path
-    root: Path
-
-
-@dataclass(frozen=True, slots=True)
 class LoraFile:
     """A LoRA on disk that passed every check of its header."""
 
@@ -63,9 +53,9 @@ class LoraFile:
     sidecar: LoraSidecar = field(default_factory=LoraSidecar)
 
     @property
-    def place(self) -> LoraPlace:
+    def place(self) -> Place:
         """What a worker needs to find it."""
-        return LoraPlace(self.name, self.path, self.root)
+        return Place(self.name, self.path, self.root)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -93,18 +83,13 @@ def inspect_lora(path: Path, *, root: Path, name: str) -> LoraFile:
     return LoraFile(said.name or name, path, root, shape, said)
 
 
-def is_lora_folder(path: Path) -> bool:
-    """Whether what lies in a folder are LoRAs, not checkpoints."""
-    return path.name.lower() in FOLDER_NAMES
-
-
 class Loras:
     """Every LoRA of a node, by every name."""
 
     def __init__(self, files: Sequence[LoraFile], refused: Sequence[CheckpointRefused] = ()) -> None:
         self._by_name = {each.name: each for each in files}
         self._by_key = {key: each for each in reversed(files) for key in each.keys} | self._by_name
-        self._sha256: dict[tuple[Path, int, int], str] = {}
+        self._sha256 = Sha256()
         self.refused = tuple(refused)
 
     def __iter__(self) -> Iterator[LoraFile]:
@@ -146,45 +131,22 @@ class Loras:
         return next((each for each in self if self.sha256(each).startswith(digits)), None)
 
     def sha256(self, file: LoraFile) -> str:
-        """Of its bytes, in hexadecimal. Read once for as long as size and time of change stay. Blocking. Raises: OSError."""
-        stat = file.path.stat()
-        key = (file.path, stat.st_size, stat.st_mtime_ns)
-        if key not in self._sha256:
-            self._sha256[key] = digest(file.path)
-        return self._sha256[key]
+        """Of its bytes, in hexadecimal. Blocking. Raises: OSError."""
+        return self._sha256.of(file.path)
 
 
 def find_loras(roots: Sequence[Path]) -> Loras:
     """Look through the models folders. Of two LoRAs with one name the first is taken, the other told as refused."""
     found: dict[str, LoraFile] = {}
     refused: list[CheckpointRefused] = []
-    for root in roots:
-        for path, name in _files(root, root if is_lora_folder(root) else None, MAX_DEPTH):
-            try:
-                file = inspect_lora(path, root=root, name=name)
-                if file.name in found:
-                    raise CheckpointRefused(path, f"the name {file.name!r} is taken by another LoRA")
-                found[file.name] = file
-            except CheckpointRefused as refusal:
-                refused.append(refusal)
-            except OSError as error:
-                refused.append(CheckpointRefused(path, f"cannot be read ({error.strerror})"))
+    for place in FOLDERS.places(roots):
+        try:
+            file = inspect_lora(place.path, root=place.root, name=place.name)
+            if file.name in found:
+                raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another LoRA")
+            found[file.name] = file
+        except CheckpointRefused as refusal:
+            refused.append(refusal)
+        except OSError as error:
+            refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
     return Loras(list(found.values()), refused)
-
-
-def _files(folder: Path, home: Path | None, depth: int) -> Iterator[tuple[Path, str]]:
-    """Candidates below a folder with their names. home: the `loras` folder this is in; None when still above any."""
-    if not folder.is_dir() or depth < 0:
-        return
-    if home is not None and folder != home and (folder / DIFFUSERS_FILE).exists():
-        yield folder / DIFFUSERS_FILE, folder.relative_to(home).as_posix()
-        return
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            # Links to folders are not followed, so that a loop of links ends.
-            if not entry.is_symlink():
-                yield from _files(entry, home or (entry if is_lora_folder(entry) else None), depth - 1)
-        elif home is not None and entry.suffix.lower() in {".safetensors", *PICKLE_SUFFIXES}:
-            yield entry, entry.relative_to(home).with_suffix("").as_posix()

@@ -8,8 +8,9 @@
 Whatever happens the next request finds the device as the last good one left it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from common.errors import OutOfDeviceMemory
 from common.images_api import Size
@@ -49,7 +50,7 @@ class MemoryLadder:
         """dtype: the setting; `auto` leaves it to each model's profile."""
         self._residency = residency
         self._limits = limits
-        self._dtype = dtype
+        self.dtype = dtype
 
     def check(self, asked: Asked, device: DeviceStatus | None) -> None:
         """Raises: OutOfDeviceMemory: memory ran out for as large a picture before. device: None while it is not known."""
@@ -61,7 +62,7 @@ class MemoryLadder:
 
     def choice(self, model: Model, device: DeviceStatus) -> Choice:
         """Which file of a model would be run on a device."""
-        return model.choice(device.kind, self._dtype, self._residency.budget_bytes())
+        return model.choice(device.kind, self.dtype, self._residency.budget_bytes())
 
     def limits(self, model: Model, device: DeviceStatus) -> dict[str, MemoryLimit]:
         """What is known of a model, by task."""
@@ -71,13 +72,22 @@ class MemoryLadder:
         """Try everything again: an operator wants it."""
         self._limits.forget(model.name)
 
-    async def make(self, asked: Asked, device: DeviceStatus, attempt: Callable[[], Awaitable[Product]]) -> Fitted:
+    async def make(
+        self,
+        asked: Asked,
+        device: DeviceStatus,
+        attempt: Callable[[], Awaitable[Product]],
+        beside: Mapping[str, int] = MappingProxyType({}),
+    ) -> Fitted:
         """Have the model on the device and `attempt` a run on it, again where there is a means left.
+
+        beside: bytes of what the run loads with the model, by name.
 
         Raises: OutOfDeviceMemory: there is none; whatever `attempt` and Residency.hold raise.
         """
         model, way, choice = asked.model, self._way(asked.model, device), self.choice(asked.model, device)
-        async with self._residency.hold(model.load_order(device.kind, self._dtype, self._residency.budget_bytes())):
+        order = model.load_order(device.kind, self.dtype, self._residency.budget_bytes())
+        async with self._residency.hold(order, beside):
             try:
                 product = await self._alone_if_need_be(model, attempt)
             except OutOfDeviceMemory:
@@ -99,7 +109,7 @@ class MemoryLadder:
     def _way(self, model: Model, device: DeviceStatus) -> Way:
         checkpoint = self.choice(model, device).checkpoint
         how = (device.name, device.memory_total_bytes, checkpoint.engine.value, checkpoint.stored_bytes)
-        return Way(model.name, " ".join(map(str, (*how, model.dtype(device.kind, self._dtype)))))
+        return Way(model.name, " ".join(map(str, (*how, model.dtype(device.kind, self.dtype)))))
 
 
 def _told(asked: Asked, limit: MemoryLimit) -> OutOfDeviceMemory:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from node.controls import FOLDERS as CONTROLS
 from node.diffusers_folder import INDEX, PICKLE_SUFFIXES
-from node.loras import is_lora_folder
+from node.loras import FOLDERS as LORAS
 from node.safetensors_header import CheckpointRefused
 
 MAX_DEPTH = 4
@@ -70,7 +71,7 @@ def folders_of(root: Path) -> list[Path]:
 
 def candidates(root: Path) -> list[Path]:
     """Diffusers folders and model files below `root`, in the order of their names."""
-    if is_lora_folder(root):
+    if _of_extras(root):
         return []
     sorted_by_kind = any((root / name).is_dir() for name in MODEL_FOLDERS)
     return _below(root, MAX_DEPTH, OTHER_FOLDERS if sorted_by_kind else frozenset())
@@ -104,6 +105,11 @@ def _name_in_cache(path: Path) -> str | None:
     return None
 
 
+def _of_extras(folder: Path) -> bool:
+    """Whether what lies there goes with checkpoints and is none."""
+    return any(kind.hold(folder) for kind in (LORAS, CONTROLS))
+
+
 def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:
     if (folder / INDEX).exists():
         return [folder]
@@ -111,7 +117,7 @@ def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:
         return _cached(folder)
     found: list[Path] = []
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.name in left_out or is_lora_folder(entry):
+        if entry.name.startswith(".") or entry.name in left_out or _of_extras(entry):
             continue
         if entry.is_dir():
             # A link to a folder is only followed when it is a checkpoint, so that a loop of links ends.

@@ -1,7 +1,7 @@
 """The models this node can serve: each one or more checkpoints under a public name, with the profile that fits them."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from common.catalog import ModelFile
 from common.errors import Unavailable
 from common.images_api import Task
 from common.logs import get_logger
+from common.node_api import control_words
 from node.checkpoints import Checkpoint, inspect, scan
 from node.choice import Choice, choose
+from node.controls import ControlFile, Controls, find_controls
 from node.engine_names import EXTRAS, EngineName, installed_engines
-from node.engines.base import LoadOrder
+from node.engines.base import LoadOrder, RunSpec
 from node.loras import DIFFUSERS_FILE, LoraFile, Loras, find_loras, inspect_lora
 from node.pipeline_classes import class_of
 from node.profile import Profile, choose_profile, profiles
@@ -41,6 +43,8 @@ class Model:
     """What is installed."""
     loras: tuple[LoraFile, ...] = ()
     """Those made for its family, by name."""
+    controls: tuple[ControlFile, ...] = ()
+    """The same of ControlNets."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -64,7 +68,21 @@ class Model:
         """What the worker is told."""
         chosen = self.choice(device, wanted_dtype, budget_bytes).checkpoint
         places = tuple(each.place for each in self.loras)
-        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places)
+        controls = tuple(each.place for each in self.controls)
+        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls)
+
+    def bytes_beside(self, spec: RunSpec, device: str, wanted_dtype: str) -> dict[str, int]:
+        """Device memory of what a run loads with the model, by name."""
+        dtype = self.dtype(device, wanted_dtype)
+        used = {use.name for use in spec.controls if use.scale}
+        return {each.name: each.memory_bytes(dtype) for each in self.controls if each.name in used}
+
+    @property
+    def extras(self) -> list[str]:
+        """What a run of it may need and finds here, as a router asks for it."""
+        names = [control_words(each.name, None) for each in self.controls]
+        kinds = {control_words(None, each.kind) for each in self.controls if each.kind is not None}
+        return [*names, *sorted(kinds)]
 
     @property
     def files(self) -> list[ModelFile]:
@@ -102,6 +120,7 @@ class Model:
             "presets": {name.value: each.model_dump(mode="json") for name, each in profile.presets.items()},
             "default_preset": profile.default_preset.value,
             "loras": [{"name": each.name, "trigger_words": list(each.sidecar.trigger_words)} for each in self.loras],
+            "controls": [each.shown() for each in self.controls],
         }
 
 
@@ -112,6 +131,7 @@ class Models:
     by_name: dict[str, Model]
     refused: tuple[CheckpointRefused, ...] = ()
     loras: Loras = field(default_factory=lambda: Loras(()))
+    controls: Controls = field(default_factory=Controls)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.by_name.values())
@@ -142,22 +162,23 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
     engines: what is installed, looked for when absent. Blocking: reads the headers of every file.
     """
     installed = installed_engines() if engines is None else frozenset(engines)
-    found, loras = scan(roots), find_loras(roots)
+    found, loras, controls = scan(roots), find_loras(roots), find_controls(roots)
     models, refused = dict[str, Model](), list(found.refused)
     for name in sorted({checkpoint.name for checkpoint in found.checkpoints}):
         checkpoints = tuple(checkpoint for checkpoint in found.checkpoints if checkpoint.name == name)
         try:
-            models[name] = _model(name, checkpoints, installed, loras)
+            models[name] = replace(_model(name, checkpoints, installed, loras), controls=_fitting(controls, checkpoints))
         except CheckpointRefused as fault:
             refused.append(fault)
-    for kind, refusals in (("checkpoint_refused", refused), ("lora_refused", loras.refused)):
+    told = (("checkpoint_refused", refused), ("lora_refused", loras.refused), ("control_refused", controls.refused))
+    for kind, refusals in told:
         for refusal in refusals:
             log.warning(kind, path=str(refusal.path), reason=refusal.reason)
     if not models and EngineName.DIFFUSERS in installed:
         own = inspect_lora(DEMO_FOLDER / DEMO_LORA / DIFFUSERS_FILE, root=DEMO_FOLDER, name=DEMO_LORA)
         loras = Loras([*loras, own], loras.refused)
         models[DEMO_MODEL] = _demo(loras)
-    return Models(models, (*refused, *loras.refused), loras)
+    return Models(models, (*refused, *loras.refused, *controls.refused), loras, controls)
 
 
 def _model(name: str, checkpoints: tuple[Checkpoint, ...], installed: frozenset[EngineName], loras: Loras) -> Model:
@@ -172,6 +193,12 @@ def _model(name: str, checkpoints: tuple[Checkpoint, ...], installed: frozenset[
         raise CheckpointRefused(first.path, f"its sidecar: {error}") from None
     created = int(first.path.stat().st_mtime)
     return Model(name, checkpoints, profile, created, installed, loras.fitting(first.family))
+
+
+def _fitting(controls: Controls, checkpoints: Sequence[Checkpoint]) -> tuple[ControlFile, ...]:
+    """Those that can guide a model: they are for diffusers."""
+    by_diffusers = any(each.engine is EngineName.DIFFUSERS for each in checkpoints)
+    return controls.fitting(checkpoints[0].family) if by_diffusers else ()
 
 
 def _demo(loras: Loras) -> Model:

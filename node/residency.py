@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from common.errors import AquatintError, Conflict, Unavailable
@@ -50,6 +51,8 @@ class Resident:
     used_at_s: float
     users: int = 0
     pinned: bool = False
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of what its last run that needed such had loaded with it, ControlNets for example, by name. It stays there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,10 @@ class Residency:
         return None if failure is None else failure.message
 
     @asynccontextmanager
-    async def hold(self, order: LoadOrder) -> AsyncIterator[None]:
+    async def hold(self, order: LoadOrder, beside: Mapping[str, int] = MappingProxyType({})) -> AsyncIterator[None]:
         """Have a model on the device for the length of the block; nothing evicts it meanwhile.
+
+        beside: bytes of what the run loads with it, by name; room is made for them first.
 
         A caller that is cancelled leaves the load to go on for the others. A worker that is lost inside the block is
         held against the model; a block that ends well clears it.
@@ -111,6 +116,8 @@ class Residency:
         resident = await self.ensure(order)
         resident.users += 1
         try:
+            if beside:
+                await self._have_room_beside(resident, beside)
             yield
             self._losses.pop(order.model, None)
         except WorkerLost as loss:
@@ -209,16 +216,30 @@ class Residency:
                 f"The weights of {model!r} need {needed_bytes:,} bytes; this node has {budget_bytes:,} for weights."
             )
         while self._is_full(needed_bytes, budget_bytes):
-            victim = next((name for name, each in self._residents.items() if self._evictable(each)), None)
-            if victim is None:
-                held = ", ".join(self._residents)
-                raise OutOfDeviceMemory(f"There is no room for {model!r} beside what is in use or pinned ({held}).")
-            await self._evict(victim, f"room for {model}")
+            await self._evict_one(model)
+
+    async def _have_room_beside(self, resident: Resident, beside: Mapping[str, int]) -> None:
+        """Evict the least recently used until what a run needs beside its model fits. Raises: OutOfDeviceMemory."""
+        async with self._changing:
+            more_bytes = sum(beside.values()) - sum(resident.beside.values())
+            while self._is_above(more_bytes, self.budget_bytes()):
+                await self._evict_one(", ".join(beside))
+            resident.beside = dict(beside)
+
+    async def _evict_one(self, newcomer: str) -> None:
+        victim = next((name for name, each in self._residents.items() if self._evictable(each)), None)
+        if victim is None:
+            held = ", ".join(self._residents)
+            raise OutOfDeviceMemory(f"There is no room for {newcomer!r} beside what is in use or pinned ({held}).")
+        await self._evict(victim, f"room for {newcomer}")
 
     def _is_full(self, needed_bytes: int, budget_bytes: int | None) -> bool:
         if self._max_resident is not None and len(self._residents) >= self._max_resident:
             return True
-        used_bytes = sum(each.memory_bytes for each in self._residents.values())
+        return self._is_above(needed_bytes, budget_bytes)
+
+    def _is_above(self, needed_bytes: int, budget_bytes: int | None) -> bool:
+        used_bytes = sum(each.memory_bytes + sum(each.beside.values()) for each in self._residents.values())
         return budget_bytes is not None and used_bytes + needed_bytes > budget_bytes
 
     def _evictable(self, resident: Resident) -> bool:

@@ -11,6 +11,7 @@ from common.images_api import AssetLinks, ImageRequest, Picture, Preset, Respons
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
 from node.choice import Choice
+from node.control_requests import check_engine, with_controls
 from node.decoding import Decoder
 from node.engine_names import EngineName
 from node.engines.base import Method, RunSpec
@@ -103,7 +104,8 @@ class Runs:
             loras=loras,
             preset=self._preset,
         )
-        spec = resolved.spec
+        spec = await with_controls(resolved.spec, request.control, model, self._models.controls, self._decoder)
+        resolved = replace(resolved, spec=spec)
         self._ladder.check(Asked(model, request.task.value, spec.size), self._worker.device)
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
@@ -192,6 +194,8 @@ class Runs:
                 f"Invalid 'preset': this node runs the model by sd.cpp, which has only 'full', but got {spec.preset.value!r}.",
                 param="preset",
             )
+        if spec.controls:
+            check_engine(self._ladder.choice(asked.model, device).checkpoint)
         job.phase = JobPhase.LOADING
         began = loaded = time.perf_counter()
 
@@ -203,7 +207,8 @@ class Runs:
             loaded, job.phase = time.perf_counter(), JobPhase.RUNNING
             return await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
 
-        fitted = await self._ladder.make(asked, device, attempt)
+        beside = asked.model.bytes_beside(spec, device.kind, self._ladder.dtype)
+        fitted = await self._ladder.make(asked, device, attempt, beside)
         if spec.preset is Preset.FULL:
             # What is learned is the price of a whole step.
             self._pace.learn_run(asked.model.name, time.perf_counter() - loaded, spec.work_units)
@@ -318,5 +323,6 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "prompt_truncated": product.prompt_truncated,
         "vae_tiled": product.vae_tiled,
         "loras": [asdict(each) | {"layers": product.lora_layers[each.name]} for each in spec.loras],
+        "control": [each.to_json() for each in spec.controls],
         "ignored": list(resolved.ignored),
     }

@@ -59,5 +59,6 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         chosen=choice.reason,
         loras=[key for each in model.loras for key in each.keys],
         memory_limits=services.ladder.limits(model, device) if services.worker.device is not None else {},
+        extras=model.extras,
         unavailable=services.residency.failure(model.name),
     )

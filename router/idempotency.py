@@ -38,7 +38,7 @@ async def claim_of(request: Request, key: KeyRecord, asked: ImageRequest) -> Cla
             param="Idempotency-Key",
             code="invalid_idempotency_key",
         )
-    uploads_bytes = sum(len(each.content) for each in (*asked.images, asked.mask) if each is not None)
+    uploads_bytes = sum(len(upload.content) for _, upload in asked.uploads)
     if uploads_bytes > HASHED_AT_ONCE_BYTES:
         fingerprint = await asyncio.to_thread(fingerprint_of, asked)
     else:
@@ -52,10 +52,8 @@ def fingerprint_of(asked: ImageRequest) -> str:
     Taken before a seed is drawn and an alias resolved: both may differ from one time to the next.
     """
     digest = hashlib.sha256(orjson.dumps([asked.task, asked.to_json()], option=orjson.OPT_SORT_KEYS))
-    for upload in asked.images:
-        digest.update(b"image" + hashlib.sha256(upload.content).digest())
-    if asked.mask is not None:
-        digest.update(b"mask" + hashlib.sha256(asked.mask.content).digest())
+    for purpose, upload in asked.uploads:
+        digest.update(purpose.encode() + hashlib.sha256(upload.content).digest())
     return digest.hexdigest()
 
 

@@ -38,6 +38,8 @@ class Ask:
     """Names of LoRAs, as far as any node knows them; the others each node judges for itself."""
     pixels: int = 0
     """Area of one picture."""
+    extras: frozenset[str] = frozenset()
+    """The same of what else it needs, in the words of `common.node_api.extras_of`."""
     tried: frozenset[str] = frozenset()
     """Ids of nodes that already failed under this run."""
 
@@ -119,6 +121,8 @@ def _refusal(ask: Ask, candidate: Candidate, depth: int) -> tuple[Outlook, str] 
         return Outlook.NONE, f"does not have the LoRA {min(missing)!r}"
     if (limit := too_small(ask, candidate.status)) is not None:
         return Outlook.NONE, f"has not the memory for more than {limit.fits_px:,} pixels"
+    if missing := ask.extras.difference(model.extras):
+        return Outlook.NONE, f"does not have {min(missing)}"
     why = model.unavailable or candidate.sitting_out.get(ask.model)
     if why is not None:
         return Outlook.AWAY, why

@@ -107,6 +107,11 @@ class Registry:
         told = [each for node in self.nodes() if node.status is not None for each in node.status.models if each.id == model]
         return frozenset(name for each in told for name in each.loras)
 
+    def extras(self, model: str) -> frozenset[str]:
+        """What else runs of a model may need, as far as any node ever told this router that it has it."""
+        told = [each for node in self.nodes() if node.status is not None for each in node.status.models if each.id == model]
+        return frozenset(words for each in told for words in each.extras)
+
     async def refresh(self) -> None:
         """Take over what operators, or other routers, changed in the catalog."""
         records = {record.id: record for record in await self._catalog.nodes.list()}

@@ -10,10 +10,13 @@ from common.images_api.links import AssetLinks
 from common.images_api.loras import asked_for
 from common.images_api.reading import MAX_JSON_BYTES, read_form_request, read_json_request
 from common.images_api.request import (
+    ControlAsk,
+    ControlKind,
     ImageRequest,
     InputFidelity,
     LoraAsk,
     OutputFormat,
+    Preprocess,
     Preset,
     Quality,
     ResponseFormat,
@@ -28,11 +31,14 @@ from common.upload_limits import UploadLimits
 __all__ = [
     "MAX_JSON_BYTES",
     "AssetLinks",
+    "ControlAsk",
+    "ControlKind",
     "ImageRequest",
     "InputFidelity",
     "LoraAsk",
     "OutputFormat",
     "Picture",
+    "Preprocess",
     "Preset",
     "Quality",
     "ResponseFormat",

@@ -7,6 +7,7 @@ model, prompt, n, then the rest, so that a request with two faults gets the answ
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from common.images_api.control import ControlList
 from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, JsonObject, Kind, Number, Refused, SizeText, Text
 from common.images_api.loras import LoraList
 from common.images_api.request import MAX_SEED, InputFidelity, OutputFormat, Preset, Quality, ResponseFormat, Style, Task
@@ -105,6 +106,7 @@ FIELDS: tuple[Field, ...] = (
     Field("sampler", Text(1, 64), "denoising solver", aliases=("sampler_name", "sample_method")),
     Field("preset", Choice(Preset), "parts of some steps are left out for speed; the picture changes a little, but for `full`"),
     Field("loras", LoraList(), "adapters by name; `<lora:name:scale>` in the prompt does the same", aliases=("lora",)),
+    Field("control", ControlList(), "pictures that guide what is drawn where, by ControlNets"),
     Field(
         "strength",
         Number(0, 1),

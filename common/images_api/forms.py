@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from common.errors import InvalidRequest, PayloadTooLarge
+from common.images_api.control import MAX_CONTROLS, max_control_bytes
 from common.images_api.uploads import MAX_IMAGES, Attached, too_large
 from common.upload_limits import UploadLimits
 
@@ -16,8 +17,9 @@ MAX_FIELDS = 100
 OVERHEAD_BYTES = 2 * 1024 * 1024
 """Room for text parts and part headers in the limit of a whole body."""
 
-# image, image[], image[0] and the same of mask; `name[]`, `name[][key]`, `name[key]` as SDKs flatten nested values.
-_FILE = re.compile(r"(image|mask)(\[[0-9]{0,2}\])?", re.ASCII)
+# image, image[], image[0] and the same of mask and control_image; `name[]`, `name[][key]`, `name[key]` as SDKs flatten
+# nested values.
+_FILE = re.compile(r"(image|mask|control_image)(\[[0-9]{0,2}\])?", re.ASCII)
 _NESTED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])+)", re.ASCII)
 
 
@@ -32,6 +34,7 @@ class _Parser(MultiPartParser):
     too large is refused while it arrives, and a text that is none is refused as JSON would refuse it."""
 
     max_file_bytes = 0
+    max_control_bytes = 0
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -42,6 +45,11 @@ class _Parser(MultiPartParser):
             self._file_bytes += end - start
             if self._file_bytes > self.max_file_bytes:
                 raise _FileTooLarge(self._current_part.field_name)
+        elif self._current_part.field_name.partition("[")[0] == "control":
+            # The only texts that may hold a picture.
+            self.max_part_size = self.max_control_bytes
+        else:
+            self.max_part_size = MAX_TEXT_BYTES
         super().on_part_data(data, start, end)
 
     def on_part_end(self) -> None:
@@ -56,8 +64,8 @@ class _Parser(MultiPartParser):
 
 
 def max_body_bytes(limits: UploadLimits) -> int:
-    """The largest form that can be valid: sixteen images, a mask, and text."""
-    return limits.max_bytes * (MAX_IMAGES + 1) + OVERHEAD_BYTES
+    """The largest form that can be valid: sixteen images, a mask, pictures that guide, and text."""
+    return limits.max_bytes * (MAX_IMAGES + 1) + max_control_bytes(limits) + OVERHEAD_BYTES
 
 
 async def parse_form(headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits) -> tuple[dict[str, Any], Attached]:
@@ -69,11 +77,12 @@ async def parse_form(headers: Headers, stream: AsyncIterator[bytes], limits: Upl
     parser = _Parser(
         headers,
         _bounded(stream, max_body_bytes(limits)),
-        max_files=MAX_IMAGES + 1,
+        max_files=MAX_IMAGES + 1 + MAX_CONTROLS,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_TEXT_BYTES,
     )
     parser.max_file_bytes = limits.max_bytes
+    parser.max_control_bytes = max_control_bytes(limits)
     try:
         form = await parser.parse()
     except _FileTooLarge as error:
@@ -114,6 +123,8 @@ async def _take_file(name: str, file: UploadFile, files: Attached) -> None:
     content = await file.read()
     if match[1] == "mask":
         files.mask = content
+    elif match[1] == "control_image":
+        files.controls.append((name, content))
     else:
         files.images.append((f"image[{len(files.images)}]" if "[" in name or files.images else "image", content))
 
@@ -121,7 +132,7 @@ async def _take_file(name: str, file: UploadFile, files: Attached) -> None:
 def _refuse_text_for_file(name: str) -> None:
     match = _FILE.fullmatch(name)
     if match is not None:
-        where = f"{match[1]}[0]" if match[1] == "image" else "mask"
+        where = f"{match[1]}[0]" if match[1] == "image" else match[1]
         raise InvalidRequest(
             f"Invalid type for '{where}': expected a file, but got a string instead.", param=where, code="invalid_type"
         )

@@ -88,13 +88,12 @@ def operation(task: Task) -> dict[str, Any]:
     bodies: dict[str, Any] = {}
     if task is not Task.VARIATION:
         bodies["application/json"] = {"schema": _body(task, files=_json_files(task))}
-    if task is not Task.GENERATION:
-        files = _form_files(task)
-        types = {"contentType": ", ".join(each.media_type for each in OutputFormat)}
-        bodies["multipart/form-data"] = {
-            "schema": _body(task, files=files, form=True),
-            "encoding": dict.fromkeys(files, types),
-        }
+    files = _form_files(task)
+    types = {"contentType": ", ".join(each.media_type for each in OutputFormat)}
+    bodies["multipart/form-data"] = {
+        "schema": _body(task, files=files, form=True),
+        "encoding": dict.fromkeys(files, types),
+    }
     picture = {"application/json": {"schema": _ANSWER}}
     if task is not Task.VARIATION:
         picture["text/event-stream"] = {"itemSchema": _EVENT}
@@ -142,4 +141,7 @@ def _json_files(task: Task) -> dict[str, Any]:
 
 def _form_files(task: Task) -> dict[str, Any]:
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
-    return {"image": file} | ({"mask": file} if task is Task.EDIT else {})
+    control = {"control_image": file | {"description": "The picture of the first control that has none of its own."}}
+    if task is Task.GENERATION:
+        return control
+    return {"image": file} | ({"mask": file} if task is Task.EDIT else {}) | control

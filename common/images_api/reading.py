@@ -1,12 +1,13 @@
 """Bytes of a request -> ImageRequest: the cheap checks, done before anything is queued. No pixel is decoded here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from common.errors import InvalidRequest, UnreadableBody, UserImageError
+from common.images_api.control import with_pictures
 from common.images_api.fields import FIELDS, Field
 from common.images_api.kinds import json_type
 from common.images_api.request import MAX_SEED, ImageRequest, Size, Task, Upload
@@ -47,7 +48,12 @@ def read_json_request(
     given = parse_json_object(body)
     limits = limits or UploadLimits()
     return _read(
-        task, given, lambda field, name, value: field.kind.read(name, value), lambda: from_json(given, limits, fetched), limits
+        task,
+        given,
+        lambda field, name, value: field.kind.read(name, value),
+        lambda: from_json(given, limits, fetched),
+        (),
+        limits,
     )
 
 
@@ -61,7 +67,7 @@ def read_form_request(task: Task, texts: Mapping[str, Any], files: Attached, lim
 
     # An empty part is how forms say "not given"; only a prompt may be told that it is empty.
     given = {name: value for name, value in texts.items() if value != "" or name == "prompt"}
-    return _read(task, given, read, lambda: files, limits)
+    return _read(task, given, read, lambda: files, files.controls, limits)
 
 
 def _read(
@@ -69,6 +75,7 @@ def _read(
     given: Mapping[str, Any],
     read: Callable[[Field, str, Any], Any],
     files: Callable[[], Attached],
+    control_files: Sequence[tuple[str, bytes]],
     limits: UploadLimits,
 ) -> ImageRequest:
     """Check each field of the table in its order, images before `n`, and build the request."""
@@ -88,6 +95,7 @@ def _read(
             values[field.name] = sent[0]
         elif field.name == "prompt":
             raise _missing("prompt", given)
+    values["control"] = with_pictures(values.get("control", ()), control_files, limits)
     _check_together(values, images, mask)
     kept = {field.name: values[field.name] for field in FIELDS if field.keeps and field.name in values}
     kept |= {"task": task, "size": _size(values), "seed": _seed(values), "prompt": kept.get("prompt", "")}

@@ -142,6 +142,47 @@ class LoraAsk:
     """Whether its trigger words are put behind the prompt."""
 
 
+class ControlKind(StrEnum):
+    """What a picture that guides a run shows."""
+
+    CANNY = "canny"
+    SCRIBBLE = "scribble"
+    LINEART = "lineart"
+    DEPTH = "depth"
+    POSE = "pose"
+
+
+class Preprocess(StrEnum):
+    """What is done to such a picture before it guides."""
+
+    NONE = "none"
+    """Nothing: it shows edges, depths or poses already."""
+    CANNY = "canny"
+    """Its edges are drawn, white on black."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAsk:
+    """One picture that a request wants to be guided by."""
+
+    image: Upload
+    name: str | None = None
+    """Of a ControlNet in the catalog of the node; None takes the first of the kind."""
+    kind: ControlKind | None = None
+    scale: float = 1.0
+    """0..2; 0 leaves the picture as it is."""
+    start: float = 0.0
+    """The share of the steps after which it begins to guide."""
+    end: float = 1.0
+    """The share of the steps after which it no longer guides."""
+    preprocess: Preprocess = Preprocess.NONE
+
+    def to_json(self) -> dict[str, Any]:
+        """Its wire form; the picture goes beside it as a file."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "image"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One request, as the wire gave it. None means that the client left the choice to the model's profile."""
@@ -167,6 +208,7 @@ class ImageRequest:
     preset: Preset | None = None
     loras: tuple[LoraAsk, ...] = ()
     """Those of the field; the prompt may name more."""
+    control: tuple[ControlAsk, ...] = ()
     strength: float | None = None
     input_fidelity: InputFidelity | None = None
     mask_feather_px: int = 0
@@ -177,6 +219,12 @@ class ImageRequest:
     mask: Upload | None = None
     ignored: tuple[str, ...] = field(default=())
     """Names of keys that had no effect, told to the client in `x-ignored-params`."""
+
+    @property
+    def uploads(self) -> list[tuple[str, Upload]]:
+        """Every picture that came with it, and what it is for."""
+        mask = [] if self.mask is None else [("mask", self.mask)]
+        return [*(("image", each) for each in self.images), *mask, *(("control", each.image) for each in self.control)]
 
     @property
     def effective_response_format(self) -> ResponseFormat:
@@ -210,4 +258,6 @@ class ImageRequest:
                 values[each.name] = str(value) if isinstance(value, Size) else value
         if self.loras:
             values["loras"] = [asdict(each) for each in self.loras]
+        if self.control:
+            values["control"] = [each.to_json() for each in self.control]
         return values

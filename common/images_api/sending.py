@@ -10,7 +10,7 @@ from common.images_api.request import ImageRequest
 def encoded(request: ImageRequest) -> tuple[bytes, str]:
     """(body, content type)."""
     fields = request.to_json()
-    if not request.images:
+    if not request.images and not request.control:
         return orjson.dumps(fields), "application/json"
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
@@ -27,5 +27,7 @@ def encoded(request: ImageRequest) -> tuple[bytes, str]:
         add('name="image[]"; filename="image"', image.content, image.format.media_type)
     if request.mask is not None:
         add('name="mask"; filename="mask"', request.mask.content, request.mask.format.media_type)
+    for control in request.control:
+        add('name="control_image[]"; filename="image"', control.image.content, control.image.format.media_type)
     parts.append(f"--{boundary}--\r\n".encode())
     return b"".join(parts), f"multipart/form-data; boundary={boundary}"

@@ -24,6 +24,8 @@ class Attached:
     images: list[tuple[str, bytes]] = field(default_factory=list)
     """(name for messages, content)"""
     mask: bytes | None = None
+    controls: list[tuple[str, bytes]] = field(default_factory=list)
+    """Of `control_image`, for controls that come without a picture of their own."""
 
 
 def checked(name: str, content: bytes, limits: UploadLimits) -> Upload:
@@ -62,7 +64,7 @@ def too_large(name: str, limits: UploadLimits) -> InvalidRequest:
 def broken(name: str) -> UserImageError:
     """What an undecodable picture is answered; OpenAI counts images from 1."""
     number = "".join(c for c in name if c.isdigit())
-    which = "mask" if name == "mask" else f"image {int(number) + 1 if number else 1}"
+    which = name if name == "mask" or name.startswith("control") else f"image {int(number) + 1 if number else 1}"
     return UserImageError(f"Invalid image file or mode for {which}, please check your image file.", code="invalid_image_file")
 
 
@@ -125,25 +127,26 @@ def _referenced(name: str, item: Any, limits: UploadLimits, fetched: Mapping[str
         )
     if not isinstance(url, str):
         raise wrong_type(f"{name}.image_url", "a string", url)
-    return fetched[url] if url in fetched else _data_url(name, url, limits)
+    return fetched[url] if url in fetched else data_url(f"{name}.image_url", url, limits)
 
 
-def _data_url(name: str, url: str, limits: UploadLimits) -> bytes:
+def data_url(where: str, url: str, limits: UploadLimits) -> bytes:
+    """The content of a base64 data URL. where: its place in the request, for messages. Raises: InvalidRequest."""
     head, comma, data = url.partition(",")
     if not head.lower().startswith("data:") or not comma:
         raise InvalidRequest(
-            f"Invalid '{name}.image_url': only data URLs are taken; this server fetches nothing.",
-            param=f"{name}.image_url",
+            f"Invalid {where!r}: only data URLs are taken; this server fetches nothing.",
+            param=where,
             code="invalid_image_url",
         )
     if not head.lower().endswith(";base64"):
-        raise InvalidRequest(f"Invalid '{name}.image_url': the data URL must be base64.", param=f"{name}.image_url")
+        raise InvalidRequest(f"Invalid {where!r}: the data URL must be base64.", param=where)
     if len(data) > limits.max_bytes * 4 // 3 + 4:
-        raise too_large(name, limits)
+        raise too_large(where.removesuffix(".image_url"), limits)
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest(f"Invalid '{name}.image_url': not valid base64.", param=f"{name}.image_url") from None
+        raise InvalidRequest(f"Invalid {where!r}: not valid base64.", param=where) from None
 
 
 def same_size(images: Sequence[Upload], mask: Upload | None) -> bool:

@@ -5,6 +5,7 @@ from starlette.requests import ClientDisconnect, Request
 from common.errors import InvalidRequest, RunCancelled
 from common.image_origins import ImageOrigins
 from common.images_api import MAX_JSON_BYTES, ImageRequest, Task, UploadLimits, parse_form, read_form_request, read_json_request
+from common.images_api.control import max_control_bytes
 from common.images_api.reading import parse_json_object
 from common.images_api.remote import fetch_named
 from common.images_api.uploads import MAX_IMAGES
@@ -23,7 +24,7 @@ async def read_image_request(
     Raises: InvalidRequest, PayloadTooLarge; RunCancelled: the client left while sending.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data" and task is not Task.GENERATION:
+    if kind == "multipart/form-data":
         try:
             texts, files = await parse_form(request.headers, request.stream(), limits)
         except ClientDisconnect:
@@ -31,7 +32,9 @@ async def read_image_request(
         return read_form_request(task, texts, files, limits)
     if task is Task.VARIATION:
         raise InvalidRequest("A variation is sent as multipart/form-data.", code="invalid_content_type")
-    most = MAX_JSON_BYTES if task is Task.GENERATION else MAX_JSON_BYTES + limits.max_bytes * 4 // 3 * (MAX_IMAGES + 1)
+    most = MAX_JSON_BYTES + max_control_bytes(limits)
+    if task is Task.EDIT:
+        most += limits.max_bytes * 4 // 3 * (MAX_IMAGES + 1)
     body = await read_body(request, max_bytes=most)
     fetched = {}
     if task is Task.EDIT and origins.origins:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from common.images_api.loras import MAX_LORAS
 from node.engines.base import EngineFailed, LoadOrder, LoraMismatch, LoraUse
-from node.loras import LoraPlace, inspect_lora
+from node.extras import Place
+from node.loras import inspect_lora
 
 MAX_KEPT_BYTES = 1024**3
 """What LoRAs that no run is using may hold of the device: a dozen of SDXL's, or thirty of SD 1.5's."""
@@ -88,7 +89,7 @@ class Adapters:
             raise LoraMismatch(f"Of the LoRA {use.name!r}, {applied} of {layers} layers can be applied to the model.")
         return layers
 
-    def _read(self, place: LoraPlace) -> dict[str, Tensor]:
+    def _read(self, place: Place) -> dict[str, Tensor]:
         """The tensors of a file, in the number format of the model; a scalar (`alpha`) as it is."""
         inspect_lora(place.path, root=place.root, name=place.name)
         dtype = getattr(torch, self._order.dtype)

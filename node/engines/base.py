@@ -7,14 +7,16 @@ from typing import Any, Protocol, Self
 
 from PIL import Image
 
-from common.errors import EngineFailed, LoraMismatch, OutOfDeviceMemory, RunCancelled
-from common.images_api import OutputFormat, Preset, Size
+from common.errors import ControlMismatch, EngineFailed, LoraMismatch, OutOfDeviceMemory, RunCancelled
+from common.images_api import ControlKind, OutputFormat, Preprocess, Preset, Size
 from node.checkpoints import Checkpoint
-from node.loras import LoraPlace
+from node.extras import Place
 from node.masks import Canvas
 from node.profile import Profile
 
 __all__ = [
+    "ControlMismatch",
+    "ControlUse",
     "Engine",
     "EngineFailed",
     "LoadOrder",
@@ -58,8 +60,10 @@ class LoadOrder:
     profile: Profile
     dtype: str
     """float32, float16 or bfloat16."""
-    loras: tuple[LoraPlace, ...] = ()
+    loras: tuple[Place, ...] = ()
     """Those that runs of it may name."""
+    controls: tuple[Place, ...] = ()
+    """The same of ControlNets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,35 @@ class LoraUse:
     scale: float
     """0 leaves the picture as it is, bit for bit."""
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlUse:
+    """A ControlNet of a run: which, exactly, by what picture, how strongly and how long."""
+
+    name: str
+    kind: ControlKind | None
+    scale: float
+    """0 leaves the picture as it is, bit for bit."""
+    start: float
+    end: float
+    """The shares of the steps between which it guides."""
+    preprocess: Preprocess
+    sha256: str
+    image_sha256: str
+    """Of the picture as it was sent."""
+    picture: Image.Image | None = field(default=None, repr=False)
+    """RGB of `RunSpec.size`, as the ControlNet sees it. Not part of the wire form: pixels go beside it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its wire form, and what is kept of it."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "picture"}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        kind = None if values["kind"] is None else ControlKind(values["kind"])
+        return cls(**values | {"kind": kind, "preprocess": Preprocess(values["preprocess"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +144,8 @@ class RunSpec:
     """Which parts of the steps are computed, by the profile."""
     loras: tuple[LoraUse, ...] = ()
     """Applied together, in any method."""
+    controls: tuple[ControlUse, ...] = ()
+    """The same."""
 
     @property
     def forwards(self) -> int:
@@ -132,7 +167,9 @@ class RunSpec:
         """Its wire form between node and worker."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         loras = [asdict(each) for each in self.loras]
-        return values | {"drawn": str(self.drawn), "size": str(self.size), "seeds": list(self.seeds), "loras": loras}
+        controls = [each.to_json() for each in self.controls]
+        lists = {"seeds": list(self.seeds), "loras": loras, "controls": controls}
+        return values | {"drawn": str(self.drawn), "size": str(self.size)} | lists
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -144,6 +181,7 @@ class RunSpec:
                 "size": Size.parse(values["size"]),
                 "seeds": tuple(values["seeds"]),
                 "loras": tuple(LoraUse(**each) for each in values["loras"]),
+                "controls": tuple(map(ControlUse.from_json, values["controls"])),
                 "output_format": OutputFormat(values["output_format"]),
                 "method": Method(values["method"]),
                 "preset": Preset(values["preset"]),

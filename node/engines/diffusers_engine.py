@@ -32,6 +32,7 @@ from node.engines.base import (
     RunSpec,
 )
 from node.engines.clip_text import clip_text
+from node.engines.control_nets import ControlNets
 from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
@@ -63,6 +64,7 @@ class DiffusersEngine:
         self._others: dict[tuple[str, Method], Any] = {}
         """Pipelines of other methods over the same components: no weights of their own."""
         self._adapters: dict[str, Adapters] = {}
+        self._control_nets: dict[str, ControlNets] = {}
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -74,11 +76,12 @@ class DiffusersEngine:
             pipeline.set_progress_bar_config(disable=True)
         self._loaded[order.model] = (order, pipeline)
         self._adapters[order.model] = Adapters(order, pipeline)
+        self._control_nets[order.model] = ControlNets(order, pipeline, self._device)
 
     def unload(self, model: str) -> None:
         if self._loaded.pop(model, None) is None:
             return
-        del self._adapters[model]
+        del self._adapters[model], self._control_nets[model]
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         self._free_caches()
 
@@ -115,7 +118,10 @@ class DiffusersEngine:
         order, pipeline = self._loaded[spec.model]
         adapters = self._adapters[spec.model].applied(spec.loras)
         with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers:
-            made = _generate(order, self._for_method(order, pipeline, spec.method), spec, canvas, on_step, on_preview)
+            own = self._for_method(order, pipeline, spec.method)
+            options = calls_of(order.checkpoint.family).sharing_options(pipeline)
+            guided, guiding = self._control_nets[spec.model].guided(own, spec, options)
+            made = _generate(order, guided, spec, canvas, on_step, on_preview, guiding)
             return replace(made, lora_layers=lora_layers)
 
     def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:
@@ -138,8 +144,15 @@ class DiffusersEngine:
 
 
 def _generate(
-    order: LoadOrder, pipeline: Any, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview
+    order: LoadOrder,
+    pipeline: Any,
+    spec: RunSpec,
+    canvas: Canvas | None,
+    on_step: OnStep,
+    on_preview: OnPreview,
+    guiding: dict[str, Any],
 ) -> Made:
+    """guiding: arguments of the call beside those of its family."""
     began = time.perf_counter()
     calls = calls_of(order.checkpoint.family)
     if (read := clip_text(pipeline, order.profile, spec)) is not None:
@@ -149,7 +162,7 @@ def _generate(
         tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
-    inputs = calls.start(spec, canvas)
+    inputs = calls.start(spec, canvas) | guiding
     denoiser = getattr(pipeline, class_of(order.checkpoint.family).denoiser)
 
     def finish(picture: Image.Image) -> Image.Image:

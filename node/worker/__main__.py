@@ -22,13 +22,13 @@ from PIL import Image
 
 from common.pictures import encode
 from node.engine_names import EngineName
-from node.engines.base import LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import ControlMismatch, LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.worker.device import choose_device, device_status
 from node.worker.engines import Engines
 from node.worker.frames import Frame, FrameError, pack, read_frame
-from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json
+from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json, with_control_pictures
 from node.worker.parameters import parameters_text, recipe_json
 
 _PR_SET_PDEATHSIG = 1
@@ -66,8 +66,8 @@ class Child:
                 self._fail(call, "out_of_memory", error.message)
             except CheckpointRefused as error:
                 self._fail(call, "refused", str(error))
-            except LoraMismatch as error:
-                self._fail(call, "lora_mismatch", error.message)
+            except (LoraMismatch, ControlMismatch) as error:
+                self._fail(call, str(error.code), error.message)
             except Exception as error:
                 # Engines tell their own errors; anything else names only its type, for texts can hold prompts.
                 self._fail(call, "engine_failed", getattr(error, "message", None) or f"{type(error).__name__}.")
@@ -86,7 +86,7 @@ class Child:
             self._engines.unload(order["model"])
             self._send({"kind": "done", "call": call})
         else:
-            spec = RunSpec.from_json(order["spec"])
+            spec, blobs = with_control_pictures(RunSpec.from_json(order["spec"]), blobs)
             self._generate(call, spec, canvas_from_blobs(order["canvas"], blobs, spec.size))
 
     def _generate(self, call: int, spec: RunSpec, canvas: Canvas | None) -> None:

@@ -15,11 +15,20 @@ from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
 from common.node_api import DeviceStatus
 from node.engine_names import EngineName
-from node.engines.base import EngineFailed, LoadOrder, LoraMismatch, OnStep, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import (
+    ControlMismatch,
+    EngineFailed,
+    LoadOrder,
+    LoraMismatch,
+    OnStep,
+    OutOfDeviceMemory,
+    RunCancelled,
+    RunSpec,
+)
 from node.masks import Canvas
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
-from node.worker.orders import canvas_to_blobs, canvas_to_json, load_to_json
+from node.worker.orders import canvas_to_blobs, canvas_to_json, control_blobs, load_to_json
 
 log = get_logger(__name__)
 
@@ -172,7 +181,8 @@ class Worker:
         Raises: EngineFailed, OutOfDeviceMemory, RunCancelled, WorkerLost, Unavailable.
         """
         order = {"kind": "generate", "spec": spec.to_json(), "canvas": canvas_to_json(canvas)}
-        frame = await self._call(order, on_step, on_preview=on_preview, blobs=canvas_to_blobs(canvas))
+        blobs = canvas_to_blobs(canvas) + control_blobs(spec)
+        frame = await self._call(order, on_step, on_preview=on_preview, blobs=blobs)
         header = frame.header
         return Product(
             frame.blobs,
@@ -377,6 +387,8 @@ def _failure(header: dict[str, Any]) -> AquatintError:
         return OutOfDeviceMemory(message)
     if header["reason"] == "lora_mismatch":
         return LoraMismatch(message)
+    if header["reason"] == "control_mismatch":
+        return ControlMismatch(message)
     return EngineFailed(message, code="checkpoint_refused" if header["reason"] == "refused" else None)
 
 

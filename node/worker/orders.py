@@ -5,7 +5,8 @@ worker -> node    hello, alive, step, preview, done, failed
                   `failed` with `leaving`: the run was cancelled by the end of the process, which comes now
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ from PIL import Image
 from common.images_api import Size
 from node.checkpoints import inspect
 from node.engine_names import EngineName
-from node.engines.base import LoadOrder
-from node.loras import LoraPlace
+from node.engines.base import LoadOrder, RunSpec
+from node.extras import Place
 from node.masks import Canvas
 from node.profile import Profile
 
 ALIVE_EVERY_S = 2.0
 """How often a worker says that it lives and how much memory is free."""
+
+
+def _places(places: Iterable[Place]) -> list[dict[str, str]]:
+    return [{"name": each.name, "path": str(each.path), "root": str(each.root)} for each in places]
+
+
+def _read_places(values: list[dict[str, str]]) -> tuple[Place, ...]:
+    return tuple(Place(each["name"], Path(each["path"]), Path(each["root"])) for each in values)
 
 
 def load_to_json(order: LoadOrder) -> dict[str, Any]:
@@ -33,7 +42,8 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "engine": order.checkpoint.engine.value,
         "profile": order.profile.model_dump(mode="json"),
         "dtype": order.dtype,
-        "loras": [{"name": each.name, "path": str(each.path), "root": str(each.root)} for each in order.loras],
+        "loras": _places(order.loras),
+        "controls": _places(order.controls),
     }
 
 
@@ -43,8 +53,28 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
     Raises: CheckpointRefused; OSError.
     """
     checkpoint = inspect(Path(values["path"]), root=Path(values["root"]), engine=EngineName(values["engine"]))
-    loras = tuple(LoraPlace(each["name"], Path(each["path"]), Path(each["root"])) for each in values["loras"])
-    return LoadOrder(values["model"], checkpoint, Profile.model_validate(values["profile"]), values["dtype"], loras)
+    return LoadOrder(
+        values["model"],
+        checkpoint,
+        Profile.model_validate(values["profile"]),
+        values["dtype"],
+        _read_places(values["loras"]),
+        _read_places(values["controls"]),
+    )
+
+
+def control_blobs(spec: RunSpec) -> list[bytes]:
+    """The pictures that guide a run, RGB of `spec.size`. They are the last blobs of its order."""
+    return [use.picture.tobytes() for use in spec.controls if use.picture is not None]
+
+
+def with_control_pictures(spec: RunSpec, blobs: Sequence[bytes]) -> tuple[RunSpec, Sequence[bytes]]:
+    """The spec with its pictures again, and the blobs before them."""
+    count = len(blobs) - len(spec.controls)
+    shape = (spec.size.width_px, spec.size.height_px)
+    uses = zip(spec.controls, blobs[count:], strict=True)
+    controls = tuple(replace(use, picture=Image.frombytes("RGB", shape, blob)) for use, blob in uses)
+    return replace(spec, controls=controls), blobs[:count]
 
 
 def canvas_to_json(canvas: Canvas | None) -> dict[str, Any] | None:

@@ -18,10 +18,24 @@ def parameters_text(spec: RunSpec, seed: int) -> str:
         f"Size: {spec.drawn}, Model: {spec.model}, "
         + (f"Denoising strength: {spec.strength:g}, " if spec.strength is not None else "")
         + (f"Preset: {spec.preset}, " if spec.preset is not Preset.FULL else "")
+        + _control_nets(spec)
         + _lora_hashes(spec)
         + "Version: aquatint"
     )
     return "\n".join(lines)
+
+
+def _control_nets(spec: RunSpec) -> str:
+    """As A1111's extension writes them."""
+    return "".join(
+        f"ControlNet {number}: "
+        + json.dumps(
+            f"Module: {use.preprocess}, Model: {use.name}, Weight: {use.scale:g}, "
+            f"Guidance Start: {use.start:g}, Guidance End: {use.end:g}"
+        )
+        + ", "
+        for number, use in enumerate(spec.controls)
+    )
 
 
 def _lora_hashes(spec: RunSpec) -> str:

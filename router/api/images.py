@@ -14,7 +14,7 @@ from common.catalog import Claim, KeyRecord
 from common.errors import AquatintError, RunCancelled, UnsupportedTask
 from common.images_api import ImageRequest, Task, asked_for, events
 from common.images_api.openapi import operation
-from common.node_api import RUN_ID_HEADER, ModelStatus
+from common.node_api import RUN_ID_HEADER, ModelStatus, extras_of
 from common.web import until_client_leaves
 from common.web.background import ended
 from common.web.image_requests import read_image_request
@@ -79,12 +79,13 @@ async def _accepted(asked: ImageRequest, claim: Claim | None, request: Request, 
     resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
     _, asks = asked_for(resolved.prompt, resolved.loras)
     loras = services.registry.loras(model).intersection(each.name for each in asks)
+    extras = services.registry.extras(model) & extras_of(resolved)
     return Accepted(
         run_id=f"run_{ULID()}",
         request_id=request.state.request_id,
         request=resolved,
         requested_model=asked.model,
-        ask=Ask(model, str(resolved.task), work_units(resolved, status), loras, pixels(resolved, status)),
+        ask=Ask(model, str(resolved.task), work_units(resolved, status), loras, pixels(resolved, status), extras),
         key_id=key.id,
         public_url=public_url(request, services),
         label=model if status is not None else "other",

@@ -76,6 +76,11 @@ def _make_possible(fields: dict[str, Any]) -> None:
             objects = isinstance(sent, list) and all(isinstance(item, dict) for item in sent)
             if objects and LORAS.kind.read(name, sent):
                 fields[name] = []
+    # Which file belongs to which control, and that a control begins before it ends, is no affair of a schema.
+    fields.pop("control_image", None)
+    for item in fields["control"] if isinstance(fields.get("control"), list) else ():
+        if isinstance(item, dict) and all(_number(item.get(name)) for name in ("start", "end")):
+            item.update(start=0, end=1)
     # A schema ties their presence; a null is not given.
     sides = [fields.get(name) for name in SIDES]
     if any(_integer(side, 1, 16384) for side in sides) and all(side is None or _integer(side, 1, 16384) for side in sides):
@@ -89,6 +94,10 @@ def _make_possible(fields: dict[str, Any]) -> None:
 
 def _kept(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[!-~]{1,255}", name) is not None
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 def _integer(value: Any, least: int, most: int) -> bool:

@@ -98,6 +98,7 @@ class FakeNode:
     uploads: list[bytes] = field(default_factory=list)
     """The files of every request, images before masks."""
     loras: list[str] = field(default_factory=list)
+    extras: list[str] = field(default_factory=list)
     asked: list[ImageRequest] = field(default_factory=list)
     phase: NodePhase = NodePhase.READY
     tasks: list[str] = field(default_factory=lambda: [str(task) for task in Task])
@@ -118,6 +119,7 @@ class FakeNode:
                 capabilities={"default_size": "64x64", "default_steps": 4},
                 loras=self.loras,
                 memory_limits=self.memory_limits,
+                extras=self.extras,
             )
             for name in self.models
         ]

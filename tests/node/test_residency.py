@@ -245,3 +245,35 @@ async def test_a_run_that_ends_well_clears_a_model(orders: dict[str, LoadOrder])
             pass
 
     assert residency.failure("sd15") is None
+
+
+async def test_what_a_run_needs_beside_its_model_counts_and_makes_room(orders: dict[str, LoadOrder]):
+    device = Device()
+    sizes = {name: order.checkpoint.memory_bytes("float32") for name, order in orders.items()}
+    residency = Residency(device, budget_bytes=lambda: sizes["sd15"] + sizes["sdxl"] + 1000)
+    await residency.ensure(orders["sdxl"])
+
+    async with residency.hold(orders["sd15"], {"edges": 1000}):
+        assert device.unloads == []
+    async with residency.hold(orders["sd15"], {"edges": 1000, "depth": 1}):
+        assert device.unloads == ["sdxl"]
+        # What that run loaded stays, and is counted: there is no room for the other model any more.
+        with pytest.raises(OutOfDeviceMemory, match="no room for 'sdxl'"):
+            await residency.ensure(orders["sdxl"])
+    async with residency.hold(orders["sd15"], {"edges": 1000}):
+        pass
+    await residency.ensure(orders["sdxl"])
+    assert device.unloads == ["sdxl"]
+
+
+async def test_what_never_fits_beside_a_model_is_refused_and_the_model_stays(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device, budget_bytes=lambda: orders["sd15"].checkpoint.memory_bytes("float32") + 10)
+
+    with pytest.raises(OutOfDeviceMemory, match="no room for 'edges'"):
+        async with residency.hold(orders["sd15"], {"edges": 11}):
+            pass
+    async with residency.hold(orders["sd15"], {"edges": 10}):
+        pass
+
+    assert device.loads == ["sd15"]

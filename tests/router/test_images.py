@@ -20,6 +20,12 @@ def opened(b64: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(b64)))
 
 
+def bytes_of(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
 async def test_the_openai_sdk_gets_a_picture_of_the_size_it_asked_for(make_house: MakeHouse):
     house = await make_house("a")
     sdk = AsyncOpenAI(base_url=f"{house.url}/v1", api_key=USER_KEY)
@@ -391,3 +397,21 @@ async def test_a_lora_beyond_its_scale_is_refused_before_it_is_queued(make_house
 
     assert [(reply.status_code, reply.json()["error"]["param"]) for reply in replies] == [(400, "loras"), (400, "prompt")]
     assert house.nodes["a"].started == []
+
+
+async def test_a_control_net_is_asked_of_a_node_that_has_it_and_its_picture_goes_along(make_house: MakeHouse):
+    house = await make_house("a", "b", "c")
+    house.nodes["b"].extras = ["the ControlNet 'edges'", "a ControlNet for canny"]
+    await until(lambda: bool(house.services.registry.extras(MODEL)))
+    picture = bytes_of(Image.new("RGB", (8, 8)))
+    control = {"image": base64.b64encode(picture).decode(), "scale": 0.5}
+
+    replies = [await house.generate(control=[control | {"kind": "canny"}]) for _ in range(2)]
+    replies += [await house.generate(control=[control | {"name": "edges"}])]
+
+    assert [reply.status_code for reply in replies] == [200] * 3
+    assert [len(house.nodes[name].started) for name in "abc"] == [0, 3, 0]
+    (asked,) = house.nodes["b"].asked[0].control
+    assert (asked.kind, asked.scale, asked.image.content) == ("canny", 0.5, picture)
+    run = await house.catalog.runs.get(replies[2].json()["id"])
+    assert run.request["control"] == [{"name": "edges", "scale": 0.5, "start": 0.0, "end": 1.0, "preprocess": "none"}]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.images_api import OutputFormat, Size
 from node.engines.base import EngineFailed, LoraUse, Made, Method, OnPreview, RunCancelled, RunSpec
-from node.loras import LoraPlace
+from node.extras import Place
 from node.masks import Canvas
 from node.models import Models
 
@@ -261,7 +261,7 @@ def test_a_lora_is_applied_to_one_picture_and_leaves_no_trace(bench: Bench, tmp_
     path = tmp_path / "style.safetensors"
     save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, path)
     order, context = bench.engine._loaded[name]
-    bench.engine._loaded[name] = (replace(order, loras=(LoraPlace("style", path, tmp_path),)), context)
+    bench.engine._loaded[name] = (replace(order, loras=(Place("style", path, tmp_path),)), context)
     told: list[tuple[int, int]] = []
 
     def made(*scales: float) -> Made:

@@ -1,0 +1,78 @@
+"""Files that go with models and are none: LoRAs, ControlNets and others, each kind in folders called after it.
+
+A kind's folder may lie anywhere below a models folder, as ComfyUI and A1111 have them. A file's name is its path in there
+without the ending. What a request names is looked up by that name and never joined to a path.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.diffusers_folder import PICKLE_SUFFIXES
+from node.hashes import digest
+
+MAX_DEPTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file lies. It is checked again before a library opens it, for files change in between."""
+
+    name: str
+    path: Path
+    root: Path
+    """The models folder it was found in; symbolic links must stay inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """What a kind's files lie in."""
+
+    names: frozenset[str]
+    """In small letters; A1111 writes some of them in capitals."""
+    whole: Collection[str] = ()
+    """File names that make a folder below one thing, of the folder's name."""
+
+    def hold(self, path: Path) -> bool:
+        """Whether a folder is one of them."""
+        return path.name.lower() in self.names
+
+    def places(self, roots: Sequence[Path]) -> Iterator[Place]:
+        """Every candidate below the models folders, in the order of names. OSErrors are for the caller's check of a file."""
+        for root in roots:
+            for path, name in self._below(root, root if self.hold(root) else None, MAX_DEPTH):
+                yield Place(name, path, root)
+
+    def _below(self, folder: Path, home: Path | None, depth: int) -> Iterator[tuple[Path, str]]:
+        """Candidates below a folder with their names. home: the folder of the kind this is in; None when still above any."""
+        if not folder.is_dir() or depth < 0:
+            return
+        if home is not None and folder != home:
+            for name in self.whole:
+                if (folder / name).exists():
+                    yield folder / name, folder.relative_to(home).as_posix()
+                    return
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                # Links to folders are not followed, so that a loop of links ends.
+                if not entry.is_symlink():
+                    yield from self._below(entry, home or (entry if self.hold(entry) else None), depth - 1)
+            elif home is not None and entry.suffix.lower() in {".safetensors", *PICKLE_SUFFIXES}:
+                yield entry, entry.relative_to(home).with_suffix("").as_posix()
+
+
+class Sha256:
+    """Hashes of files, each read once for as long as its size and time of change stay."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, int], str] = {}
+
+    def of(self, path: Path) -> str:
+        """In hexadecimal. Blocking. Raises: OSError."""
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = digest(path)
+        return self._known[key]
