@@ -33,7 +33,7 @@ class Answers:
             run = await self._catalog.runs.get(run_id)
             if run.status is not RunStatus.SUCCEEDED:
                 return None
-            return await self._body(run, public_url)
+            return await self.body(run, public_url)
         except AquatintError as error:
             log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
             return None
@@ -61,12 +61,13 @@ class Answers:
         run = await self._catalog.runs.get(earlier.run_id)
         told["x-image-seeds"] = ",".join(str(image.seed) for image in run.images)
         try:
-            body = await (self._event(run) if stream else self._body(run, public_url))
+            body = await (self._event(run) if stream else self.body(run, public_url))
         except NotFound:
             raise Gone("The pictures of the first answer are not kept any more.") from None
         return Reply(200, told | (events.HEADERS if stream else {"content-type": "application/json"}), once(body))
 
-    async def _body(self, run: RunRecord, public_url: str) -> bytes:
+    async def body(self, run: RunRecord, public_url: str) -> bytes:
+        """The body of the answer to a run that succeeded. Raises: NotFound, Unavailable: its pictures cannot be read."""
         return answer_bytes(run.answer or {}, [await self._picture(run, index, public_url) for index in range(run.n)])
 
     async def _event(self, run: RunRecord) -> bytes:

@@ -20,8 +20,12 @@ from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
 from common.web.background import run_beside
 from common.web.paths import LenientPaths
+from router import webhooks as webhook_signing
+from router.accepting import Acceptance
 from router.answers import Answers
-from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs
+from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs, webhooks
+from router.async_runs import AsyncCarrier
+from router.carried import Carried
 from router.dispatch import Dispatcher
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
@@ -31,6 +35,7 @@ from router.queue import Queue
 from router.registry import Node, Registry
 from router.services import Services
 from router.settings import RouterSettings
+from router.webhooks import Webhooks
 
 log = get_logger(__name__)
 
@@ -63,7 +68,7 @@ def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport |
         responses=ERRORS,
     )
     install_error_handlers(app)
-    for part in (images, models, assets, runs, admin_nodes, admin_keys, admin_aliases, health):
+    for part in (images, models, assets, runs, webhooks, admin_nodes, admin_keys, admin_aliases, health):
         app.include_router(part.api)
     app.add_middleware(LenientPaths)
     app.add_middleware(RequestContext, observe=metrics.http.observe)
@@ -102,6 +107,20 @@ async def _make_services(
         run_timeout_s=own.run_timeout_s,
         max_attempts=own.max_attempts,
     )
+    names = ModelNames(registry, catalog, default=own.default_model)
+    acceptance, carried = Acceptance(names, registry), Carried()
+    async_carrier = AsyncCarrier(
+        catalog=catalog,
+        assets=assets_store,
+        dispatcher=dispatcher,
+        acceptance=acceptance,
+        carried=carried,
+        limits=settings.upload_limits,
+        at_once=own.async_at_once,
+        most_open=own.max_async_open,
+        oldest_s=own.async_hours * 3600,
+    )
+    webhook_secret = await catalog.secrets.get_or_create(webhook_signing.SECRET_NAME, lambda: secrets.token_urlsafe(32))
     return Services(
         settings=settings,
         catalog=catalog,
@@ -113,7 +132,11 @@ async def _make_services(
         client=client,
         answers=answers,
         dispatcher=dispatcher,
-        names=ModelNames(registry, catalog, default=own.default_model),
+        acceptance=acceptance,
+        carried=carried,
+        async_carrier=async_carrier,
+        webhooks=Webhooks(catalog, links, own.webhook_targets, webhook_secret),
+        names=names,
         metrics=metrics,
     )
 
@@ -131,6 +154,8 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
 
     return [
         ("probe", services.prober.run()),
+        ("async runs", services.async_carrier.run()),
+        ("webhooks", services.webhooks.run()),
         ("heartbeat", _every(HEARTBEAT_EVERY_S, heartbeat)),
         ("sweep", _every(own.sweep_interval_s, clean)),
     ]

@@ -37,7 +37,7 @@ from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
 from router.queue import Queue, excluding
 from router.registry import Node, Registry
-from router.relay import Accepted, Reply, answer_headers, error_in, node_headers, once, passed_on, read_error, row_of
+from router.relay import Accepted, Reply, answer_headers, error_in, may_pass, node_headers, once, passed_on, read_error, row_of
 
 log = get_logger(__name__)
 
@@ -110,10 +110,12 @@ class Dispatcher:
         try:
             reply = await self._try_nodes(accepted)
         except asyncio.CancelledError:
-            await asyncio.shield(self._close(accepted.run_id, RunCancelled("The client left.")))
+            if not accepted.lasting:
+                await asyncio.shield(self._close(accepted.run_id, RunCancelled("The client left.")))
             raise
         except AquatintError as error:
-            await self._close(accepted.run_id, error)
+            if not (accepted.lasting and may_pass(error)):
+                await self._close(accepted.run_id, error)
             raise
         except BaseException as error:
             await self._close(accepted.run_id, NodeFailed(f"dispatch failed: {type(error).__name__}"))

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from common.catalog import Catalog, Claim, KeyRecord
 from common.errors import AquatintError, CatalogUnavailable, InvalidRequest
 from common.images_api import ImageRequest
+from common.images_api.request import FOR_THE_ROUTER
 from common.logs import get_logger
 from router.relay import Accepted
 
@@ -27,7 +28,7 @@ HASHED_AT_ONCE_BYTES = 256 * 1024
 """More is hashed off the event loop: 16 uploads of 4 MiB take some 50 ms."""
 
 
-async def claim_of(request: Request, key: KeyRecord, asked: ImageRequest) -> Claim | None:
+async def claim_of(request: Request, key: KeyRecord, asked: ImageRequest, *, is_async: bool) -> Claim | None:
     """The idempotency key of a request; None without one. Raises: InvalidRequest: it is none that can be kept."""
     name = request.headers.get(HEADER)
     if name is None:
@@ -40,18 +41,20 @@ async def claim_of(request: Request, key: KeyRecord, asked: ImageRequest) -> Cla
         )
     uploads_bytes = sum(len(upload.content) for _, upload in asked.uploads)
     if uploads_bytes > HASHED_AT_ONCE_BYTES:
-        fingerprint = await asyncio.to_thread(fingerprint_of, asked)
+        fingerprint = await asyncio.to_thread(fingerprint_of, asked, is_async)
     else:
-        fingerprint = fingerprint_of(asked)
+        fingerprint = fingerprint_of(asked, is_async)
     return Claim(key_id=key.id, name=name, fingerprint=fingerprint)
 
 
-def fingerprint_of(asked: ImageRequest) -> str:
+def fingerprint_of(asked: ImageRequest, is_async: bool) -> str:
     """The same for the same request, however it was written: order of fields, spaces and a form's boundary do not count.
 
     Taken before a seed is drawn and an alias resolved: both may differ from one time to the next.
     """
-    digest = hashlib.sha256(orjson.dumps([asked.task, asked.to_json()], option=orjson.OPT_SORT_KEYS))
+    for_router = {name: getattr(asked, name) for name in FOR_THE_ROUTER}
+    parts = [asked.task, is_async, for_router, asked.to_json()]
+    digest = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
     for purpose, upload in asked.uploads:
         digest.update(purpose.encode() + hashlib.sha256(upload.content).digest())
     return digest.hexdigest()

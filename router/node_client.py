@@ -93,6 +93,15 @@ class NodeClient:
         except ValidationError as error:
             raise NodeNonsense(f"status is not understood: {error.error_count()} faults") from error
 
+    async def cancel(self, node: Address, run_id: str) -> bool:
+        """Have a node end a run, at its next step if it is running. False: the node could not be told."""
+        url = node.url.rstrip("/") + "/node/v1/cancel"
+        try:
+            told = await self._http.post(url, json={"run_id": run_id}, headers=node.headers(), timeout=self._probe_timeout)
+        except httpx.HTTPError:
+            return False
+        return told.status_code == 200
+
 
 async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:
     chunks, size = [], 0

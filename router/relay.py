@@ -38,6 +38,8 @@ class Accepted:
     """The model as a metrics label: only names that nodes have told of."""
     claim: Claim | None = None
     """The idempotency key it came with."""
+    lasting: bool = False
+    """Whether the run outlives this dispatch: nobody waits for it here, and what may pass does not end it."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,11 @@ def row_of(accepted: Accepted) -> NewRun:
         width_px=request.size.width_px if request.size else None,
         height_px=request.size.height_px if request.size else None,
     )
+
+
+def may_pass(error: AquatintError) -> bool:
+    """Whether the same run may succeed later."""
+    return error.status >= 500 and error.retryable is not False
 
 
 def node_headers(accepted: Accepted, attempt: int) -> dict[str, str]:

@@ -7,7 +7,10 @@ from fastapi import Depends, Request
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
+from router.accepting import Acceptance
 from router.answers import Answers
+from router.async_runs import AsyncCarrier
+from router.carried import Carried
 from router.dispatch import Dispatcher
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
@@ -16,6 +19,7 @@ from router.probe import Prober
 from router.queue import Queue
 from router.registry import Registry
 from router.settings import RouterSettings
+from router.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,18 @@ class Services:
     client: NodeClient
     answers: Answers
     dispatcher: Dispatcher
+    acceptance: Acceptance
+    carried: Carried
+    async_carrier: AsyncCarrier
+    webhooks: Webhooks
     names: ModelNames
     metrics: RouterMetrics
+
+
+def public_url(request: Request, services: Services) -> str:
+    """Base of the links the client gets: as configured, else the very address it called, so that browsers and
+    clients that refuse foreign origins follow them."""
+    return services.settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
 def services_of(request: Request) -> Services:

@@ -1,9 +1,11 @@
 """What an operator can set of a router."""
 
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from common.image_origins import ImageOrigins
 from common.settings import CommonSettings, Section
 
 
@@ -34,7 +36,34 @@ class RouterSection(Section):
         gt=0,
         description="How long a request that comes again under its `Idempotency-Key` is answered as the first.",
     )
+    async_at_once: int = Field(
+        default=16, ge=1, description="Async runs one router carries at once; others wait in the catalog."
+    )
+    max_async_open: int = Field(
+        default=1000, ge=1, description="Async runs that may be open at once; one more is answered 429."
+    )
+    async_hours: float = Field(default=24, gt=0, description="How long an async run may wait for a node that can take it.")
+    webhook_origins: list[str] = Field(
+        default_factory=list,
+        description="Origins that async runs may call when they end, as a JSON list: `https://a.example`, "
+        "`https://*.example`. None: requests with a `webhook_url` are refused.",
+    )
+    webhook_networks: list[str] = Field(
+        default_factory=list,
+        description="Networks (CIDR) whose private addresses webhooks may be sent to all the same, as a JSON list.",
+    )
     drain_s: int = Field(default=30, ge=0, description="Time that runs in flight get to end after SIGTERM.")
+
+    @cached_property
+    def webhook_targets(self) -> ImageOrigins:
+        """Where webhooks may go."""
+        return ImageOrigins.parse(self.webhook_origins, self.webhook_networks)
+
+    @model_validator(mode="after")
+    def _targets_can_be_read(self) -> Self:
+        # Reading them raises what is wrong with them.
+        assert self.webhook_targets is not None
+        return self
 
 
 class RouterSettings(CommonSettings):

@@ -2,6 +2,7 @@
 
     catalog.py     Catalog: open, and the subjects below
     runs.py        runs, attempts, images, tags (rows.py: rows -> records)
+    async_runs.py  runs that nobody waits for on a connection
     idempotency.py the requests that come again
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with
@@ -35,14 +36,17 @@ from common.catalog.errors import AssetCorrupt, AttemptFenced, SchemaOutdated
 from common.catalog.migrate import migrate
 from common.catalog.nodes import KEEP
 from common.catalog.records import (
+    AsyncRecord,
     AttemptRecord,
     AttemptStatus,
     Claim,
+    DueWebhook,
     Earlier,
     ImageRecord,
     KeyRecord,
     ModelFile,
     ModelRecord,
+    NewAsync,
     NewImage,
     NewRun,
     NodeRecord,
@@ -57,16 +61,19 @@ __all__ = [
     "AssetCorrupt",
     "AssetFile",
     "AssetStore",
+    "AsyncRecord",
     "AttemptFenced",
     "AttemptRecord",
     "AttemptStatus",
     "Catalog",
     "Claim",
+    "DueWebhook",
     "Earlier",
     "ImageRecord",
     "KeyRecord",
     "ModelFile",
     "ModelRecord",
+    "NewAsync",
     "NewImage",
     "NewRun",
     "NodeRecord",

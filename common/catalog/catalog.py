@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from common.catalog.async_runs import AsyncRuns
 from common.catalog.database import Database, parse_url, sqlite_path
 from common.catalog.encryption import TokenCipher
 from common.catalog.errors import SchemaOutdated
@@ -22,6 +23,7 @@ class Catalog:
     def __init__(self, database: Database, cipher: TokenCipher) -> None:
         self._database = database
         self.runs = Runs(database)
+        self.async_runs = AsyncRuns(database)
         self.idempotency = Idempotency(database)
         self.nodes = Nodes(database, cipher)
         self.keys = Keys(database)

@@ -7,6 +7,7 @@ that get the same key at once one waits for the other's transaction and then fin
     the run is queued or running     the same request: 409, try again
     the run succeeded                the same request: its answer again
     the run failed for good          the same request: its error again, which `remember_refusal` wrote down
+    the run is an async one          the same request: that run, whatever has become of it
     anything else                    the key is free: nothing was made that a new run could double
 
 "Anything else" is a run that was refused, cancelled, or failed in a way that may pass, and one of whose process nothing
@@ -24,7 +25,7 @@ from common.catalog.columns import storable_text, utc_now
 from common.catalog.database import Database
 from common.catalog.records import OPEN_RUN, AttemptStatus, Claim, Earlier, RunStatus
 from common.catalog.run_ends import INTERRUPTED, close_attempts
-from common.catalog.tables import IdempotencyKey, Run
+from common.catalog.tables import AsyncRun, IdempotencyKey, Run
 from common.errors import KeyInFlight, KeyReused
 
 DEAD_AFTER_S = 45.0
@@ -49,7 +50,8 @@ class Idempotency:
             if found is None:
                 return None
             run = await session.get(Run, found.run_id)
-            return None if run is None or _dead(run, now) else _answer(found, run, claim, now)
+            is_async = await session.get(AsyncRun, found.run_id) is not None
+            return None if run is None or _dead(run, is_async, now) else _answer(found, run, is_async, claim, now)
 
     async def remember_refusal(self, claim: Claim, run_id: str, refusal: Mapping[str, Any]) -> None:
         """Write down the error that `run_id` was answered with, if the key still stands for that run."""
@@ -88,24 +90,25 @@ async def taken(database: Database, session: AsyncSession, claim: Claim, run_id:
     if found.run_id == run_id:
         return None
     run = await session.get(Run, found.run_id, with_for_update=True)
-    if run is not None and _dead(run, now):
+    is_async = await session.get(AsyncRun, found.run_id) is not None
+    if run is not None and _dead(run, is_async, now):
         run.status, run.error_code, run.finished_at = RunStatus.FAILED, INTERRUPTED, now
         run.error_message = "Nothing was heard of this run, and its request came again."
         await close_attempts(session, [run.id], AttemptStatus.FAILED, INTERRUPTED, run.error_message, now)
-    earlier = None if run is None else _answer(found, run, claim, now)
+    earlier = None if run is None else _answer(found, run, is_async, claim, now)
     if earlier is None:
         found.run_id, found.fingerprint, found.refusal, found.created_at = run_id, claim.fingerprint, None, now
     return earlier
 
 
-def _dead(run: Run, now: datetime) -> bool:
-    return run.status in OPEN_RUN and now - run.heartbeat_at > timedelta(seconds=DEAD_AFTER_S)
+def _dead(run: Run, is_async: bool, now: datetime) -> bool:
+    return not is_async and run.status in OPEN_RUN and now - run.heartbeat_at > timedelta(seconds=DEAD_AFTER_S)
 
 
-def _answer(found: IdempotencyKey, run: Run, claim: Claim, now: datetime) -> Earlier | None:
+def _answer(found: IdempotencyKey, run: Run, is_async: bool, claim: Claim, now: datetime) -> Earlier | None:
     """See the module. The request is compared only where an answer, or the promise of one, stands."""
-    in_flight = run.status in OPEN_RUN
-    if not in_flight and run.status is not RunStatus.SUCCEEDED and found.refusal is None:
+    in_flight = run.status in OPEN_RUN and not is_async
+    if not (in_flight or is_async or run.status is RunStatus.SUCCEEDED or found.refusal is not None):
         return None
     if found.fingerprint != claim.fingerprint:
         raise KeyReused

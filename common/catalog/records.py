@@ -87,6 +87,49 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewAsync:
+    """What is recorded beside a run that nobody waits for on a connection."""
+
+    owner: str
+    """The router that carries it first."""
+    lease_s: float
+    public_url: str
+    """Where links to its pictures start."""
+    inputs: tuple[tuple[str, str], ...]
+    """(what it is for: image, mask or control; sha256) of each upload, stored already."""
+    webhook_url: str | None
+    most: int
+    """Async runs that may be open at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsyncRecord:
+    """What is known of an async run beside the run itself."""
+
+    run_id: str
+    public_url: str
+    inputs: tuple[tuple[str, str], ...]
+    """(what it is for, sha256) of each upload; none once the run has ended."""
+    webhook_url: str | None
+    webhook_tries: int
+    webhook_error: str | None
+    """Why the last try failed; None when it did not."""
+    webhook_pending: bool
+    """Whether there will be another try, or a first."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueWebhook:
+    """A webhook to be sent now."""
+
+    run_id: str
+    url: str
+    public_url: str
+    tries: int
+    """This one included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
     """One picture of a run whose bytes are already durable in the asset store."""
 

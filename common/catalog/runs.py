@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common.catalog.async_runs import opened
 from common.catalog.columns import new_id, utc_now
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
@@ -22,6 +23,7 @@ from common.catalog.records import (
     Claim,
     Earlier,
     ImageRecord,
+    NewAsync,
     NewImage,
     NewRun,
     RunRecord,
@@ -30,7 +32,7 @@ from common.catalog.records import (
 )
 from common.catalog.rows import image_record, run_record, select_images, select_runs
 from common.catalog.run_ends import INTERRUPTED, close_attempts
-from common.catalog.tables import Asset, Attempt, Image, Run, RunTag, Tag
+from common.catalog.tables import Asset, AsyncRun, Attempt, Image, Run, RunInput, RunTag, Tag
 from common.errors import InvalidRequest, NotFound
 
 MAX_TAG_LENGTH = 64
@@ -47,11 +49,12 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def open(self, run: NewRun, claim: Claim | None = None) -> Earlier | None:
+    async def open(self, run: NewRun, claim: Claim | None = None, new_async: NewAsync | None = None) -> Earlier | None:
         """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
 
-        claim: the idempotency key it came with. Returns: the answer that the key stands for already; then nothing is
-        recorded. Raises: KeyReused, KeyInFlight, the same.
+        claim: the idempotency key it came with; new_async: what is kept beside a run that nobody waits for.
+        Returns: the answer that the key stands for already; then nothing is recorded.
+        Raises: KeyReused, KeyInFlight; TooManyRequests: as many async runs are open as may be; nothing is recorded.
         """
         now = utc_now()
         row = {
@@ -79,6 +82,8 @@ class Runs:
                 if earlier is not None:
                     return earlier
             await self._db.insert_absent(session, Run, [row])
+            if new_async is not None:
+                await opened(self._db, session, run.id, new_async, now)
         return None
 
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
@@ -230,10 +235,15 @@ class Runs:
                 await session.execute(update(Run).where(batch, Run.status.in_(OPEN_RUN)).values(heartbeat_at=utc_now()))
 
     async def sweep(self, *, older_than_s: float, now: datetime | None = None) -> SweepReport:
-        """Fail, as `interrupted`, every open run without a sign of life for `older_than_s`."""
+        """Fail, as `interrupted`, every open run without a sign of life for `older_than_s`.
+
+        Not async runs: they wait in the catalog for a router.
+        """
         now = now or utc_now()
         message = f"No process has given a sign of life of this run for {older_than_s:g} s."
-        dead = (Run.status.in_(OPEN_RUN), Run.heartbeat_at < now - timedelta(seconds=older_than_s))
+        waiting = select(AsyncRun.run_id).where(AsyncRun.ended_at.is_(None))
+        heard_before = Run.heartbeat_at < now - timedelta(seconds=older_than_s)
+        dead = (Run.status.in_(OPEN_RUN), heard_before, Run.id.not_in(waiting))
         values = {"status": RunStatus.FAILED, "error_code": INTERRUPTED, "error_message": message, "finished_at": now}
         closed: Ids = []
         attempts = 0
@@ -265,8 +275,10 @@ class Runs:
         names = sorted(sha256s)
         known: set[str] = set()
         for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
             async with self._db.read() as session:
-                known.update(await session.scalars(select(Asset.sha256).where(Asset.sha256.in_(names[start : start + _BATCH]))))
+                known.update(await session.scalars(select(Asset.sha256).where(Asset.sha256.in_(batch))))
+                known.update(await session.scalars(select(RunInput.sha256).where(RunInput.sha256.in_(batch))))
         return frozenset(known)
 
 

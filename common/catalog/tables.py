@@ -163,6 +163,35 @@ class IdempotencyKey(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class AsyncRun(Table):
+    """A run that nobody waits for on a connection: any router may carry it, one at a time."""
+
+    __tablename__ = "async_runs"
+    __table_args__ = (Index(None, "ended_at", "leased_until"), Index(None, "webhook_due_at"))
+
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    public_url: Mapped[str] = mapped_column(FreeText)
+    owner: Mapped[str | None] = mapped_column(Name)
+    leased_until: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    webhook_url: Mapped[str | None] = mapped_column(FreeText)
+    webhook_tries: Mapped[int] = mapped_column(Count)
+    webhook_due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    webhook_error: Mapped[str | None] = mapped_column(FreeText)
+
+
+class RunInput(Table):
+    """An uploaded picture of a run that may have to be sent again; kept until that run ends."""
+
+    __tablename__ = "run_inputs"
+    __table_args__ = (Index(None, "sha256"),)
+
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(Count, primary_key=True, autoincrement=False)
+    purpose: Mapped[str] = mapped_column(Name)
+    sha256: Mapped[str] = mapped_column(Sha256)
+
+
 class Model(Table):
     """A model by its public name."""
 

@@ -79,7 +79,13 @@ _HEADERS: list[dict[str, Any]] = [
         "in": "header",
         "description": "A name for this request: sent again under it, it is answered as before and makes nothing.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-    }
+    },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`respond-async`: the run is answered at once, and its pictures can be had from it later.",
+        "schema": {"type": "string", "enum": ["respond-async"]},
+    },
 ]
 
 
@@ -98,6 +104,9 @@ def operation(task: Task) -> dict[str, Any]:
     if task is not Task.VARIATION:
         picture["text/event-stream"] = {"itemSchema": _EVENT}
     answers: dict[str, Any] = {"200": {"description": "The pictures.", "content": picture}}
+    accepted = {"Location": {"description": "The run.", "schema": {"type": "string"}}}
+    run = {"application/json": {"schema": {"type": "object", "required": ["id", "object", "status"]}}}
+    answers["202"] = {"description": "The run, with `Prefer: respond-async`.", "headers": accepted, "content": run}
     for status, meaning in _STATUSES.items():
         answers[status] = {"description": meaning, "content": {"application/json": {"schema": _ERROR}}}
     return {"parameters": _HEADERS, "requestBody": {"required": True, "content": bodies}, "responses": answers}

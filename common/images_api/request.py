@@ -11,6 +11,8 @@ from common.errors import UserImageError
 
 MAX_SEED = 2**32 - 1
 """The largest seed: what A1111, ComfyUI and stable-diffusion.cpp take as well."""
+FOR_THE_ROUTER = ("webhook_url",)
+"""Fields that say what the router is to do with a request, and nothing about its pictures."""
 
 
 class Task(StrEnum):
@@ -215,6 +217,8 @@ class ImageRequest:
     stream: bool = False
     partial_images: int = 0
     embed_metadata: bool = True
+    webhook_url: str | None = None
+    """For the router alone, as all of FOR_THE_ROUTER."""
     images: tuple[Upload, ...] = ()
     mask: Upload | None = None
     ignored: tuple[str, ...] = field(default=())
@@ -254,7 +258,7 @@ class ImageRequest:
         values = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name not in ("task", "ignored", "images", "mask") and value != each.default:
+            if each.name not in ("task", "ignored", "images", "mask", *FOR_THE_ROUTER) and value != each.default:
                 values[each.name] = str(value) if isinstance(value, Size) else value
         if self.loras:
             values["loras"] = [asdict(each) for each in self.loras]

@@ -1,33 +1,32 @@
 """POST /v1/images/generations, edits, variations: read, check, dispatch, stream back."""
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from ulid import ULID
 
 from common.catalog import Claim, KeyRecord
-from common.errors import AquatintError, RunCancelled, UnsupportedTask
-from common.images_api import ImageRequest, Task, asked_for, events
+from common.errors import AquatintError, RunCancelled
+from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
-from common.node_api import RUN_ID_HEADER, ModelStatus, extras_of
+from common.node_api import RUN_ID_HEADER
 from common.web import until_client_leaves
 from common.web.background import ended
 from common.web.image_requests import read_image_request
+from router.accepting import Sender
+from router.answers import REPLAYED
+from router.api.runs import shown
 from router.auth import UserKey
 from router.idempotency import claim_of, closed_after, remember
-from router.placement import Ask
 from router.relay import Accepted, Reply
-from router.services import Services, ServicesDep
+from router.services import Services, ServicesDep, public_url
 
 api = APIRouter()
 
-PRIOR_STEPS = 30
-PRIOR_PIXELS = 1024 * 1024
+RESPOND_ASYNC = "respond-async"
 EVENTS_AFTER_S = 10.0
 """How long a streamed request may still be answered with an ordinary error; then the stream begins, with keep-alives."""
 
@@ -60,37 +59,47 @@ async def ping() -> Response:
 
 async def _carry(task: Task, request: Request, key: KeyRecord, services: Services) -> Response:
     asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
-    claim = await claim_of(request, key, asked)
+    is_async = _wants_async(request, asked)
+    if asked.webhook_url is not None:
+        services.webhooks.checked(asked.webhook_url, is_async=is_async)
+    claim = await claim_of(request, key, asked, is_async=is_async)
     if claim is not None and (earlier := await services.catalog.idempotency.earlier(claim)) is not None:
+        if is_async:
+            return await _promised(earlier.run_id, request, key, services, replayed=True)
         base_url = public_url(request, services)
         return _answer(await services.answers.replay(earlier, stream=asked.stream, public_url=base_url), asked)
-    accepted = await _accepted(asked, claim, request, key, services)
+    accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services))
+    if is_async:
+        run_id = await services.async_carrier.accept(accepted, asked.webhook_url)
+        return await _promised(run_id, request, key, services, replayed=run_id != accepted.run_id)
     if asked.stream:
         return await _streamed(accepted, request, services)
     return _answer(await until_client_leaves(request, _counted(accepted, services)), asked)
 
 
-async def _accepted(asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services) -> Accepted:
-    model, status = await services.names.resolve(asked.model)
-    offered = services.registry.tasks(model)
-    if offered and asked.task not in offered:
-        raise UnsupportedTask(asked.model or model, asked.task, offered)
-    # The default for `response_format` goes by the name the client used, so it is fixed before the name is resolved.
-    resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
-    _, asks = asked_for(resolved.prompt, resolved.loras)
-    loras = services.registry.loras(model).intersection(each.name for each in asks)
-    extras = services.registry.extras(model) & extras_of(resolved)
-    return Accepted(
+def _wants_async(request: Request, asked: ImageRequest) -> bool:
+    """Whether the client asks for the run instead of its answer (RFC 7240). A stream is the better progress report."""
+    wanted = {each.partition(";")[0].strip().lower() for each in request.headers.get("prefer", "").split(",")}
+    return RESPOND_ASYNC in wanted and not asked.stream
+
+
+def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services) -> Sender:
+    return Sender(
         run_id=f"run_{ULID()}",
         request_id=request.state.request_id,
-        request=resolved,
         requested_model=asked.model,
-        ask=Ask(model, str(resolved.task), work_units(resolved, status), loras, pixels(resolved, status), extras),
         key_id=key.id,
         public_url=public_url(request, services),
-        label=model if status is not None else "other",
         claim=claim,
     )
+
+
+async def _promised(run_id: str, request: Request, key: KeyRecord, services: Services, *, replayed: bool) -> Response:
+    """202: the run, and where it can be looked at."""
+    run = await services.catalog.runs.get(run_id)
+    headers = {"location": f"/v1/runs/{run_id}", "preference-applied": RESPOND_ASYNC, RUN_ID_HEADER: run_id}
+    body = await shown(run, key, request, services)
+    return JSONResponse(body, status_code=202, headers=headers | (REPLAYED if replayed else {}))
 
 
 async def _counted(accepted: Accepted, services: Services) -> Reply:
@@ -98,7 +107,7 @@ async def _counted(accepted: Accepted, services: Services) -> Reply:
     began_s = time.monotonic()
     outcome = "cancelled"
     try:
-        reply = await services.dispatcher.run(accepted)
+        reply = await services.carried.carry(accepted.run_id, services.dispatcher.run(accepted))
         outcome = "succeeded" if reply.status == 200 else "refused"
         if accepted.claim is not None and accepted.request.stream:
             reply.body = closed_after(reply.body, services.catalog, accepted.run_id)
@@ -144,30 +153,6 @@ async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
     finally:
         # The client left, or all is said.
         await ended(dispatch)
-
-
-def work_units(request: ImageRequest, status: ModelStatus | None) -> float:
-    """Megapixel-steps of a request: width x height / 1e6 x steps x n, with the model's defaults where it names none."""
-    told: dict[str, Any] = status.capabilities if status is not None else {}
-    steps = request.num_inference_steps or int(told.get("default_steps") or PRIOR_STEPS)
-    return pixels(request, status) / 1e6 * steps * request.n
-
-
-def pixels(request: ImageRequest, status: ModelStatus | None) -> int:
-    """Area of one picture of a request, with the size of its input or the model's default where it names none."""
-    if request.size is not None:
-        return request.size.pixels
-    if request.images:
-        return request.images[0].width_px * request.images[0].height_px
-    told: dict[str, Any] = status.capabilities if status is not None else {}
-    width, _, height = str(told.get("default_size") or "").partition("x")
-    return int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS
-
-
-def public_url(request: Request, services: Services) -> str:
-    """Base of the links the client gets: as configured, else the very address it called, so that browsers and
-    clients that refuse foreign origins follow them."""
-    return services.settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _answer(reply: Reply, asked: ImageRequest) -> Response:

@@ -1,18 +1,21 @@
-"""GET /v1/runs: what becomes of one's own requests, while they are under way and after."""
+"""/v1/runs: what becomes of one's own requests, while they are under way and after; and how to end one."""
 
-from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
 
-from common.catalog import RunRecord
-from common.errors import NotFound
+from common.catalog import AttemptStatus, KeyRecord, RunRecord, RunStatus
+from common.errors import Conflict, NotFound
 from router.auth import UserKey
 from router.node_client import Address, NodeLost, NodeNonsense, NodeUnreachable
-from router.relay import Accepted
-from router.services import Services, ServicesDep
+from router.run_object import run_object
+from router.services import Services, ServicesDep, public_url
 
 api = APIRouter()
+
+OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
+ASK_AGAIN_S = 1
 
 
 @api.get("/v1/runs")
@@ -26,62 +29,93 @@ async def runs_under_way(key: UserKey, services: ServicesDep, request_id: str | 
         for accepted in services.dispatcher.held.values()
         if accepted.key_id == key.id and request_id in (None, accepted.request_id)
     ]
-    return {"object": "list", "data": [await _under_way(accepted, services) for accepted in held]}
+    shown = [
+        {"id": each.run_id, "object": "run", "model": each.ask.model} | await _progress(each.run_id, None, services)
+        for each in held
+    ]
+    return {"object": "list", "data": shown}
 
 
-async def _under_way(accepted: Accepted, services: Services) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": accepted.run_id, "object": "run", "model": accepted.ask.model}
+async def _progress(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:
+    """Where an open run is. sent_to: the node of its attempt, where the catalog names one."""
     waiting = services.queue.waiting()
-    if accepted.run_id in waiting:
-        return shown | {"phase": "queued", "position": waiting.index(accepted.run_id) + 1}
+    if run_id in waiting:
+        return {"phase": "queued", "position": waiting.index(run_id) + 1}
     for node in services.registry.nodes():
-        if accepted.run_id in node.ours:
+        if run_id in node.ours or node.name == sent_to:
             try:
                 status = await services.client.status(Address(node.record.url, node.record.token))
             except (NodeUnreachable, NodeLost, NodeNonsense):
                 break
             for job in status.jobs:
-                if job.run_id == accepted.run_id:
-                    return shown | {"phase": str(job.phase), "step": job.step, "steps": job.steps}
-    return shown | {"phase": "sent"}
+                if job.run_id == run_id:
+                    return {"phase": str(job.phase), "step": job.step, "steps": job.steps}
+    # An async run may wait in another router's queue, or for one to take it on.
+    return {"phase": "sent" if run_id in services.dispatcher.held or sent_to is not None else "queued"}
 
 
 @api.get("/v1/runs/{run_id}")
-async def retrieve_run(run_id: str, key: UserKey, services: ServicesDep) -> dict[str, Any]:
-    """One run with its attempts and images. Another key's run does not exist, except for admins."""
+async def retrieve_run(run_id: str, key: UserKey, request: Request, services: ServicesDep) -> dict[str, Any]:
+    """One run with its attempts, its progress while it is open, and links to its pictures.
+
+    Another key's run does not exist, except for admins.
+    """
+    return await shown(await _own(run_id, key, services), key, request, services)
+
+
+@api.get("/v1/runs/{run_id}/answer", responses={202: {"description": "The run, which has not ended; see `Retry-After`."}})
+async def retrieve_answer(run_id: str, key: UserKey, request: Request, services: ServicesDep) -> Response:
+    """What the request would have been answered, had its client waited."""
+    run = await _own(run_id, key, services)
+    if run.status in OPEN:
+        body = await shown(run, key, request, services)
+        return JSONResponse(body, status_code=202, headers={"retry-after": str(ASK_AGAIN_S)})
+    if run.status is not RunStatus.SUCCEEDED:
+        raise Conflict(f"The run is {run.status} and has no answer: {run.error_message}", code=run.error_code)
+    return Response(await services.answers.body(run, public_url(request, services)), media_type="application/json")
+
+
+@api.delete("/v1/runs/{run_id}")
+async def cancel_run(run_id: str, key: UserKey, request: Request, services: ServicesDep) -> dict[str, Any]:
+    """End a run: at once while it waits, at its next step while it runs. Ending it again changes nothing."""
+    run = await _own(run_id, key, services)
+    if not await services.catalog.runs.cancel(run_id, reason="Cancelled by its client."):
+        run = await services.catalog.runs.get(run_id)
+        if run.status is not RunStatus.CANCELLED:
+            raise Conflict(f"The run has ended already: it {run.status}.", code="run_ended")
+    await _stop(run, services)
+    await services.catalog.async_runs.ended(run_id)
+    return await shown(await services.catalog.runs.get(run_id), key, request, services)
+
+
+async def _stop(run: RunRecord, services: Services) -> None:
+    """Take a cancelled run from whoever has it. One that waits at another router never begins: it has no attempt left."""
+    if services.carried.withdraw(run.id):
+        return
+    at_node = any(a.status in (AttemptStatus.SENT, AttemptStatus.RUNNING) for a in run.attempts)
+    for node in services.registry.nodes():
+        if at_node and node.name == run.node:
+            await services.client.cancel(Address(node.record.url, node.record.token), run.id)
+
+
+async def _own(run_id: str, key: KeyRecord, services: Services) -> RunRecord:
     run = await services.catalog.runs.get(run_id)
-    admin = "admin" in key.scopes
-    if run.key_id != key.id and not admin:
+    if run.key_id != key.id and "admin" not in key.scopes:
         raise NotFound(f"There is no run {run_id!r}.", code="run_not_found")
-    return shown(run, nodes=admin)
+    return run
 
 
-def shown(run: RunRecord, *, nodes: bool) -> dict[str, Any]:
-    """A run as JSON. nodes: whether to name the nodes, which is the operator's business only."""
-    return {
-        "id": run.id,
-        "object": "run",
-        "status": str(run.status),
-        "task": run.task,
-        "model": run.model,
-        "requested_model": run.requested_model,
-        "request": run.request,
-        "parameters": run.effective,
-        "timings": run.timings,
-        "error": {"code": run.error_code, "message": run.error_message} if run.error_code else None,
-        "created": _unix(run.created_at),
-        "started": _unix(run.started_at),
-        "finished": _unix(run.finished_at),
-        "images": [
-            {"id": i.id, "index": i.index, "seed": i.seed, "format": i.format, "size": f"{i.width_px}x{i.height_px}"}
-            for i in run.images
-        ],
-        "attempts": [
-            {"no": a.no, "status": str(a.status), "error": a.error_code} | ({"node": a.node} if nodes else {})
-            for a in run.attempts
-        ],
-    }
-
-
-def _unix(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())
+async def shown(run: RunRecord, key: KeyRecord, request: Request, services: Services) -> dict[str, Any]:
+    """A run as its client may see it."""
+    told = run_object(run, services.links, public_url=public_url(request, services), nodes="admin" in key.scopes)
+    record = await services.catalog.async_runs.get(run.id)
+    if record is not None and record.webhook_url is not None:
+        told["webhook"] = {
+            "url": record.webhook_url,
+            "tries": record.webhook_tries,
+            "error": record.webhook_error,
+            "pending": record.webhook_pending,
+        }
+    if run.status in OPEN:
+        told |= await _progress(run.id, run.node, services)
+    return told

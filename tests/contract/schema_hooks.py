@@ -66,6 +66,9 @@ def _make_possible(fields: dict[str, Any]) -> None:
     model = fields.get("model")
     if isinstance(model, str) and model.strip() and len(model) <= 256:
         fields["model"] = MODEL
+    if isinstance(fields.get("webhook_url"), str) and 1 <= len(fields["webhook_url"]) <= 2048:
+        # This server has no origin listed that it would call.
+        del fields["webhook_url"]
     # How large a picture may be is the model's affair.
     if isinstance(fields.get("size"), str) and re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", fields["size"]):
         fields["size"] = "64x64"

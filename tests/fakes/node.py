@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from common.errors import (
     EngineFailed,
     LoraRefused,
     OutOfDeviceMemory,
+    RunCancelled,
     TooManyRequests,
     Unavailable,
     UserImageError,
@@ -48,6 +49,7 @@ from common.node_api import (
     ATTEMPT_HEADER,
     PUBLIC_URL_HEADER,
     RUN_ID_HEADER,
+    CancelOrder,
     DeviceStatus,
     JobPhase,
     JobStatus,
@@ -100,6 +102,8 @@ class FakeNode:
     loras: list[str] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
     asked: list[ImageRequest] = field(default_factory=list)
+    stops: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Set to end a run that is held here."""
     phase: NodePhase = NodePhase.READY
     tasks: list[str] = field(default_factory=lambda: [str(task) for task in Task])
     fits_px: int | None = None
@@ -168,6 +172,13 @@ def build_fake(node: FakeNode) -> FastAPI:
             return Response("no", status_code=500)
         return Response(node.status().model_dump_json(), media_type="application/json")
 
+    @app.post("/node/v1/cancel")
+    async def cancel(order: CancelOrder) -> dict[str, Any]:
+        stop = node.stops.get(order.run_id)
+        if stop is not None:
+            stop.set()
+        return {"run_id": order.run_id, "cancelled": stop is not None}
+
     @app.post("/fake")
     async def fake(wanted: dict[str, Any]) -> dict[str, Any]:
         node.phase = NodePhase(wanted.pop("phase", node.phase))
@@ -205,14 +216,18 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
     assert asked.model is not None
     job = JobStatus(run_id=run_id, model=asked.model, phase=JobPhase.RUNNING, step=0, steps=4, work_units=0.01)
     node.jobs[run_id] = job
+    stop = node.stops[run_id] = asyncio.Event()
     try:
-        await asyncio.sleep(node.faults.seconds)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), node.faults.seconds)
+            raise RunCancelled("Cancelled by an operator.")
         return await _finish(node, request, asked, run_id, attempt, fault)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, RunCancelled):
         node.cancelled.append(run_id)
         raise
     finally:
         node.jobs.pop(run_id, None)
+        node.stops.pop(run_id, None)
 
 
 async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, attempt: int, fault: str) -> Response:

@@ -55,6 +55,8 @@ class House:
     nodes: dict[str, FakeNode]
     catalog: Catalog
     url: str
+    stop: Callable[[], Coroutine[Any, Any, None]]
+    """End the router; its nodes and the catalog stay."""
 
     async def generate(self, prompt: str = "a cat", **fields: Any) -> httpx.Response:
         """One request."""
@@ -99,14 +101,38 @@ async def make_house(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeHou
                     **(common or {}),
                 )
             )
-            url = await stack.enter_async_context(served(app))
+            running = await stack.enter_async_context(AsyncExitStack())
+            url = await running.enter_async_context(served(app))
             headers = {"authorization": f"Bearer {ADMIN_KEY}"}
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
-            house = House(client, app.state.services, nodes, catalog, url)
+            house = House(client, app.state.services, nodes, catalog, url, running.aclose)
             await until(lambda: all(n.status is not None for n in house.services.registry.nodes()) and _known(house, names))
             return house
 
         yield make
+
+
+MakeRouter = Callable[..., Coroutine[Any, Any, tuple[httpx.AsyncClient, Services]]]
+
+
+@pytest.fixture
+async def another_router(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeRouter, None]:
+    """`await another_router()`: a second router on the catalog and nodes of a house; its client and its parts."""
+    from contextlib import AsyncExitStack
+
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> tuple[httpx.AsyncClient, Services]:
+            own = RouterSection(**{"probe_interval_s": 0.1} | settings)
+            assets = str(tmp_path / "assets")
+            app = build_app(RouterSettings(home=tmp_path, database_url=catalog_url, assets_url=assets, router=own))
+            url = await stack.enter_async_context(served(app))
+            headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=60))
+            await until(lambda: all(node.status is not None for node in app.state.services.registry.nodes()))
+            return client, app.state.services
+
+        yield start
 
 
 def _known(house: House, names: tuple[str, ...]) -> bool:

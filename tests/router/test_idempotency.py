@@ -3,10 +3,7 @@
 import asyncio
 import base64
 import io
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,10 +14,8 @@ from sqlalchemy import update
 from common.catalog import RunStatus
 from common.catalog.columns import utc_now
 from common.catalog.tables import Run
-from router.app import build_app
-from router.settings import RouterSection, RouterSettings
 from tests.fakes.node import MODEL, Faults
-from tests.router.conftest import ADMIN_KEY, USER_KEY, House, MakeHouse, served, until
+from tests.router.conftest import USER_KEY, House, MakeHouse, MakeRouter, until
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 REPLAYED = "idempotent-replayed"
@@ -38,24 +33,6 @@ async def ask(client: httpx.AsyncClient, name: str, **fields: Any) -> httpx.Resp
 
 def made(house: House) -> int:
     return sum(len(node.started) for node in house.nodes.values())
-
-
-@pytest.fixture
-async def another_router(catalog_url: str, tmp_path: Path) -> AsyncGenerator[Any, None]:
-    """`await another_router(house)`: a client of a second router on the catalog and nodes of a house."""
-    async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> httpx.AsyncClient:
-            own = RouterSection(**{"probe_interval_s": 0.1} | settings)
-            assets = str(tmp_path / "assets")
-            app = build_app(RouterSettings(home=tmp_path, database_url=catalog_url, assets_url=assets, router=own))
-            url = await stack.enter_async_context(served(app))
-            headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=60))
-            await until(lambda: all(node.status is not None for node in app.state.services.registry.nodes()))
-            return client
-
-        yield start
 
 
 @pytest.mark.parametrize("response_format", ["b64_json", "url"])
@@ -227,10 +204,10 @@ async def test_a_key_that_cannot_be_kept_is_refused(make_house: MakeHouse, name:
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_idempotency_key")
 
 
-async def test_an_answer_outlives_its_router_and_is_forgotten_after_its_time(make_house: MakeHouse, another_router: Any):
+async def test_an_answer_outlives_its_router_and_is_forgotten_after_its_time(make_house: MakeHouse, another_router: MakeRouter):
     house = await make_house("a")
     first = await ask(house.client, "one")
-    second = await another_router()
+    second, _ = await another_router()
 
     again = await ask(second, "one")
     await house.catalog.idempotency.forget(older_than_s=0)
@@ -241,9 +218,11 @@ async def test_an_answer_outlives_its_router_and_is_forgotten_after_its_time(mak
 
 
 @pytest.mark.timeout(900)
-async def test_two_hundred_keys_at_two_routers_at_once_make_two_hundred_pictures(make_house: MakeHouse, another_router: Any):
+async def test_two_hundred_keys_at_two_routers_at_once_make_two_hundred_pictures(
+    make_house: MakeHouse, another_router: MakeRouter
+):
     house = await make_house("a", "b", max_queued=400)
-    other = await another_router(max_queued=400)
+    other, _ = await another_router(max_queued=400)
     for node in house.nodes.values():
         node.faults.seconds = 0.0
         node.concurrency = 8

@@ -1,0 +1,78 @@
+"""From a request that was read to one that can be dispatched: the model behind its name, a seed, its work."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from common.catalog import Claim
+from common.errors import UnsupportedTask
+from common.images_api import ImageRequest, asked_for
+from common.node_api import ModelStatus, extras_of
+from router.model_names import ModelNames
+from router.placement import Ask
+from router.registry import Registry
+from router.relay import Accepted
+
+PRIOR_STEPS = 30
+PRIOR_PIXELS = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """Who asks, and under which names."""
+
+    run_id: str
+    request_id: str
+    requested_model: str | None
+    key_id: str | None
+    public_url: str
+    claim: Claim | None = None
+
+
+class Acceptance:
+    """The checks that need to know what the nodes have."""
+
+    def __init__(self, names: ModelNames, registry: Registry) -> None:
+        self._names = names
+        self._registry = registry
+
+    async def accept(self, asked: ImageRequest, sender: Sender) -> Accepted:
+        """What is dispatched. Raises: UnknownModel, UnsupportedTask, CatalogUnavailable."""
+        model, status = await self._names.resolve(asked.model)
+        offered = self._registry.tasks(model)
+        if offered and asked.task not in offered:
+            raise UnsupportedTask(asked.model or model, asked.task, offered)
+        # The default for `response_format` goes by the name the client used, so it is fixed before the name is resolved.
+        resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
+        _, asks = asked_for(resolved.prompt, resolved.loras)
+        loras = self._registry.loras(model).intersection(each.name for each in asks)
+        extras = self._registry.extras(model) & extras_of(resolved)
+        return Accepted(
+            run_id=sender.run_id,
+            request_id=sender.request_id,
+            request=resolved,
+            requested_model=sender.requested_model,
+            ask=Ask(model, str(resolved.task), work_units(resolved, status), loras, pixels(resolved, status), extras),
+            key_id=sender.key_id,
+            public_url=sender.public_url,
+            label=model if status is not None else "other",
+            claim=sender.claim,
+        )
+
+
+def work_units(request: ImageRequest, status: ModelStatus | None) -> float:
+    """Megapixel-steps of a request: width x height / 1e6 x steps x n, with the model's defaults where it names none."""
+    told: dict[str, Any] = status.capabilities if status is not None else {}
+    steps = request.num_inference_steps or int(told.get("default_steps") or PRIOR_STEPS)
+    return pixels(request, status) / 1e6 * steps * request.n
+
+
+def pixels(request: ImageRequest, status: ModelStatus | None) -> int:
+    """Area of one picture of a request, with the size of its input or the model's default where it names none."""
+    if request.size is not None:
+        return request.size.pixels
+    if request.images:
+        return request.images[0].width_px * request.images[0].height_px
+    told: dict[str, Any] = status.capabilities if status is not None else {}
+    width, _, height = str(told.get("default_size") or "").partition("x")
+    return int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS
