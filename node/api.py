@@ -50,6 +50,8 @@ async def _make(task: Task, request: Request, services: Services, caller: Caller
     asked = _as_sent(
         await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins), sender
     )
+    if asked.dry_run:
+        raise InvalidRequest("A dry run is answered by a router; this is a node.", param="dry_run")
     if asked.stream:
         return await streamed(asked, sender, request, services.runs)
     answer = await until_client_leaves(request, services.runs.make(asked, sender))

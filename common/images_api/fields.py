@@ -122,6 +122,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("mask_feather_px", Integer(0, 256), "width of the soft edge inside the mask", tasks=frozenset({Task.EDIT})),
     Field("embed_metadata", Boolean(), "`false`: the file does not say how it was made"),
+    Field("dry_run", Boolean(), "`true`: makes nothing; the answer is whether it fits, when it would be done, and its cost"),
     Field("webhook_url", Text(1, 2048), "with `Prefer: respond-async`: is called when the run has ended"),
     Field("complexity", Choice(Complexity), "accepted, no effect", tasks=_PROMPTED, keeps=False, told=True),
     Field("scheduler", Text(0, 64), "accepted, no effect", aliases=("schedule",), keeps=False, told=True),

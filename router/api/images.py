@@ -20,6 +20,7 @@ from router.accepting import Sender
 from router.answers import REPLAYED
 from router.api.runs import shown
 from router.auth import UserKey
+from router.estimate import estimate
 from router.idempotency import claim_of, closed_after, remember
 from router.relay import Accepted, Reply
 from router.services import Services, ServicesDep, public_url
@@ -59,6 +60,8 @@ async def ping() -> Response:
 
 async def _carry(task: Task, request: Request, key: KeyRecord, services: Services) -> Response:
     asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
+    if asked.dry_run:
+        return await _estimated(asked, request, key, services)
     is_async = _wants_async(request, asked)
     if asked.webhook_url is not None:
         services.webhooks.checked(asked.webhook_url, is_async=is_async)
@@ -75,6 +78,14 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
     if asked.stream:
         return await _streamed(accepted, request, services)
     return _answer(await until_client_leaves(request, _counted(accepted, services)), asked)
+
+
+async def _estimated(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:
+    """A dry run: what dispatch would predict just now."""
+    accepted = await services.acceptance.accept(asked, _sender(asked, None, request, key, services))
+    waiting = [services.dispatcher.held[run_id].ask for run_id in services.queue.waiting()]
+    found = estimate(accepted.ask, waiting, services.registry.candidates())
+    return JSONResponse(found.shown(accepted.ask, nodes="admin" in key.scopes))
 
 
 def _wants_async(request: Request, asked: ImageRequest) -> bool:
