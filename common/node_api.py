@@ -92,6 +92,8 @@ class ModelStatus(_Shape):
     """By task, where memory has run out before."""
     extras: list[str] = Field(default_factory=list)
     """What else a run of it may need and finds there, in the words of `extras_of`."""
+    tuning: dict[str, str] = Field(default_factory=dict)
+    """While it is loaded, how it computes: compile, attention, channels_last, each with the reason."""
     unavailable: str | None = None
     """Why it cannot be served just now, such as a load that failed; None when it can."""
 

@@ -4,6 +4,7 @@
     api.py control.py health.py auth.py       HTTP: OpenAI's routes, /node/v1, /health /ready /metrics, who may
     runs.py                                   the way of one request: choose, queue, load, run, record, answer
     resolve.py profile.py profiles/ traits.py a request and a profile -> a spec; what each family and variant wants
+    tuning.py                                 how engines compute: settings without an effect on pictures but rounding
     presets.py likeness.py                    ways to skip a part of the steps, and what they cost in likeness
     prompt_weights.py lora_requests.py        what `(word:1.3)` means in a prompt, and what a request says of LoRAs
     scheduler.py residency.py                 who is next; what is on the device
@@ -16,7 +17,7 @@
                                               what can be served, and every check before a library opens a file
     loras.py lora_family.py                   the same of LoRAs
     hashes.py pulling.py models_cli.py        sha256 of files; downloads; `aquatint models scan|verify|add|pull|rm`
-    bench.py                                  what a node costs over the bare pipeline
+    bench.py benches/                         what a node costs over the bare pipeline; `aquatint bench gpu`
     demo/                                     what is served when there is no other model
 
 Decisions:
@@ -29,6 +30,8 @@ Decisions:
   within the profile's limits is exact. Costs: up to 15 px at the edges.
 - A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value
   beyond a limit is an error that gives the limit. Nothing is clamped.
+- Blocks are compiled by a thread beside the runs, which never wait for it and run plain with LoRAs or a step cache within
+  them. Off unless set: the bytes of a seed differ by rounding before and after.
 - Presets that change pictures are named by whoever wants them, and by every answer; runs with one are made alone and teach
   the node nothing of how long a step takes. Those of UNets are ours (`deep`), for diffusers has none for them.
 - Prompts of the CLIP families are read with A1111's syntax, for theirs are written in it: brackets in one are weights, and

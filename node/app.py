@@ -78,7 +78,14 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         if succeeded:
             pace.learn_load(model, seconds)
 
-    worker = Worker(device=own.device, engine=models.main_engine, threads=own.threads, on_lost=lambda: residency.forget_all())
+    worker = Worker(
+        device=own.device,
+        engine=models.main_engine,
+        threads=own.threads,
+        tuning=settings.tuning,
+        compiled_path=settings.compiled_path,
+        on_lost=lambda: residency.forget_all(),
+    )
     residency = Residency(
         worker,
         budget_bytes=lambda: own.memory_budget_bytes or weights_budget_bytes(worker.device),

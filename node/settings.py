@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from common.images_api import Preset
 from common.settings import SECRET, CommonSettings, Section, SettingsError
+from node.tuning import Attention, Tuning
 
 
 class NodeSection(Section):
@@ -58,6 +59,18 @@ class NodeSection(Section):
         default=Preset.FULL,
         description="Preset of requests that name none, for the models that have it; all but `full` change pictures a little.",
     )
+    compile: Literal["off", "auto", "on"] = Field(
+        default="off",
+        description="Compile the blocks that repeat in a model, beside the runs: faster once ready, equal but for rounding. "
+        "auto: on cuda.",
+    )
+    attention: Attention = Field(
+        default="auto",
+        description="Implementation of attention: native, cudnn, flash, flash3 or xformers; auto is torch's own.",
+    )
+    channels_last: Literal["off", "auto", "on"] = Field(
+        default="auto", description="Memory format of UNets; auto: on cuda with half precision."
+    )
     embed_parameters: bool = Field(default=True, description="Write prompt, seed and settings into each file, as A1111 does.")
 
 
@@ -72,6 +85,16 @@ class NodeSettings(CommonSettings):
         """The folders looked into for checkpoints."""
         usual = self.home / "models"
         return self.node.models_dirs or ([usual] if usual.is_dir() else [])
+
+    @property
+    def tuning(self) -> Tuning:
+        """How engines compute."""
+        return Tuning(compile=self.node.compile, attention=self.node.attention, channels_last=self.node.channels_last)
+
+    @property
+    def compiled_path(self) -> Path:
+        """Where compiled code is kept."""
+        return self.home / "compiled"
 
     @property
     def token_path(self) -> Path:

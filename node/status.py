@@ -60,5 +60,6 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         loras=[key for each in model.loras for key in each.keys],
         memory_limits=services.ladder.limits(model, device) if services.worker.device is not None else {},
         extras=model.extras,
+        tuning=services.worker.tuning.get(model.name, {}),
         unavailable=services.residency.failure(model.name),
     )

@@ -223,6 +223,10 @@ class Engine(Protocol):
         """
         ...
 
+    def told(self) -> dict[str, dict[str, str]]:
+        """By loaded model, how it computes, in words; empty where there is no choice. Called from any thread."""
+        ...
+
     def unload(self, model: str) -> None:
         """Give its memory back. Unknown names are fine: the aim is that it is not there."""
         ...

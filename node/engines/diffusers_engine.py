@@ -37,9 +37,11 @@ from node.engines.families import calls_of
 from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
 from node.engines.step_caches import cached_steps
+from node.engines.tuned import Tuned
 from node.masks import Canvas, cut_to, kept_outside
 from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
+from node.tuning import USUAL, Tuning
 
 _OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",
@@ -58,13 +60,17 @@ class DiffusersEngine:
 
     interruptible = True
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, tuning: Tuning = USUAL, *, compile_backend: str | Callable[..., Any] = "inductor") -> None:
+        """compile_backend: of torch.compile."""
         self._device = torch.device(device)
         self._loaded: dict[str, tuple[LoadOrder, Any]] = {}
         self._others: dict[tuple[str, Method], Any] = {}
         """Pipelines of other methods over the same components: no weights of their own."""
         self._adapters: dict[str, Adapters] = {}
         self._control_nets: dict[str, ControlNets] = {}
+        self._tuning = tuning
+        self._compile_backend = compile_backend
+        self._tuned: dict[str, Tuned] = {}
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -74,6 +80,9 @@ class DiffusersEngine:
             _require_weights(pipeline, order.model)
             pipeline.to(self._device)
             pipeline.set_progress_bar_config(disable=True)
+            denoiser = getattr(pipeline, class_of(order.checkpoint.family).denoiser)
+            tuned = Tuned(pipeline, denoiser, self._tuning, self._device.type, backend=self._compile_backend)
+        self._tuned[order.model] = tuned
         self._loaded[order.model] = (order, pipeline)
         self._adapters[order.model] = Adapters(order, pipeline)
         self._control_nets[order.model] = ControlNets(order, pipeline, self._device)
@@ -82,8 +91,13 @@ class DiffusersEngine:
         if self._loaded.pop(model, None) is None:
             return
         del self._adapters[model], self._control_nets[model]
+        self._tuned.pop(model).close()
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         self._free_caches()
+
+    def told(self) -> dict[str, dict[str, str]]:
+        """By loaded model, what came of each setting of its tuning."""
+        return {model: tuned.told for model, tuned in list(self._tuned.items())}
 
     def _free_caches(self) -> None:
         gc.collect()
@@ -117,7 +131,8 @@ class DiffusersEngine:
     def _made(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         order, pipeline = self._loaded[spec.model]
         adapters = self._adapters[spec.model].applied(spec.loras)
-        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers:
+        running = self._tuned[spec.model].running(spec, order.profile.presets.get(spec.preset))
+        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers, running:
             own = self._for_method(order, pipeline, spec.method)
             options = calls_of(order.checkpoint.family).sharing_options(pipeline)
             guided, guiding = self._control_nets[spec.model].guided(own, spec, options)

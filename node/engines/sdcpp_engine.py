@@ -53,6 +53,9 @@ class SdcppEngine:
             raise _ours(f"Loading {order.model!r}", failure) from None
         self._loaded[order.model] = (order, context)
 
+    def told(self) -> dict[str, dict[str, str]]:
+        return {}
+
     def unload(self, model: str) -> None:
         loaded = self._loaded.pop(model, None)
         if loaded is not None:

@@ -1,4 +1,5 @@
-"""The child process: `python -m node.worker --socket FD --parent PID --device KIND --engine NAME --threads N`.
+"""The child process: `python -m node.worker --socket FD --parent PID --device KIND --engine NAME --threads N
+--tuning JSON`.
 
 The main thread runs the engine. One thread reads orders, so that a cancel arrives during a run and the closing of the
 socket ends the process at once; one says every two seconds that the process lives and how much memory is free.
@@ -25,6 +26,7 @@ from node.engine_names import EngineName
 from node.engines.base import ControlMismatch, LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
+from node.tuning import USUAL, Tuning
 from node.worker.device import choose_device, device_status
 from node.worker.engines import Engines
 from node.worker.frames import Frame, FrameError, pack, read_frame
@@ -54,7 +56,7 @@ class Child:
         """Serve until the node closes its end."""
         for work in (self._read, self._say_alive):
             threading.Thread(target=work, daemon=True).start()
-        self._send({"kind": "hello", "pid": os.getpid(), "device": self._memory()})
+        self._send({"kind": "hello", "pid": os.getpid(), **self._state()})
         while True:
             order = self._orders.get()
             call = order.header["call"]
@@ -161,10 +163,10 @@ class Child:
     def _say_alive(self) -> None:
         while True:
             time.sleep(ALIVE_EVERY_S)
-            self._send({"kind": "alive", "device": self._memory()})
+            self._send({"kind": "alive", **self._state()})
 
-    def _memory(self) -> dict[str, Any]:
-        return device_status(self._device).model_dump()
+    def _state(self) -> dict[str, Any]:
+        return {"device": device_status(self._device).model_dump(), "tuning": self._engines.told()}
 
     def _fail(self, call: int, reason: str, message: str) -> None:
         self._send(_failed(call, reason, message))
@@ -205,6 +207,7 @@ def main() -> None:
     parser.add_argument("--device", required=True)
     parser.add_argument("--engine", type=EngineName, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--tuning", type=Tuning.model_validate_json, default=USUAL)
     given = parser.parse_args()
     _die_with_parent(given.parent)
     # Ctrl-C in a terminal and a service manager reach the whole group; the node ends its worker itself, after the runs
@@ -212,7 +215,7 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     try:
-        _serve(socket.socket(fileno=given.socket), given.device, given.engine, given.threads)
+        _serve(socket.socket(fileno=given.socket), given.device, given.engine, given.threads, given.tuning)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -220,10 +223,10 @@ def main() -> None:
         os._exit(1)
 
 
-def _serve(connection: socket.socket, device_wanted: str, engine: EngineName, threads: int) -> None:
+def _serve(connection: socket.socket, device_wanted: str, engine: EngineName, threads: int, tuning: Tuning) -> None:
     """engine: the one to have ready before the first order."""
     device = choose_device(device_wanted, engine)
-    engines = Engines(device, threads)
+    engines = Engines(device, threads, tuning)
     engines.ready(engine)
     Child(connection, engines, device).run()
 

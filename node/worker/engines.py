@@ -5,14 +5,15 @@ from collections.abc import Callable
 from node.engine_names import EngineName
 from node.engines.base import Engine, EngineFailed, LoadOrder, Made, OnPreview, OnStep, RunSpec
 from node.masks import Canvas
+from node.tuning import USUAL, Tuning
 
 
 class Engines:
     """Hands each order to the engine of its model. See node.engines.base.Engine for what the methods do."""
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(self, device: str, threads: int, tuning: Tuning = USUAL) -> None:
         self._makers: dict[EngineName, Callable[[], Engine]] = {
-            EngineName.DIFFUSERS: lambda: _diffusers(device, threads),
+            EngineName.DIFFUSERS: lambda: _diffusers(device, threads, tuning),
             EngineName.SDCPP: lambda: _sdcpp(device, threads),
         }
         self._made: dict[EngineName, Engine] = {}
@@ -23,6 +24,13 @@ class Engines:
         if name not in self._made:
             self._made[name] = self._makers[name]()
         return self._made[name]
+
+    def told(self) -> dict[str, dict[str, str]]:
+        """By loaded model, how it computes; of the engines that have a choice."""
+        told: dict[str, dict[str, str]] = {}
+        for engine in list(self._made.values()):
+            told |= engine.told()
+        return told
 
     def interruptible(self, model: str) -> bool:
         """Whether a run of this model ends where `on_step` raises."""
@@ -46,7 +54,7 @@ class Engines:
         return engine.generate(spec, canvas, on_step, on_preview)
 
 
-def _diffusers(device: str, threads: int) -> Engine:
+def _diffusers(device: str, threads: int, tuning: Tuning) -> Engine:
     import diffusers
     import torch
     import transformers
@@ -59,7 +67,7 @@ def _diffusers(device: str, threads: int) -> Engine:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    return DiffusersEngine(device)
+    return DiffusersEngine(device, tuning)
 
 
 def _sdcpp(device: str, threads: int) -> Engine:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from common.errors import AquatintError, Unavailable
@@ -26,6 +27,7 @@ from node.engines.base import (
     RunSpec,
 )
 from node.masks import Canvas
+from node.tuning import USUAL, Tuning
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
 from node.worker.orders import canvas_to_blobs, canvas_to_json, control_blobs, load_to_json
@@ -93,16 +95,21 @@ class Worker:
         device: str = "auto",
         engine: EngineName = EngineName.DIFFUSERS,
         threads: int = 1,
+        tuning: Tuning = USUAL,
+        compiled_path: Path | None = None,
         patience: Patience = Patience(),
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """engine: the one a child has ready when it says hello; others are imported when a model needs them.
 
+        compiled_path: folder that keeps compiled code for the next child; torch's own when absent.
         on_lost: called when a child has died or is about to: whatever was loaded in it is gone.
         """
         self._device_wanted = device
         self._engine = engine
         self._threads = threads
+        self._tuning = tuning
+        self._compiled_path = compiled_path
         self._patience = patience
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
@@ -121,6 +128,8 @@ class Worker:
         """Why the last child died."""
         self.device: DeviceStatus | None = None
         """As the child last told it; None until the first hello."""
+        self.tuning: dict[str, dict[str, str]] = {}
+        """How each loaded model computes, as the child last told it."""
 
     @property
     def ready(self) -> bool:
@@ -294,6 +303,7 @@ class Worker:
             # What comes next is most likely for the same engine, and the device is known: nothing else is imported.
             device, engine = self.device.kind, EngineName.SDCPP
         offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+        kept = {} if self._compiled_path is None else {"TORCHINDUCTOR_CACHE_DIR": str(self._compiled_path)}
         try:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -304,11 +314,12 @@ class Worker:
                 *("--device", device),
                 *("--engine", engine.value),
                 *("--threads", str(self._threads)),
+                *("--tuning", self._tuning.model_dump_json()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=os.environ | offline | {"OMP_NUM_THREADS": str(self._threads)},
+                env=os.environ | offline | kept | {"OMP_NUM_THREADS": str(self._threads)},
             )
         finally:
             theirs.close()
@@ -339,6 +350,7 @@ class Worker:
         kind = header["kind"]
         if kind in ("hello", "alive"):
             self.device = DeviceStatus.model_validate(header["device"])
+            self.tuning = header["tuning"]
             if kind == "hello":
                 log.info("worker_ready", pid=header["pid"], device=self.device.name)
                 self._send_again()
