@@ -21,6 +21,9 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+Make = Callable[[Callable[[], Any]], Any]
+"""Gives what a function builds, with weights."""
+
 
 class Build(StrEnum):
     """What can be built."""
@@ -39,9 +42,12 @@ class Scale(StrEnum):
 
 def write(build: Build, scale: Scale, folder: Path, *, dtype: str, device: str) -> None:
     """Write a diffusers folder. dtype: of the weights. Needs the whole model's memory on the device for its largest part."""
-    full = scale is Scale.FULL
-    pipeline = (_sdxl if build is Build.SDXL else _z_image)(full, _Maker(getattr(torch, dtype), device))
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    pipeline_of(build, scale, _Maker(getattr(torch, dtype), device)).save_pretrained(folder, safe_serialization=True)
+
+
+def pipeline_of(build: Build, scale: Scale, make: Make) -> Any:
+    """The pipeline, of parts as `make` makes them."""
+    return (_sdxl if build is Build.SDXL else _z_image)(scale is Scale.FULL, make)
 
 
 class _Maker:
@@ -67,7 +73,7 @@ class _Maker:
         return drawn.normal_(0, SPREAD, generator=self._draw)
 
 
-def _sdxl(full: bool, make: _Maker) -> Any:
+def _sdxl(full: bool, make: Make) -> Any:
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 
     wide, narrow = (1280, 768) if full else (64, 32)
@@ -111,7 +117,7 @@ def _sdxl(full: bool, make: _Maker) -> Any:
     )
 
 
-def _z_image(full: bool, make: _Maker) -> Any:
+def _z_image(full: bool, make: Make) -> Any:
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 
     width = 2560 if full else 32

@@ -85,6 +85,20 @@ def test_a_preset_that_is_not_there_is_a_400(node: NodeProcess):
     assert no.value.param == "preset"
 
 
+def test_the_status_tells_how_a_loaded_model_computes(node: NodeProcess):
+    with node.sdk() as sdk:
+        sdk.images.generate(**SHORT)
+
+    # The worker says it every two seconds.
+    while not (tuning := next(each for each in node.status().models if each.id == "sd15").tuning):
+        pass
+    assert tuning == {
+        "compile": "off: by setting",
+        "attention": "native",
+        "channels_last": "off: pays on cuda with half precision",
+    }
+
+
 def test_urls_are_signed_and_open_without_a_key(node: NodeProcess):
     with node.sdk() as sdk:
         answer = sdk.images.generate(**SHORT | {"response_format": "url", "output_format": "webp"})
