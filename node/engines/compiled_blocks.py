@@ -9,12 +9,14 @@ import copy
 import queue
 import sys
 import threading
+import types
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo
 from diffusers.hooks import HookRegistry, ModelHook
 
 MAX_SHAPES = 32
@@ -47,6 +49,8 @@ class CompiledBlocks:
         self._ready: set[Hashable] = set()
         self._failed: str | None = None
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        # Beyond it torch runs plain, and says nothing.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_SHAPES)
         for block in self._blocks:
             HookRegistry.check_if_exists_or_initialize(block).register_hook(_MayBeCompiled(self), _HOOK)
         threading.Thread(target=self._compile, daemon=True).start()
@@ -102,7 +106,7 @@ class CompiledBlocks:
             kind = type(order.twin)
             try:
                 if kind not in self._functions:
-                    self._functions[kind] = torch.compile(kind.forward, backend=self._backend)
+                    self._functions[kind] = torch.compile(_own(kind.forward), backend=self._backend)
                 # The gradient mode belongs to a thread, and compiled code to a gradient mode.
                 with torch.no_grad():
                     self._functions[kind](order.twin, *order.args, **order.kwargs)
@@ -122,6 +126,16 @@ class _MayBeCompiled(ModelHook):  # type: ignore[misc]
 
     def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         return self._blocks.forward(module, self.fn_ref.original_forward, args, kwargs)
+
+
+def _own(function: Any) -> Any:
+    """The same function over a code object of its own, for that is what torch keeps compiled code with: of each model apart,
+    and gone with it."""
+    own = types.FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    own.__kwdefaults__ = function.__kwdefaults__
+    return own
 
 
 def _structure(block: Any) -> Hashable:
