@@ -18,6 +18,8 @@ AquatintError                      500  server_error
 ├── PayloadTooLarge                413  invalid_request_error
 ├── KeyReused                      422  invalid_request_error   (an idempotency key that came with another request before)
 ├── TooManyRequests                429  requests                (Retry-After)
+│   ├── RateLimited                429  requests                (a key's requests per minute, or in flight)
+│   └── QuotaExceeded              429  insufficient_quota      (a key's day is used up: x-should-retry false)
 ├── RunCancelled                   499  server_error
 ├── EngineFailed                   500  server_error            (would fail again: x-should-retry false)
 │   ├── LoraMismatch               422  invalid_request_error   (its tensors do not fit the model)
@@ -215,6 +217,34 @@ class TooManyRequests(AquatintError):
     """The queue, or this key's share of it, is full."""
 
     status, type, code = 429, "requests", "rate_limit_exceeded"
+
+
+class RateLimited(TooManyRequests):
+    """A limit of this key that is free again soon."""
+
+    def __init__(self, message: str, told: Mapping[str, str], *, retry_after_s: float) -> None:
+        """told: the key's limits, as headers."""
+        super().__init__(message, retry_after_s=retry_after_s)
+        self._told = told
+
+    def headers(self) -> dict[str, str]:
+        """With OpenAI's `x-ratelimit-*`."""
+        return super().headers() | dict(self._told)
+
+
+class QuotaExceeded(TooManyRequests):
+    """This key has used up its day. Retry-After is as long as clients heed; the headers tell the true time."""
+
+    type, code, retryable = "insufficient_quota", "insufficient_quota", False
+
+    def __init__(self, message: str, told: Mapping[str, str]) -> None:
+        """told: the key's limits, as headers."""
+        super().__init__(message, retry_after_s=MAX_RETRY_AFTER_S)
+        self._told = told
+
+    def headers(self) -> dict[str, str]:
+        """With OpenAI's `x-ratelimit-*`."""
+        return super().headers() | dict(self._told)
 
 
 class RunCancelled(AquatintError):

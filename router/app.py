@@ -32,6 +32,7 @@ from router.model_names import ModelNames
 from router.node_client import NodeClient
 from router.probe import Prober, look
 from router.queue import Queue
+from router.quotas import Quotas
 from router.registry import Node, Registry
 from router.services import Services
 from router.settings import RouterSettings
@@ -136,6 +137,7 @@ async def _make_services(
         carried=carried,
         async_carrier=async_carrier,
         webhooks=Webhooks(catalog, links, own.webhook_targets, webhook_secret),
+        quotas=Quotas(catalog),
         names=names,
         metrics=metrics,
     )
@@ -156,6 +158,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("probe", services.prober.run()),
         ("async runs", services.async_carrier.run()),
         ("webhooks", services.webhooks.run()),
+        ("quotas", services.quotas.run()),
         ("heartbeat", _every(HEARTBEAT_EVERY_S, heartbeat)),
         ("sweep", _every(own.sweep_interval_s, clean)),
     ]

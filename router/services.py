@@ -17,6 +17,7 @@ from router.model_names import ModelNames
 from router.node_client import NodeClient
 from router.probe import Prober
 from router.queue import Queue
+from router.quotas import Quotas
 from router.registry import Registry
 from router.settings import RouterSettings
 from router.webhooks import Webhooks
@@ -40,6 +41,7 @@ class Services:
     carried: Carried
     async_carrier: AsyncCarrier
     webhooks: Webhooks
+    quotas: Quotas
     names: ModelNames
     metrics: RouterMetrics
 

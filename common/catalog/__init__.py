@@ -4,6 +4,7 @@
     runs.py        runs, attempts, images, tags (rows.py: rows -> records)
     async_runs.py  runs that nobody waits for on a connection
     idempotency.py the requests that come again
+    quotas.py      what keys use, and what routers may give away of their limits
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
@@ -36,6 +37,7 @@ from common.catalog.errors import AssetCorrupt, AttemptFenced, SchemaOutdated
 from common.catalog.migrate import migrate
 from common.catalog.nodes import KEEP
 from common.catalog.records import (
+    Amounts,
     AsyncRecord,
     AttemptRecord,
     AttemptStatus,
@@ -44,6 +46,8 @@ from common.catalog.records import (
     Earlier,
     ImageRecord,
     KeyRecord,
+    Lease,
+    Limits,
     ModelFile,
     ModelRecord,
     NewAsync,
@@ -54,10 +58,12 @@ from common.catalog.records import (
     RunRecord,
     RunStatus,
     SweepReport,
+    UsageRecord,
 )
 
 __all__ = [
     "KEEP",
+    "Amounts",
     "AssetCorrupt",
     "AssetFile",
     "AssetStore",
@@ -71,6 +77,8 @@ __all__ = [
     "Earlier",
     "ImageRecord",
     "KeyRecord",
+    "Lease",
+    "Limits",
     "ModelFile",
     "ModelRecord",
     "NewAsync",
@@ -82,6 +90,7 @@ __all__ = [
     "RunStatus",
     "SchemaOutdated",
     "SweepReport",
+    "UsageRecord",
     "load_or_create_secret_key",
     "migrate",
     "new_id",

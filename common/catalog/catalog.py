@@ -11,6 +11,7 @@ from common.catalog.keys import Keys
 from common.catalog.migrate import head, knows
 from common.catalog.models import Models
 from common.catalog.nodes import Nodes
+from common.catalog.quotas import Quotas
 from common.catalog.runs import Runs
 from common.catalog.shared_secrets import Secrets
 
@@ -27,6 +28,7 @@ class Catalog:
         self.idempotency = Idempotency(database)
         self.nodes = Nodes(database, cipher)
         self.keys = Keys(database)
+        self.quotas = Quotas(database)
         self.models = Models(database)
         self.secrets = Secrets(database)
 

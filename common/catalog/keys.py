@@ -7,14 +7,17 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.catalog.columns import new_id, utc_now
 from common.catalog.database import Database
-from common.catalog.records import KeyRecord
+from common.catalog.records import KeyRecord, Limits
 from common.catalog.tables import ApiKey
 from common.errors import CatalogUnavailable, Conflict, InvalidRequest, NotFound
 
@@ -25,6 +28,7 @@ SHOWN_CHARACTERS = 8
 LAST_USED_EVERY = timedelta(minutes=1)
 
 _NOBODYS = "0" * 64
+NO_LIMITS = Limits()
 
 KeyRecords = list[KeyRecord]
 
@@ -36,7 +40,13 @@ class Keys:
         self._db = database
 
     async def create(
-        self, *, name: str, scopes: Collection[str], expires_at: datetime | None = None, secret: str | None = None
+        self,
+        *,
+        name: str,
+        scopes: Collection[str],
+        expires_at: datetime | None = None,
+        secret: str | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> tuple[KeyRecord, str]:
         """Make a key. secret: what the operator wants it to be; drawn when absent.
 
@@ -59,6 +69,7 @@ class Keys:
             expires_at=expires_at,
             last_used_at=None,
             revoked_at=None,
+            limits=_stored(limits),
         )
         async with self._db.write() as session:
             session.add(key)
@@ -89,14 +100,17 @@ class Keys:
             # Only a note for the operator: a request with a good key must not fail by it.
             return
 
+    async def limit(self, name_or_id: str, limits: Limits) -> KeyRecord:
+        """Replace what a key is limited to. Raises: NotFound."""
+        async with self._db.write() as session:
+            key = await _found(session, name_or_id)
+            key.limits = _stored(limits)
+        return _record(key)
+
     async def revoke(self, name_or_id: str) -> KeyRecord:
         """Make a key useless from now on: by its id, or the active one of that name. Raises: NotFound."""
         async with self._db.write() as session:
-            active = (ApiKey.name == name_or_id) & ApiKey.revoked_at.is_(None)
-            found = (await session.scalars(select(ApiKey).where(or_(ApiKey.id == name_or_id, active)))).all()
-            if not found:
-                raise NotFound(f"There is no active key {name_or_id!r}.", code="key_not_found")
-            key = next((each for each in found if each.id == name_or_id), found[0])
+            key = await _found(session, name_or_id)
             key.revoked_at = key.revoked_at or utc_now()
         return _record(key)
 
@@ -110,6 +124,19 @@ class Keys:
         """All keys, revoked ones too, oldest first."""
         async with self._db.read() as session:
             return [_record(key) for key in await session.scalars(select(ApiKey).order_by(ApiKey.id))]
+
+
+async def _found(session: AsyncSession, name_or_id: str) -> ApiKey:
+    """A key by its id, or the active one of that name. Raises: NotFound."""
+    active = (ApiKey.name == name_or_id) & ApiKey.revoked_at.is_(None)
+    found = (await session.scalars(select(ApiKey).where(or_(ApiKey.id == name_or_id, active)))).all()
+    if not found:
+        raise NotFound(f"There is no active key {name_or_id!r}.", code="key_not_found")
+    return next((each for each in found if each.id == name_or_id), found[0])
+
+
+def _stored(limits: Limits) -> dict[str, Any] | None:
+    return {name: value for name, value in asdict(limits).items() if value is not None} or None
 
 
 def _digest(secret: str) -> str:
@@ -131,4 +158,5 @@ def _record(key: ApiKey) -> KeyRecord:
         expires_at=key.expires_at,
         last_used_at=key.last_used_at,
         revoked_at=key.revoked_at,
+        limits=Limits(**(key.limits or {})),
     )

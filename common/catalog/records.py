@@ -1,7 +1,7 @@
 """What goes into the catalog and comes out of it: plain frozen values, valid after the database session is gone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -230,6 +230,54 @@ class NodeRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an API key may do; None: as much as it likes."""
+
+    requests_per_minute: int | None = None
+    images_per_day: int | None = None
+    gpu_seconds_per_day: float | None = None
+    max_in_flight: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one at all."""
+        return any(getattr(self, each.name) is not None for each in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """Of what limits are about. Days and minutes are UTC's."""
+
+    requests: int = 0
+    """Within one minute."""
+    images: int = 0
+    """Within one day; so are the GPU-seconds."""
+    gpu_s: float = 0.0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a router got of a key's limits."""
+
+    granted: Amounts
+    """What it may give away, what it has given away already included."""
+    room: Amounts
+    """What it could have got."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What one API key used on one day."""
+
+    key_id: str
+    day: str
+    runs: int
+    images: int
+    gpu_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
     """An API key, without its secret."""
 
@@ -242,6 +290,7 @@ class KeyRecord:
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from common.catalog.columns import new_id, utc_now
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
 from common.catalog.idempotency import taken
+from common.catalog.quotas import billed
 from common.catalog.records import (
     OPEN_ATTEMPT,
     OPEN_RUN,
@@ -175,6 +176,7 @@ class Runs:
             run.effective, run.timings, run.answer = dict(effective), dict(timings), dict(answer)
             run.started_at = run.started_at or now
             run.heartbeat_at = run.finished_at = now
+            await billed(self._db, session, run.key_id, len(rows), timings, now)
             return [row.id for row in rows]
 
     async def fail(self, run_id: str, *, code: str, message: str) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, Integer, MetaData, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Enum, Float, ForeignKey, Index, Integer, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
 from common.catalog.columns import Bytes, Count, FreeText, Id, Json, Name, Seed, Sha256, UtcDateTime
@@ -274,6 +274,36 @@ class ApiKey(Table):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    limits: Mapped[dict[str, Any] | None] = mapped_column(Json)
+
+
+class KeyUsage(Table):
+    """What the runs of one API key that succeeded on one day made and took: the sum of their bills."""
+
+    __tablename__ = "key_usage"
+
+    key_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    day: Mapped[str] = mapped_column(Name, primary_key=True)
+    """In UTC, such as 2026-11-25."""
+    runs: Mapped[int] = mapped_column(Count)
+    images: Mapped[int] = mapped_column(Count)
+    gpu_s: Mapped[float] = mapped_column(Float)
+
+
+class QuotaLease(Table):
+    """What one router may give away of a key's limits, or has given, without asking again."""
+
+    __tablename__ = "quota_leases"
+
+    key_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    holder: Mapped[str] = mapped_column(Name, primary_key=True)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    in_flight: Mapped[int] = mapped_column(Count)
+    images: Mapped[int] = mapped_column(Count)
+    gpu_s: Mapped[float] = mapped_column(Float)
+    minute: Mapped[int] = mapped_column(Count)
+    """Whole minutes since 1970 that `requests` are of."""
+    requests: Mapped[int] = mapped_column(Count)
 
 
 class Secret(Table):

@@ -6,7 +6,12 @@ import typer
 
 from common.commands.output import JsonOption, KeyOption, UrlOption, show, when
 
-app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+app = typer.Typer(no_args_is_help=True, help="API keys: create, list, limit, revoke; what they use.")
+
+RpmOption = Annotated[int | None, typer.Option(help="Requests per minute; no limit when absent.")]
+ImagesOption = Annotated[int | None, typer.Option(help="Pictures per day (UTC); no limit when absent.")]
+GpuSecondsOption = Annotated[float | None, typer.Option(help="GPU-seconds per day (UTC); no limit when absent.")]
+InFlightOption = Annotated[int | None, typer.Option(help="Requests in flight at once; no limit when absent.")]
 
 
 @app.command("create")
@@ -14,6 +19,10 @@ def create(
     name: str,
     admin: Annotated[bool, typer.Option("--admin", help="May also manage nodes and keys.")] = False,
     days: Annotated[float | None, typer.Option(help="Days until it expires; never when absent.")] = None,
+    rpm: RpmOption = None,
+    images: ImagesOption = None,
+    gpu_seconds: GpuSecondsOption = None,
+    in_flight: InFlightOption = None,
     as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -22,7 +31,9 @@ def create(
     from common.api_client import ApiClient
 
     scopes = ["user", "admin"] if admin else ["user"]
-    made = ApiClient(url, key).call("POST", "/admin/keys", body={"name": name, "scopes": scopes, "expires_in_days": days})
+    limits = _limits(rpm, images, gpu_seconds, in_flight)
+    wanted = {"name": name, "scopes": scopes, "expires_in_days": days, "limits": limits}
+    made = ApiClient(url, key).call("POST", "/admin/keys", body=wanted)
     if as_json:
         show([made], {}, as_json=True, empty="")
     else:
@@ -47,6 +58,47 @@ def list_keys(as_json: JsonOption = False, url: UrlOption = None, key: KeyOption
         "revoked": "revoked",
     }
     show(rows, columns, as_json=as_json, empty="There are no keys.")
+
+
+@app.command("limit")
+def limit(
+    name: str,
+    rpm: RpmOption = None,
+    images: ImagesOption = None,
+    gpu_seconds: GpuSecondsOption = None,
+    in_flight: InFlightOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Replace the limits of a key, by name or id; without options it has none."""
+    from common.api_client import ApiClient
+
+    ApiClient(url, key).call("PUT", f"/admin/keys/{name}/limits", body=_limits(rpm, images, gpu_seconds, in_flight))
+    typer.echo(f"The limits of {name} are set.")
+
+
+def _limits(rpm: int | None, images: int | None, gpu_seconds: float | None, in_flight: int | None) -> dict[str, float | None]:
+    return {
+        "requests_per_minute": rpm,
+        "images_per_day": images,
+        "gpu_seconds_per_day": gpu_seconds,
+        "max_in_flight": in_flight,
+    }
+
+
+@app.command("usage")
+def usage(
+    days: Annotated[int, typer.Option(help="How many days back, today included.")] = 30,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+) -> None:
+    """Show what each key used on each day (UTC): runs that succeeded, pictures, GPU-seconds."""
+    from common.api_client import ApiClient
+
+    rows = ApiClient(url, key).call("GET", f"/admin/keys/usage?days={days}")["data"]
+    columns = {"day": "day", "key": "key", "runs": "runs", "images": "images", "GPU-seconds": "gpu_seconds"}
+    show(rows, columns, as_json=as_json, empty="Nothing was used.")
 
 
 @app.command("revoke")

@@ -1,16 +1,32 @@
 """/admin/keys: who may call. A key is shown once, when it is made; the catalog keeps its hash."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.catalog import KeyRecord
+from common.catalog import KeyRecord, Limits
 from router.auth import AdminKey
 from router.services import ServicesDep
 
 api = APIRouter(prefix="/admin/keys")
+
+
+class KeyLimits(BaseModel):
+    """What a key may do; what is absent or null has no limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
+    images_per_day: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    gpu_seconds_per_day: float | None = Field(default=None, gt=0, le=1e9)
+    max_in_flight: int | None = Field(default=None, ge=1, le=1_000_000)
+
+    def record(self) -> Limits:
+        """As the catalog takes them."""
+        return Limits(**self.model_dump())
 
 
 class NewKey(BaseModel):
@@ -21,13 +37,16 @@ class NewKey(BaseModel):
     name: str = Field(min_length=1, max_length=64)
     scopes: list[Literal["user", "admin"]] = Field(default=["user"], min_length=1)
     expires_in_days: float | None = Field(default=None, gt=0, le=3650)
+    limits: KeyLimits = Field(default_factory=KeyLimits)
 
 
 @api.post("", status_code=201)
 async def create_key(new: NewKey, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Make a key. Its secret is in this answer and never again."""
     expires = None if new.expires_in_days is None else datetime.now(UTC) + timedelta(days=new.expires_in_days)
-    record, secret = await services.catalog.keys.create(name=new.name, scopes=new.scopes, expires_at=expires)
+    record, secret = await services.catalog.keys.create(
+        name=new.name, scopes=new.scopes, expires_at=expires, limits=new.limits.record()
+    )
     return shown(record) | {"key": secret}
 
 
@@ -35,6 +54,32 @@ async def create_key(new: NewKey, key: AdminKey, services: ServicesDep) -> dict[
 async def list_keys(key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """All keys, without their secrets."""
     return {"object": "list", "data": [shown(record) for record in await services.catalog.keys.list()]}
+
+
+@api.get("/usage")
+async def usage(key: AdminKey, services: ServicesDep, days: Annotated[int, Query(ge=1, le=366)] = 30) -> dict[str, Any]:
+    """What each key used on each of the last days (UTC): runs that succeeded, their pictures, their GPU-seconds."""
+    since = (datetime.now(UTC) - timedelta(days=days - 1)).date().isoformat()
+    names = {record.id: record.name for record in await services.catalog.keys.list()}
+    rows = [
+        {
+            "object": "usage",
+            "day": row.day,
+            "key_id": row.key_id,
+            "key": names.get(row.key_id),
+            "runs": row.runs,
+            "images": row.images,
+            "gpu_seconds": round(row.gpu_s, 3),
+        }
+        for row in await services.catalog.quotas.usage(since=since)
+    ]
+    return {"object": "list", "data": rows}
+
+
+@api.put("/{name}/limits")
+async def limit_key(name: str, limits: KeyLimits, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Replace the limits of a key, by name or id."""
+    return shown(await services.catalog.keys.limit(name, limits.record()))
 
 
 @api.delete("/{name}", status_code=204)
@@ -56,6 +101,7 @@ def shown(record: KeyRecord) -> dict[str, Any]:
         "expires": _unix(record.expires_at),
         "last_used": _unix(record.last_used_at),
         "revoked": _unix(record.revoked_at),
+        "limits": asdict(record.limits),
     }
 
 

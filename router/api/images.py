@@ -22,6 +22,7 @@ from router.api.runs import shown
 from router.auth import UserKey
 from router.estimate import estimate
 from router.idempotency import claim_of, closed_after, remember
+from router.quotas import Held
 from router.relay import Accepted, Reply
 from router.services import Services, ServicesDep, public_url
 
@@ -72,12 +73,24 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
         base_url = public_url(request, services)
         return _answer(await services.answers.replay(earlier, stream=asked.stream, public_url=base_url), asked)
     accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services))
-    if is_async:
+    gpu_s = None
+    if key.limits.gpu_seconds_per_day is not None:
+        gpu_s = estimate(accepted.ask, [], services.registry.candidates()).gpu_s
+    hold = await services.quotas.admit(key, images=asked.n, gpu_s=gpu_s or 0.0, is_async=is_async)
+    try:
+        if not is_async:
+            return Held(await _admitted(accepted, request, services), hold)
         run_id = await services.async_carrier.accept(accepted, asked.webhook_url)
-        return await _promised(run_id, request, key, services, replayed=run_id != accepted.run_id)
-    if asked.stream:
+        return Held(await _promised(run_id, request, key, services, replayed=run_id != accepted.run_id), hold)
+    except BaseException:
+        hold.release()
+        raise
+
+
+async def _admitted(accepted: Accepted, request: Request, services: Services) -> Response:
+    if accepted.request.stream:
         return await _streamed(accepted, request, services)
-    return _answer(await until_client_leaves(request, _counted(accepted, services)), asked)
+    return _answer(await until_client_leaves(request, _counted(accepted, services)), accepted.request)
 
 
 async def _estimated(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:

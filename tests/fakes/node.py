@@ -256,7 +256,9 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
         "model": asked.model,
         "usage": usage(text_tokens=1, pictures=asked.n, width_px=size.width_px, height_px=size.height_px),
     }
-    ids = await node.catalog.runs.finish(run_id, attempt, images=images, effective={}, timings={}, answer=head)
+    ids = await node.catalog.runs.finish(
+        run_id, attempt, images=images, effective={}, timings={"total": node.faults.seconds}, answer=head
+    )
     pictures = [_picture(node, request, asked, asked.seed + i, ids[i], files[i], float(now_s)) for i in range(asked.n)]
     if fault == "finish_then_die":
         os.kill(os.getpid(), signal.SIGKILL)
