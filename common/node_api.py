@@ -103,9 +103,15 @@ def control_words(name: str | None, kind: str | None) -> str:
     return f"the ControlNet {name!r}" if name is not None else f"a ControlNet for {kind}"
 
 
+def upscaler_words(name: str) -> str:
+    """How a node says that it has a way of enlarging pictures."""
+    return f"the upscaler {name!r}"
+
+
 def extras_of(request: ImageRequest) -> frozenset[str]:
     """What a request needs beside a model and LoRAs."""
-    return frozenset(control_words(each.name, each.kind) for each in request.control)
+    wanted = {control_words(each.name, each.kind) for each in request.control}
+    return frozenset(wanted if request.upscale is None else wanted | {upscaler_words(request.upscale.method)})
 
 
 def model_object(model: ModelStatus, *, name: str | None = None, alias_of: str | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from PIL import Image
 
-from common.errors import ControlRefused
+from common.errors import ControlRefused, InvalidRequest
 from common.images_api import ControlAsk, Preprocess, Size
 from node.checkpoints import Checkpoint
 from node.control_classes import CONTROL_CLASSES
@@ -40,8 +40,7 @@ def check_guidable(spec: RunSpec, model: Model) -> None:
     """Raises: ControlRefused: no engine or no pipeline of the model takes a ControlNet."""
     family = model.profile.family
     methods = CONTROL_CLASSES.get(family, {})
-    by_diffusers = any(each.engine is EngineName.DIFFUSERS for each in model.checkpoints)
-    if not methods or not by_diffusers or EngineName.DIFFUSERS not in model.engines:
+    if not methods or not model.by_diffusers:
         able = ", ".join(each.value for each in CONTROL_CLASSES)
         raise ControlRefused(
             f"The model {model.name!r} takes no 'control' here: ControlNets guide models of {able}, run by diffusers.",
@@ -51,12 +50,13 @@ def check_guidable(spec: RunSpec, model: Model) -> None:
         raise ControlRefused(f"For {family.value}, {spec.method} takes no 'control'.", code="control_unsupported")
 
 
-def check_engine(chosen: Checkpoint) -> None:
-    """Raises: ControlRefused: of a model's files this node runs one that no ControlNet can guide."""
+def check_engine(chosen: Checkpoint, field: str) -> None:
+    """Raises: InvalidRequest: of a model's files this node runs one by an engine that has no such field."""
     if chosen.engine is not EngineName.DIFFUSERS:
-        raise ControlRefused(
-            f"This node runs the model {chosen.name!r} by {chosen.engine}, which takes no 'control'.",
-            code="control_unsupported",
+        raise InvalidRequest(
+            f"This node runs the model {chosen.name!r} by {chosen.engine}, which takes no {field!r}.",
+            param=field,
+            code=f"{field}_unsupported",
         )
 
 

@@ -14,6 +14,7 @@ from node.controls import FOLDERS as CONTROLS
 from node.diffusers_folder import INDEX, PICKLE_SUFFIXES
 from node.loras import FOLDERS as LORAS
 from node.safetensors_header import CheckpointRefused
+from node.upscalers import FOLDERS as UPSCALERS
 
 MAX_DEPTH = 4
 """Folders below a models folder that are looked into: `organisation/model` and two more."""
@@ -107,7 +108,7 @@ def _name_in_cache(path: Path) -> str | None:
 
 def _of_extras(folder: Path) -> bool:
     """Whether what lies there goes with checkpoints and is none."""
-    return any(kind.hold(folder) for kind in (LORAS, CONTROLS))
+    return any(kind.hold(folder) for kind in (LORAS, CONTROLS, UPSCALERS))
 
 
 def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:

@@ -1,6 +1,6 @@
 """The models this node can serve: each one or more checkpoints under a public name, with the profile that fits them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from common.catalog import ModelFile
 from common.errors import Unavailable
 from common.images_api import Task
 from common.logs import get_logger
-from common.node_api import control_words
+from common.node_api import control_words, upscaler_words
 from node.checkpoints import Checkpoint, inspect, scan
 from node.choice import Choice, choose
 from node.controls import ControlFile, Controls, find_controls
@@ -19,6 +19,7 @@ from node.loras import DIFFUSERS_FILE, LoraFile, Loras, find_loras, inspect_lora
 from node.pipeline_classes import class_of
 from node.profile import Profile, choose_profile, profiles
 from node.safetensors_header import CheckpointRefused
+from node.upscalers import LATENT, UpscalerFile, Upscalers, find_upscalers
 
 log = get_logger(__name__)
 
@@ -45,6 +46,8 @@ class Model:
     """Those made for its family, by name."""
     controls: tuple[ControlFile, ...] = ()
     """The same of ControlNets."""
+    upscalers: tuple[UpscalerFile, ...] = ()
+    """Upscaling models, where its engine has a use for them."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -68,21 +71,34 @@ class Model:
         """What the worker is told."""
         chosen = self.choice(device, wanted_dtype, budget_bytes).checkpoint
         places = tuple(each.place for each in self.loras)
-        controls = tuple(each.place for each in self.controls)
-        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls)
+        controls, upscalers = (tuple(each.place for each in files) for files in (self.controls, self.upscalers))
+        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls, upscalers)
 
     def bytes_beside(self, spec: RunSpec, device: str, wanted_dtype: str) -> dict[str, int]:
         """Device memory of what a run loads with the model, by name."""
         dtype = self.dtype(device, wanted_dtype)
         used = {use.name for use in spec.controls if use.scale}
-        return {each.name: each.memory_bytes(dtype) for each in self.controls if each.name in used}
+        beside = {each.name: each.memory_bytes(dtype) for each in self.controls if each.name in used}
+        if spec.upscale is not None:
+            beside |= {each.name: each.memory_bytes for each in self.upscalers if each.name == spec.upscale.method}
+        return beside
+
+    @property
+    def by_diffusers(self) -> bool:
+        """Whether this node can run it by diffusers."""
+        return EngineName.DIFFUSERS in self.engines & {each.engine for each in self.checkpoints}
+
+    @property
+    def upscaler_names(self) -> list[str]:
+        """The ways its pictures can be made larger."""
+        return [LATENT, *(each.name for each in self.upscalers)] if self.by_diffusers else []
 
     @property
     def extras(self) -> list[str]:
         """What a run of it may need and finds here, as a router asks for it."""
         names = [control_words(each.name, None) for each in self.controls]
         kinds = {control_words(None, each.kind) for each in self.controls if each.kind is not None}
-        return [*names, *sorted(kinds)]
+        return [*names, *sorted(kinds), *map(upscaler_words, self.upscaler_names)]
 
     @property
     def files(self) -> list[ModelFile]:
@@ -121,6 +137,7 @@ class Model:
             "default_preset": profile.default_preset.value,
             "loras": [{"name": each.name, "trigger_words": list(each.sidecar.trigger_words)} for each in self.loras],
             "controls": [each.shown() for each in self.controls],
+            "upscalers": self.upscaler_names,
         }
 
 
@@ -132,6 +149,7 @@ class Models:
     refused: tuple[CheckpointRefused, ...] = ()
     loras: Loras = field(default_factory=lambda: Loras(()))
     controls: Controls = field(default_factory=Controls)
+    upscalers: Upscalers = field(default_factory=Upscalers)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.by_name.values())
@@ -162,23 +180,27 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
     engines: what is installed, looked for when absent. Blocking: reads the headers of every file.
     """
     installed = installed_engines() if engines is None else frozenset(engines)
-    found, loras, controls = scan(roots), find_loras(roots), find_controls(roots)
+    found, loras, controls, upscalers = scan(roots), find_loras(roots), find_controls(roots), find_upscalers(roots)
     models, refused = dict[str, Model](), list(found.refused)
     for name in sorted({checkpoint.name for checkpoint in found.checkpoints}):
         checkpoints = tuple(checkpoint for checkpoint in found.checkpoints if checkpoint.name == name)
         try:
-            models[name] = replace(_model(name, checkpoints, installed, loras), controls=_fitting(controls, checkpoints))
+            models[name] = _model(name, checkpoints, installed, loras)
         except CheckpointRefused as fault:
             refused.append(fault)
-    told = (("checkpoint_refused", refused), ("lora_refused", loras.refused), ("control_refused", controls.refused))
-    for kind, refusals in told:
+    extras = (*loras.refused, *controls.refused, *upscalers.refused)
+    for kind, refusals in (("checkpoint_refused", refused), ("extra_refused", extras)):
         for refusal in refusals:
             log.warning(kind, path=str(refusal.path), reason=refusal.reason)
     if not models and EngineName.DIFFUSERS in installed:
         own = inspect_lora(DEMO_FOLDER / DEMO_LORA / DIFFUSERS_FILE, root=DEMO_FOLDER, name=DEMO_LORA)
         loras = Loras([*loras, own], loras.refused)
         models[DEMO_MODEL] = _demo(loras)
-    return Models(models, (*refused, *loras.refused, *controls.refused), loras, controls)
+    for name, model in models.items():
+        if model.by_diffusers:
+            larger = tuple(upscalers.by_name.values())
+            models[name] = replace(model, controls=controls.fitting(model.profile.family), upscalers=larger)
+    return Models(models, (*refused, *extras), loras, controls, upscalers)
 
 
 def _model(name: str, checkpoints: tuple[Checkpoint, ...], installed: frozenset[EngineName], loras: Loras) -> Model:
@@ -193,12 +215,6 @@ def _model(name: str, checkpoints: tuple[Checkpoint, ...], installed: frozenset[
         raise CheckpointRefused(first.path, f"its sidecar: {error}") from None
     created = int(first.path.stat().st_mtime)
     return Model(name, checkpoints, profile, created, installed, loras.fitting(first.family))
-
-
-def _fitting(controls: Controls, checkpoints: Sequence[Checkpoint]) -> tuple[ControlFile, ...]:
-    """Those that can guide a model: they are for diffusers."""
-    by_diffusers = any(each.engine is EngineName.DIFFUSERS for each in checkpoints)
-    return controls.fitting(checkpoints[0].family) if by_diffusers else ()
 
 
 def _demo(loras: Loras) -> Model:

@@ -104,8 +104,8 @@ class Recorder:
                 sha256=await self._assets.put(content),
                 size_bytes=len(content),
                 format=spec.output_format.value,
-                width_px=spec.size.width_px,
-                height_px=spec.size.height_px,
+                width_px=spec.final_size.width_px,
+                height_px=spec.final_size.height_px,
                 seed=seed,
             )
             for index, (content, seed) in enumerate(zip(files, spec.seeds, strict=True))
@@ -171,6 +171,6 @@ def _new_run(request: ImageRequest, spec: RunSpec, sender: Sender, run_id: str) 
         source="node" if sender.run_id is None else "router",
         seed=spec.seeds[0],
         n=len(spec.seeds),
-        width_px=spec.size.width_px,
-        height_px=spec.size.height_px,
+        width_px=spec.final_size.width_px,
+        height_px=spec.final_size.height_px,
     )

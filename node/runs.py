@@ -23,6 +23,7 @@ from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
 from node.resolve import Resolved, check_task, resolve
 from node.scheduler import Job, Pace, Scheduler
+from node.upscale_requests import with_upscale
 from node.worker.handle import OnFile, Product, Worker
 
 log = get_logger(__name__)
@@ -105,12 +106,13 @@ class Runs:
             preset=self._preset,
         )
         spec = await with_controls(resolved.spec, request.control, model, self._models.controls, self._decoder)
+        spec = await with_upscale(spec, request.upscale, model, self._models.upscalers, masked=masked)
         resolved = replace(resolved, spec=spec)
-        self._ladder.check(Asked(model, request.task.value, spec.size), self._worker.device)
+        self._ladder.check(Asked(model, request.task.value, spec.largest_drawn), self._worker.device)
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
-        job = Job(run_id, model.name, spec.work_units, spec.forwards * len(spec.seeds))
+        job = Job(run_id, model.name, spec.work_units, spec.total_steps)
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
             try:
@@ -169,7 +171,7 @@ class Runs:
         await job.turn.wait()
         began = time.perf_counter()
         await self._recorder.running(ticket)
-        asked = Asked(model, request.task.value, resolved.spec.size)
+        asked = Asked(model, request.task.value, resolved.spec.largest_drawn)
         product, load_s, choice = await self._run(job, asked, resolved.spec, drawing)
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
@@ -194,8 +196,8 @@ class Runs:
                 f"Invalid 'preset': this node runs the model by sd.cpp, which has only 'full', but got {spec.preset.value!r}.",
                 param="preset",
             )
-        if spec.controls:
-            check_engine(self._ladder.choice(asked.model, device).checkpoint)
+        if spec.controls or spec.upscale:
+            check_engine(self._ladder.choice(asked.model, device).checkpoint, "control" if spec.controls else "upscale")
         job.phase = JobPhase.LOADING
         began = loaded = time.perf_counter()
 
@@ -231,12 +233,12 @@ class Runs:
             "background": "opaque",
             "output_format": spec.output_format.value,
             "quality": spec.quality,
-            "size": str(spec.size),
+            "size": str(spec.final_size),
             "usage": usage(
                 text_tokens=product.prompt_tokens,
                 pictures=len(spec.seeds),
-                width_px=spec.size.width_px,
-                height_px=spec.size.height_px,
+                width_px=spec.final_size.width_px,
+                height_px=spec.final_size.height_px,
                 inputs_px=[(image.width_px, image.height_px) for image in request.images],
             ),
             "id": ticket.run_id,
@@ -324,5 +326,6 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "vae_tiled": product.vae_tiled,
         "loras": [asdict(each) | {"layers": product.lora_layers[each.name]} for each in spec.loras],
         "control": [each.to_json() for each in spec.controls],
+        "upscale": None if spec.upscale is None else spec.upscale.to_json(),
         "ignored": list(resolved.ignored),
     }

@@ -24,6 +24,7 @@ from common.images_api.request import (
     Style,
     Task,
     Upload,
+    UpscaleAsk,
 )
 from common.images_api.sending import encoded
 from common.upload_limits import UploadLimits
@@ -47,6 +48,7 @@ __all__ = [
     "Task",
     "Upload",
     "UploadLimits",
+    "UpscaleAsk",
     "answer_bytes",
     "asked_for",
     "encoded",

@@ -11,6 +11,7 @@ from common.images_api.control import ControlList
 from common.images_api.kinds import MAX_SIDE_PX, Boolean, Choice, Integer, JsonObject, Kind, Number, Refused, SizeText, Text
 from common.images_api.loras import LoraList
 from common.images_api.request import MAX_SEED, InputFidelity, OutputFormat, Preset, Quality, ResponseFormat, Style, Task
+from common.images_api.upscale import UpscaleObject
 
 MAX_PROMPT_CHARACTERS = 32_000
 """OpenAI's limit for its GPT image models."""
@@ -107,6 +108,7 @@ FIELDS: tuple[Field, ...] = (
     Field("preset", Choice(Preset), "parts of some steps are left out for speed; the picture changes a little, but for `full`"),
     Field("loras", LoraList(), "adapters by name; `<lora:name:scale>` in the prompt does the same", aliases=("lora",)),
     Field("control", ControlList(), "pictures that guide what is drawn where, by ControlNets"),
+    Field("upscale", UpscaleObject(), "makes the finished picture larger: `latent` or an upscaling model's name"),
     Field(
         "strength",
         Number(0, 1),

@@ -185,6 +185,18 @@ class ControlAsk:
         return {name: value for name, value in values.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class UpscaleAsk:
+    """How a request wants its picture made larger."""
+
+    by: float = 2.0
+    """1..4"""
+    method: str = "latent"
+    """`latent`, or the name of an upscaling model."""
+    strength: float | None = None
+    """Of a second pass over the larger picture. None: the usual one for `latent`, none for a model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """One request, as the wire gave it. None means that the client left the choice to the model's profile."""
@@ -211,6 +223,7 @@ class ImageRequest:
     loras: tuple[LoraAsk, ...] = ()
     """Those of the field; the prompt may name more."""
     control: tuple[ControlAsk, ...] = ()
+    upscale: UpscaleAsk | None = None
     strength: float | None = None
     input_fidelity: InputFidelity | None = None
     mask_feather_px: int = 0
@@ -265,4 +278,6 @@ class ImageRequest:
             values["loras"] = [asdict(each) for each in self.loras]
         if self.control:
             values["control"] = [each.to_json() for each in self.control]
+        if self.upscale is not None:
+            values["upscale"] = asdict(self.upscale)
         return values

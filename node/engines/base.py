@@ -1,7 +1,7 @@
 """What an engine is: the orders it takes, what it gives back, and the errors it may raise."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
@@ -29,6 +29,7 @@ __all__ = [
     "OutOfDeviceMemory",
     "RunCancelled",
     "RunSpec",
+    "UpscaleUse",
 ]
 
 OnStep = Callable[[int, int], None]
@@ -64,6 +65,8 @@ class LoadOrder:
     """Those that runs of it may name."""
     controls: tuple[Place, ...] = ()
     """The same of ControlNets."""
+    upscalers: tuple[Place, ...] = ()
+    """The same of upscaling models, which are for every model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,34 @@ class ControlUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpscaleUse:
+    """How a run's pictures are made larger."""
+
+    by: float
+    method: str
+    """`latent`, or the name of an upscaling model."""
+    strength: float | None
+    """Of the second pass; None where there is none."""
+    size: Size
+    """Of the file."""
+    drawn: Size
+    """Of what a second pass draws."""
+    sha256: str | None = None
+    """Of the upscaling model."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its wire form, and what is kept of it."""
+        return asdict(self) | {"size": str(self.size), "drawn": str(self.drawn)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any] | None) -> Self | None:
+        """Read what `to_json` wrote; None stays."""
+        if values is None:
+            return None
+        return cls(**values | {"size": Size.parse(values["size"]), "drawn": Size.parse(values["drawn"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """A request after every check, with every choice made: enough to make the same pictures again."""
 
@@ -119,7 +150,7 @@ class RunSpec:
     drawn: Size
     """The size the model draws: the next legal multiple."""
     size: Size
-    """The size of the file: what was asked for, cut from the middle of the drawn picture."""
+    """What was asked for, cut from the middle of the drawn picture: the size of the file unless it is made larger."""
     steps: int
     """Forward passes of the denoiser for one picture."""
     guidance: float
@@ -146,6 +177,8 @@ class RunSpec:
     """Applied together, in any method."""
     controls: tuple[ControlUse, ...] = ()
     """The same."""
+    upscale: UpscaleUse | None = None
+    """What is done to the pictures when they are made."""
 
     @property
     def forwards(self) -> int:
@@ -161,7 +194,42 @@ class RunSpec:
     @property
     def work_units(self) -> float:
         """Megapixel-steps of the whole run: what predictions are made in."""
-        return self.drawn.pixels / 1e6 * self.forwards * len(self.seeds)
+        first = self.drawn.pixels / 1e6 * self.forwards * len(self.seeds)
+        return first if self.second_pass is None else first + self.second_pass.work_units
+
+    @property
+    def final_size(self) -> Size:
+        """The size of the file."""
+        return self.size if self.upscale is None else self.upscale.size
+
+    @property
+    def largest_drawn(self) -> Size:
+        """The largest picture that the model itself has to make."""
+        return self.size if self.second_pass is None else self.second_pass.size
+
+    @property
+    def second_pass(self) -> "RunSpec | None":
+        """The pass over the enlarged pictures: the same run from those, at their size. None where there is none."""
+        use = self.upscale
+        if use is None or use.strength is None:
+            return None
+        controls = tuple(_at_size(control, use.size) for control in self.controls)
+        return replace(
+            self,
+            method=Method.IMAGE_TO_IMAGE,
+            strength=use.strength,
+            size=use.size,
+            drawn=use.drawn,
+            controls=controls,
+            previews=0,
+            upscale=None,
+        )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, over every pass and picture."""
+        first = self.forwards * len(self.seeds)
+        return first if self.second_pass is None else first + self.second_pass.total_steps
 
     def to_json(self) -> dict[str, Any]:
         """Its wire form between node and worker."""
@@ -169,6 +237,7 @@ class RunSpec:
         loras = [asdict(each) for each in self.loras]
         controls = [each.to_json() for each in self.controls]
         lists = {"seeds": list(self.seeds), "loras": loras, "controls": controls}
+        values["upscale"] = None if self.upscale is None else self.upscale.to_json()
         return values | {"drawn": str(self.drawn), "size": str(self.size)} | lists
 
     @classmethod
@@ -182,6 +251,7 @@ class RunSpec:
                 "seeds": tuple(values["seeds"]),
                 "loras": tuple(LoraUse(**each) for each in values["loras"]),
                 "controls": tuple(map(ControlUse.from_json, values["controls"])),
+                "upscale": UpscaleUse.from_json(values["upscale"]),
                 "output_format": OutputFormat(values["output_format"]),
                 "method": Method(values["method"]),
                 "preset": Preset(values["preset"]),
@@ -189,12 +259,18 @@ class RunSpec:
         )
 
 
+def _at_size(control: ControlUse, size: Size) -> ControlUse:
+    if control.picture is None:
+        return control
+    return replace(control, picture=control.picture.resize((size.width_px, size.height_px), Image.Resampling.LANCZOS))
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """The pictures of one run, in the order of its seeds."""
 
     images: Sequence[Image.Image]
-    """RGB, each of `RunSpec.size`."""
+    """RGB, each of `RunSpec.final_size`."""
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by phase: encode (the prompt), denoise, decode."""
     prompt_tokens: int = 0

@@ -38,6 +38,7 @@ from node.engines.previews import Previews
 from node.engines.samplers import make_sampler
 from node.engines.step_caches import cached_steps
 from node.engines.tuned import Tuned
+from node.engines.upscaling import Upscaling
 from node.masks import Canvas, cut_to, kept_outside
 from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
@@ -71,6 +72,7 @@ class DiffusersEngine:
         self._tuning = tuning
         self._compile_backend = compile_backend
         self._tuned: dict[str, Tuned] = {}
+        self._upscaling = Upscaling(self._device)
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -133,10 +135,14 @@ class DiffusersEngine:
         adapters = self._adapters[spec.model].applied(spec.loras)
         running = self._tuned[spec.model].running(spec, order.profile.presets.get(spec.preset))
         with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers, running:
-            own = self._for_method(order, pipeline, spec.method)
-            options = calls_of(order.checkpoint.family).sharing_options(pipeline)
-            guided, guiding = self._control_nets[spec.model].guided(own, spec, options)
-            made = _generate(order, guided, spec, canvas, on_step, on_preview, guiding)
+
+            def once(spec: RunSpec, canvas: Canvas | None, on_step: OnStep) -> Made:
+                own = self._for_method(order, pipeline, spec.method)
+                options = calls_of(order.checkpoint.family).sharing_options(pipeline)
+                guided, guiding = self._control_nets[spec.model].guided(own, spec, options)
+                return _generate(order, guided, spec, canvas, on_step, on_preview, guiding)
+
+            made = self._upscaling.made(order, spec, canvas, on_step, once)
             return replace(made, lora_layers=lora_layers)
 
     def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:

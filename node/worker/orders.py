@@ -44,6 +44,7 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "dtype": order.dtype,
         "loras": _places(order.loras),
         "controls": _places(order.controls),
+        "upscalers": _places(order.upscalers),
     }
 
 
@@ -60,6 +61,7 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
         values["dtype"],
         _read_places(values["loras"]),
         _read_places(values["controls"]),
+        _read_places(values["upscalers"]),
     )
 
 

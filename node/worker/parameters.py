@@ -18,11 +18,22 @@ def parameters_text(spec: RunSpec, seed: int) -> str:
         f"Size: {spec.drawn}, Model: {spec.model}, "
         + (f"Denoising strength: {spec.strength:g}, " if spec.strength is not None else "")
         + (f"Preset: {spec.preset}, " if spec.preset is not Preset.FULL else "")
+        + _upscale(spec)
         + _control_nets(spec)
         + _lora_hashes(spec)
         + "Version: aquatint"
     )
     return "\n".join(lines)
+
+
+def _upscale(spec: RunSpec) -> str:
+    """As A1111 writes its second pass, or else its way of enlarging what is finished."""
+    use = spec.upscale
+    if use is None:
+        return ""
+    if use.strength is None:
+        return f"Postprocess upscale by: {use.by:g}, Postprocess upscaler: {json.dumps(use.method)}, "
+    return f"Denoising strength: {use.strength:g}, Hires upscale: {use.by:g}, Hires upscaler: {json.dumps(use.method)}, "
 
 
 def _control_nets(spec: RunSpec) -> str:

@@ -1,4 +1,4 @@
-"""ControlNets as a client meets them: a real node process, OpenAI's own SDK, JSON and forms."""
+"""ControlNets and upscaling as a client meets them: a real node process, OpenAI's own SDK, JSON and forms."""
 
 import base64
 import hashlib
@@ -15,6 +15,7 @@ from PIL import Image
 from node.canny import canny
 from tests.checkpoints.controls import control_net, write_control
 from tests.checkpoints.tiny import unet
+from tests.checkpoints.upscalers import random_net, write_upscaler
 from tests.node.process import NodeProcess, running_node
 from tests.node.test_control_nets import SIZED, scene
 from tests.node.test_family_process import opened, png
@@ -28,6 +29,7 @@ def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeP
     write_control(folder / "controlnet" / "canny.safetensors", control_net(unet(**SIZED["sd15"])))
     write_control(folder / "controlnet" / "wide-depth.safetensors", control_net(unet(text_width=40)))
     write_control(folder / "controlnet" / "xl-pose.safetensors", control_net(unet(**SIZED["sdxl"])))
+    write_upscaler(folder / "upscale_models" / "x4.safetensors", random_net())
     roots = {"AQUATINT__NODE__MODELS_DIRS": json.dumps([str(tiny), str(folder)])}
     with running_node(folder, tmp_path_factory.mktemp("home"), **roots) as started:
         yield started
@@ -37,8 +39,8 @@ def url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
 
 
-def generate(node: NodeProcess, *control: dict[str, Any], **changes: Any) -> Any:
-    extra = {"seed": 41, "steps": 4, "control": list(control)}
+def generate(node: NodeProcess, *control: dict[str, Any], upscale: Any = None, **changes: Any) -> Any:
+    extra = {"seed": 41, "steps": 4, "control": list(control), "upscale": upscale}
     with node.sdk() as sdk:
         return sdk.images.generate(**ASK | changes, extra_body=extra)
 
@@ -138,3 +140,48 @@ def test_one_whose_tensors_do_not_fit_is_a_422_and_a_broken_picture_a_400(node: 
 
     assert told.value.code == "control_mismatch"
     assert opened(generate(node))[0].tobytes() == before.tobytes()
+
+
+def test_a_picture_is_made_larger_by_a_second_pass_or_a_network_and_the_answer_says_how(node: NodeProcess):
+    plain = opened(generate(node))[0]
+    drawn_over = generate(node, upscale={"by": 1.5, "strength": 0.5})
+    by_net = generate(node, upscale={"by": 2, "method": "x4"})
+
+    assert drawn_over.size == "96x96"
+    assert [picture.size for picture in (*opened(drawn_over), *opened(by_net))] == [(96, 96), (128, 128)]
+    told = drawn_over.parameters["upscale"]
+    assert told == {"by": 1.5, "method": "latent", "strength": 0.5, "size": "96x96", "drawn": "96x96", "sha256": None}
+    assert len(by_net.parameters["upscale"]["sha256"]) == 64
+    assert 'Hires upscale: 1.5, Hires upscaler: "latent"' in opened(drawn_over)[0].info["parameters"]
+    assert 'Postprocess upscaler: "x4"' in opened(by_net)[0].info["parameters"]
+    assert opened(generate(node, upscale={"by": 2, "method": "x4"}))[0].tobytes() == opened(by_net)[0].tobytes()
+    assert opened(generate(node))[0].tobytes() == plain.tobytes()
+    with node.http() as client:
+        told = {each["id"]: each["capabilities"]["upscalers"] for each in client.get("/v1/models").json()["data"]}
+    assert told["sd15"] == told["z-image"] == ["latent", "x4"]
+
+
+@pytest.mark.parametrize(
+    ("upscale", "param", "message"),
+    [
+        ({"method": "../x4"}, "upscale.method", "There is no upscaler"),
+        ({"by": 4, "method": "latent"}, "upscale.by", "width must be"),
+    ],
+)
+def test_a_way_that_is_not_here_or_a_picture_too_large_is_refused(
+    node: NodeProcess, upscale: dict[str, Any], param: str, message: str
+):
+    with pytest.raises(openai.BadRequestError, match=message) as told:
+        generate(node, upscale=upscale, size="1024x1024")
+
+    assert told.value.param == param
+
+
+def test_an_edit_with_a_mask_keeps_its_size(node: NodeProcess):
+    start = Image.effect_noise((64, 64), 80).convert("RGB")
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (10, 10, 40, 40))
+    with node.sdk() as sdk, pytest.raises(openai.BadRequestError, match="keeps the size of its picture") as told:
+        sdk.images.edit(model="sd15", prompt="x", image=png(start), mask=png(mask), extra_body={"upscale": {"by": 2}})
+
+    assert told.value.code == "upscale_unsupported"
