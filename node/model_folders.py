@@ -14,6 +14,7 @@ from node.controls import FOLDERS as CONTROLS
 from node.diffusers_folder import INDEX, PICKLE_SUFFIXES
 from node.loras import FOLDERS as LORAS
 from node.safetensors_header import CheckpointRefused
+from node.tiny_vaes import FOLDERS as TINY_VAES
 from node.upscalers import FOLDERS as UPSCALERS
 
 MAX_DEPTH = 4
@@ -108,7 +109,7 @@ def _name_in_cache(path: Path) -> str | None:
 
 def _of_extras(folder: Path) -> bool:
     """Whether what lies there goes with checkpoints and is none."""
-    return any(kind.hold(folder) for kind in (LORAS, CONTROLS, UPSCALERS))
+    return any(kind.hold(folder) for kind in (LORAS, CONTROLS, UPSCALERS, TINY_VAES))
 
 
 def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:

@@ -19,6 +19,7 @@ from node.loras import DIFFUSERS_FILE, LoraFile, Loras, find_loras, inspect_lora
 from node.pipeline_classes import class_of
 from node.profile import Profile, choose_profile, profiles
 from node.safetensors_header import CheckpointRefused
+from node.tiny_vaes import TinyVae, find_tiny_vaes
 from node.upscalers import LATENT, UpscalerFile, Upscalers, find_upscalers
 
 log = get_logger(__name__)
@@ -48,6 +49,8 @@ class Model:
     """The same of ControlNets."""
     upscalers: tuple[UpscalerFile, ...] = ()
     """Upscaling models, where its engine has a use for them."""
+    tiny_vae: TinyVae | None = None
+    """What draws its previews; None has its own autoencoder draw them."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -71,8 +74,9 @@ class Model:
         """What the worker is told."""
         chosen = self.choice(device, wanted_dtype, budget_bytes).checkpoint
         places = tuple(each.place for each in self.loras)
+        tiny = None if self.tiny_vae is None else self.tiny_vae.place
         controls, upscalers = (tuple(each.place for each in files) for files in (self.controls, self.upscalers))
-        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls, upscalers)
+        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls, upscalers, tiny)
 
     def bytes_beside(self, spec: RunSpec, device: str, wanted_dtype: str) -> dict[str, int]:
         """Device memory of what a run loads with the model, by name."""
@@ -138,6 +142,7 @@ class Model:
             "loras": [{"name": each.name, "trigger_words": list(each.sidecar.trigger_words)} for each in self.loras],
             "controls": [each.shown() for each in self.controls],
             "upscalers": self.upscaler_names,
+            "previews_by": "its own autoencoder" if self.tiny_vae is None else self.tiny_vae.place.name,
         }
 
 
@@ -181,6 +186,7 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
     """
     installed = installed_engines() if engines is None else frozenset(engines)
     found, loras, controls, upscalers = scan(roots), find_loras(roots), find_controls(roots), find_upscalers(roots)
+    tiny_vaes = find_tiny_vaes(roots)
     models, refused = dict[str, Model](), list(found.refused)
     for name in sorted({checkpoint.name for checkpoint in found.checkpoints}):
         checkpoints = tuple(checkpoint for checkpoint in found.checkpoints if checkpoint.name == name)
@@ -188,7 +194,7 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
             models[name] = _model(name, checkpoints, installed, loras)
         except CheckpointRefused as fault:
             refused.append(fault)
-    extras = (*loras.refused, *controls.refused, *upscalers.refused)
+    extras = (*loras.refused, *controls.refused, *upscalers.refused, *tiny_vaes.refused)
     for kind, refusals in (("checkpoint_refused", refused), ("extra_refused", extras)):
         for refusal in refusals:
             log.warning(kind, path=str(refusal.path), reason=refusal.reason)
@@ -199,7 +205,9 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
     for name, model in models.items():
         if model.by_diffusers:
             larger = tuple(upscalers.by_name.values())
-            models[name] = replace(model, controls=controls.fitting(model.profile.family), upscalers=larger)
+            family = model.profile.family
+            fitting, tiny = controls.fitting(family), tiny_vaes.fitting(family)
+            models[name] = replace(model, controls=fitting, upscalers=larger, tiny_vae=tiny)
     return Models(models, (*refused, *extras), loras, controls, upscalers)
 
 

@@ -67,6 +67,8 @@ class LoadOrder:
     """The same of ControlNets."""
     upscalers: tuple[Place, ...] = ()
     """The same of upscaling models, which are for every model."""
+    tiny_vae: Place | None = None
+    """The autoencoder of its previews; None has its own draw them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,10 @@ from node.engines.base import (
 from node.engines.clip_text import clip_text
 from node.engines.control_nets import ControlNets
 from node.engines.families import calls_of
-from node.engines.previews import Previews
+from node.engines.previews import Previews, Watching
 from node.engines.samplers import make_sampler
 from node.engines.step_caches import cached_steps
+from node.engines.tiny_decoding import TinyDecoding
 from node.engines.tuned import Tuned
 from node.engines.upscaling import Upscaling
 from node.masks import Canvas, cut_to, kept_outside
@@ -73,6 +74,7 @@ class DiffusersEngine:
         self._compile_backend = compile_backend
         self._tuned: dict[str, Tuned] = {}
         self._upscaling = Upscaling(self._device)
+        self._tiny_decoding = TinyDecoding(self._device)
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -94,6 +96,7 @@ class DiffusersEngine:
             return
         del self._adapters[model], self._control_nets[model]
         self._tuned.pop(model).close()
+        self._tiny_decoding.forget(model)
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         self._free_caches()
 
@@ -140,7 +143,8 @@ class DiffusersEngine:
                 own = self._for_method(order, pipeline, spec.method)
                 options = calls_of(order.checkpoint.family).sharing_options(pipeline)
                 guided, guiding = self._control_nets[spec.model].guided(own, spec, options)
-                return _generate(order, guided, spec, canvas, on_step, on_preview, guiding)
+                decode = self._tiny_decoding.instead_of(calls_of(order.checkpoint.family).decode, order)
+                return _generate(order, guided, spec, canvas, on_step, Watching(on_preview, decode), guiding)
 
             made = self._upscaling.made(order, spec, canvas, on_step, once)
             return replace(made, lora_layers=lora_layers)
@@ -170,7 +174,7 @@ def _generate(
     spec: RunSpec,
     canvas: Canvas | None,
     on_step: OnStep,
-    on_preview: OnPreview,
+    watching: Watching,
     guiding: dict[str, Any],
 ) -> Made:
     """guiding: arguments of the call beside those of its family."""
@@ -197,7 +201,7 @@ def _generate(
                 images.append(canvas.picture.copy())
                 continue
             pipeline.scheduler = make_sampler(spec.sampler, own_sampler, spec.timestep_spacing)
-            previews = Previews(spec, on_preview, finish, calls.decode) if index == 0 else None
+            previews = Previews(spec, watching, finish) if index == 0 else None
             if previews is not None:
                 previews.watch(pipeline.scheduler)
             clock = _StepClock(index, spec, on_step, previews)

@@ -5,26 +5,36 @@ noise that is left; so previews come closer to the picture from one to the next.
 """
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
 from node.engines.base import OnPreview, RunSpec
+
+Decode = Callable[[Any, torch.Tensor, RunSpec], Image.Image]
+"""FamilyCalls.decode: a pipeline, latents of one picture as the sampler holds them, and the run -> RGB of `drawn`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Who looks on, and by which autoencoder."""
+
+    on_preview: OnPreview
+    decode: Decode
 
 
 class Previews:
     """For one picture: watches its solver, and decodes at the right steps."""
 
-    def __init__(self, spec: RunSpec, on_preview: OnPreview, finish: Any, decode: Any) -> None:
-        """finish: what is done to a decoded picture before anyone sees it (cut, kept outside the mask).
-
-        decode: FamilyCalls.decode of the pipeline's family.
-        """
+    def __init__(self, spec: RunSpec, watching: Watching, finish: Callable[[Image.Image], Image.Image]) -> None:
+        """finish: what is done to a decoded picture before anyone sees it (cut, kept outside the mask)."""
         self._at = spec.preview_steps
-        self._on_preview = on_preview
+        self._watching = watching
         self._spec = spec
         self._finish = finish
-        self._decode = decode
         self._estimate: torch.Tensor | None = None
 
     def watch(self, sampler: Any) -> None:
@@ -48,4 +58,5 @@ class Previews:
         """Called when `done` steps are made: sends a preview if one is due."""
         index = self._at.pop(done, None)
         if index is not None and self._estimate is not None:
-            self._on_preview(index, self._finish(self._decode(pipeline, self._estimate, self._spec)))
+            picture = self._watching.decode(pipeline, self._estimate, self._spec)
+            self._watching.on_preview(index, self._finish(picture))

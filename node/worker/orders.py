@@ -45,6 +45,7 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "loras": _places(order.loras),
         "controls": _places(order.controls),
         "upscalers": _places(order.upscalers),
+        "tiny_vae": _places([] if order.tiny_vae is None else [order.tiny_vae]),
     }
 
 
@@ -62,6 +63,7 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
         _read_places(values["loras"]),
         _read_places(values["controls"]),
         _read_places(values["upscalers"]),
+        next(iter(_read_places(values["tiny_vae"])), None),
     )
 
 
