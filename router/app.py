@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
@@ -45,14 +44,14 @@ ASSET_GRACE_S = 3600.0
 """Bytes younger than this may belong to a run that is just being written down."""
 
 
-def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
-    """The router as an ASGI app. transport: how nodes are reached; the network when None."""
+def build_app(settings: RouterSettings) -> FastAPI:
+    """The router as an ASGI app."""
     metrics = RouterMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            services = await _make_services(settings, metrics, transport, stack)
+            services = await _make_services(settings, metrics, stack)
             app.state.services = services
             for name, work in _background(services):
                 run_beside(name, work, stack)
@@ -76,16 +75,14 @@ def build_app(settings: RouterSettings, *, transport: httpx.AsyncBaseTransport |
     return app
 
 
-async def _make_services(
-    settings: RouterSettings, metrics: RouterMetrics, transport: httpx.AsyncBaseTransport | None, stack: AsyncExitStack
-) -> Services:
+async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack: AsyncExitStack) -> Services:
     own = settings.router
     catalog = await Catalog.open(settings.catalog_url, secret_key=load_or_create_secret_key(settings.secret_key_path))
     stack.push_async_callback(catalog.close)
     assets_store = open_asset_store(settings.asset_store_url)
     stack.push_async_callback(assets_store.close)
     links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
-    client = NodeClient(connect_timeout_s=own.connect_timeout_s, probe_timeout_s=own.probe_timeout_s, transport=transport)
+    client = NodeClient(connect_timeout_s=own.connect_timeout_s, probe_timeout_s=own.probe_timeout_s)
     stack.push_async_callback(client.aclose)
     registry = Registry(catalog)
     await registry.refresh()

@@ -167,7 +167,7 @@ class AsyncCarrier:
         lasting = age_s < self._oldest_s and run.current_attempt < MOST_ATTEMPTS
         try:
             accepted = await self._again(run, record)
-            reply = await self._dispatcher.run(dataclasses.replace(accepted, lasting=lasting))
+            reply = await self._dispatcher.run(dataclasses.replace(accepted, lasting=lasting, recorded=True))
             async for _ in reply.body:
                 # A few hundred bytes: links, whatever the client wants in the end.
                 continue

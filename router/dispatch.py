@@ -1,13 +1,15 @@
 """Carries one run through: record, queue, pick, send, fail over, answer.
 
-Order of writes: the run's row is committed before anything else happens; each try gets an attempt row before it is sent,
-which fences the tries before it; the node writes the result. So a crash anywhere leaves a row that says how far it came.
+Order of writes: the run's row is committed before anything is sent; each try gets an attempt row before it is sent, which
+fences the tries before it; the node writes the result. So a crash anywhere leaves a row that says how far it came. Where a
+node has a place at once, run and first attempt are one commit, and runs that come together share one.
 
 What is tried again, and what is not:
 - never reached a node, or the node said it has no place: another node, at no cost.
 - the node died, or its connection was lost, before the answer began: first the catalog is asked whether the run was
-  finished after all (then its answer is rebuilt from the stored pictures); otherwise another node.
-- a node's 5xx: another node. A node's 4xx: the request is wrong, so the client gets it.
+  finished after all (then its answer is rebuilt from the stored pictures). A node that is gone is left for another; one
+  that lives is asked for nothing twice: what its device had begun is not begun again, what it had not begun is sent anew.
+- a node's 5xx, and what is no answer to a run: another node. That the request is wrong: the client gets it.
 - nothing after the answer's first byte, except the rest of a finished answer out of the catalog.
 """
 
@@ -16,15 +18,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-import httpx
-
-from common.catalog import AttemptFenced, Catalog
+from common.catalog import AttemptFenced, AttemptStatus, Catalog
 from common.errors import (
     AquatintError,
     CatalogUnavailable,
     DeadlineExceeded,
     NoCapacity,
     NodeFailed,
+    NotFound,
     OutOfDeviceMemory,
     RunCancelled,
 )
@@ -37,13 +38,31 @@ from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
 from router.queue import Queue, excluding
 from router.registry import Node, Registry
-from router.relay import Accepted, Reply, answer_headers, error_in, may_pass, node_headers, once, passed_on, read_error, row_of
+from router.relay import (
+    OF_THE_REQUEST,
+    Accepted,
+    Reply,
+    answer_headers,
+    error_in,
+    is_answer,
+    may_pass,
+    node_headers,
+    once,
+    passed_on,
+    read_error,
+    row_of,
+)
+from router.wire import Answer, Broken
 
 log = get_logger(__name__)
 
 BUSY_PAUSE_S = 0.2
 BUSY = (409, 429)
 """A node's way of saying that it has no place after all; another router was quicker."""
+BODY_SILENCE_S = 60.0
+"""How long a node may let us wait for the body of a finished answer, all waits together."""
+MAX_ANSWER_BYTES = 1024 * 1024 * 1024
+"""Ten pictures of the largest size are a quarter of it."""
 OUTCOMES = ("unreachable", "connection_lost", "busy")
 """Causes of a failed try that are metrics labels; all others are `node_error`."""
 
@@ -55,13 +74,15 @@ class _Journey:
     accepted: Accepted
     deadline_s: float
     ask: Ask
+    recorded: bool = False
+    """Its row is committed."""
     attempts: int = 0
     last: AquatintError | None = None
 
 
 @dataclass(slots=True)
 class _Try:
-    """One attempt at one node."""
+    """One attempt at one node, where it has a place and is written down."""
 
     node: Node
     no: int
@@ -103,18 +124,21 @@ class Dispatcher:
         """
         self._queue.check_room()
         bind(run_id=accepted.run_id)
-        earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
-        if earlier is not None:
-            return await self._answers.replay(earlier, stream=accepted.request.stream, public_url=accepted.public_url)
+        journey = _Journey(accepted, time.monotonic() + self._run_timeout_s, accepted.ask)
+        if accepted.claim is not None or accepted.recorded:
+            earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
+            if earlier is not None:
+                return await self._answers.replay(earlier, stream=accepted.request.stream, public_url=accepted.public_url)
+            journey.recorded = True
         self.held[accepted.run_id] = accepted
         try:
-            reply = await self._try_nodes(accepted)
+            reply = await self._try_nodes(journey)
         except asyncio.CancelledError:
             if not accepted.lasting:
                 await asyncio.shield(self._close(accepted.run_id, RunCancelled("The client left.")))
             raise
         except AquatintError as error:
-            if not (accepted.lasting and may_pass(error)):
+            if journey.recorded and not (accepted.lasting and may_pass(error)):
                 await self._close(accepted.run_id, error)
             raise
         except BaseException as error:
@@ -124,40 +148,63 @@ class Dispatcher:
             del self.held[accepted.run_id]
         return reply
 
-    async def _try_nodes(self, accepted: Accepted) -> Reply:
-        journey = _Journey(accepted, time.monotonic() + self._run_timeout_s, accepted.ask)
+    async def _try_nodes(self, journey: _Journey) -> Reply:
         while journey.attempts < self._max_attempts:
-            try:
-                node = await self._queue.place(accepted.run_id, journey.ask, deadline_s=journey.deadline_s)
-            except AquatintError as error:
-                raise _last_word(journey.last, error) from None
             took_s: float | None = None
-            began_s = time.monotonic()
+            this: _Try | None = None
             try:
-                reply = await self._attempt(journey, node)
-                took_s = time.monotonic() - began_s if reply is not None and reply.status == 200 else None
+                this = await self._next_try(journey)
+                reply = await self._attempt(journey, this)
+                took_s = time.monotonic() - this.began_s if reply is not None and reply.status == 200 else None
             except AttemptFenced:
                 # The run ended while we were not looking: a node given up for lost has finished it after all,
                 # or the sweeper closed it while the catalog could not hear that it was alive.
-                reply = await self._finished(accepted)
+                reply = await self._finished(journey.accepted)
                 if reply is None:
                     raise NodeFailed("The run was interrupted.", code="interrupted", retryable=True, retry_after_s=1) from None
             finally:
-                self._queue.release(node, accepted.run_id, took_s=took_s)
+                if this is not None:
+                    self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
             if reply is not None:
                 return reply
         assert journey.last is not None
         raise journey.last
 
-    async def _attempt(self, journey: _Journey, node: Node) -> Reply | None:
-        """One try. None: try elsewhere; `journey` knows why."""
-        accepted = journey.accepted
-        no = await self._catalog.runs.begin_attempt(accepted.run_id, node=node.name)
-        journey.attempts += 1
-        this = _Try(node, no)
-        log.info("dispatched", node=node.name, attempt=no, model=accepted.request.model)
+    async def _next_try(self, journey: _Journey) -> _Try:
+        """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
+        run_id = journey.accepted.run_id
+        placing = asyncio.ensure_future(self._queue.place(run_id, journey.ask, deadline_s=journey.deadline_s))
         try:
-            response = await self._answer_of(this, journey)
+            if not journey.recorded:
+                await asyncio.sleep(0)  # A place that is free is granted in this turn of the loop.
+                first = placing.result() if _succeeded(placing) else None
+                await self._catalog.runs.open_new(row_of(journey.accepted), first_node=first.name if first else None)
+                journey.recorded = True
+                if first is not None:
+                    return _Try(first, 1)
+            node = await self._placed(placing, journey)
+            return _Try(node, await self._catalog.runs.begin_attempt(run_id, node=node.name))
+        except BaseException:
+            placing.cancel()
+            await asyncio.gather(placing, return_exceptions=True)
+            if _succeeded(placing):
+                self._queue.release(placing.result(), run_id)
+            raise
+
+    @staticmethod
+    async def _placed(placing: asyncio.Future[Node], journey: _Journey) -> Node:
+        try:
+            return await placing
+        except AquatintError as error:
+            raise _last_word(journey.last, error) from None
+
+    async def _attempt(self, journey: _Journey, this: _Try) -> Reply | None:
+        """One try. None: try elsewhere; `journey` knows why."""
+        accepted, node = journey.accepted, this.node
+        journey.attempts += 1
+        log.info("dispatched", node=node.name, attempt=this.no, model=accepted.request.model)
+        try:
+            answer = await self._answer_of(this, journey)
         except NodeUnreachable as error:
             await self._registry.failed(node, f"unreachable: {error}", gone=True)
             # Nothing began there, so the same node will do once it answers again: until then it is not picked.
@@ -165,27 +212,52 @@ class Dispatcher:
             journey.last = NodeFailed("The node could not be reached, and no other can take the run.", retry_after_s=5)
             return None
         except NodeLost as error:
-            await self._registry.failed(node, str(error), gone=True)
+            return await self._lost(journey, this, error)
+        if answer.status != 200:
+            return await self._refused(journey, this, answer)
+        if not is_answer(answer, accepted):
+            answer.close()
             self._registry.model_failed(node, accepted.ask.model)
-            finished = await self._finished(accepted)
-            if finished is not None:
-                self._metrics.attempt(node.name, "recovered")
-                return finished
-            await self._elsewhere(journey, this, "connection_lost", "The node's connection was lost during the run.")
+            await self._elsewhere(journey, this, "node_error", "The node answered something that is no answer to a run.")
             return None
-        if response.status_code == 200:
-            self._registry.model_worked(node, accepted.ask.model)
-            self._metrics.attempt(node.name, "succeeded")
-            return Reply(200, {RUN_ID_HEADER: accepted.run_id} | passed_on(response), self._body(response, accepted))
-        return await self._refused(journey, this, response)
+        self._registry.model_worked(node, accepted.ask.model)
+        self._metrics.attempt(node.name, "succeeded")
+        return Reply(200, {RUN_ID_HEADER: accepted.run_id} | passed_on(answer), self._body(answer, accepted, node.lost))
+
+    async def _lost(self, journey: _Journey, this: _Try, error: NodeLost) -> Reply | None:
+        """The connection ended without an answer, so what happened there is looked up: in the catalog, and at the node."""
+        node, accepted = this.node, journey.accepted
+        log.warning("node_lost", node=node.name, why=str(error))
+        self._registry.model_failed(node, accepted.ask.model)
+        alive = not node.lost.is_set() and await self._look(node)
+        finished = await self._finished(accepted)
+        if finished is not None:
+            self._metrics.attempt(node.name, "recovered")
+            return finished
+        message = "The node's connection was lost during the run."
+        if not alive:
+            await self._elsewhere(journey, this, "connection_lost", message)
+            return None
+        begun = await self._begun(accepted.run_id)
+        await self._note_failed(this, journey, "connection_lost", message)
+        if begun:
+            raise NodeFailed(f"{message} It had begun, so it is not begun again.", retryable=False)
+        journey.last = NodeFailed(message, retry_after_s=1)
+        return None
+
+    async def _begun(self, run_id: str) -> bool:
+        """Whether a device has begun with the last attempt: nodes write that down before it does."""
+        run = await self._catalog.runs.get(run_id)
+        return run.attempts[-1].status is not AttemptStatus.SENT
 
     async def _finished(self, accepted: Accepted) -> Reply | None:
         """The answer of a run that succeeded without our hearing of it; None if it did not."""
         body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
         return None if body is None else Reply(200, answer_headers(accepted), once(body))
 
-    async def _answer_of(self, this: _Try, journey: _Journey) -> httpx.Response:
-        """The node's answer, unless the node is lost or time is over first.
+    async def _answer_of(self, this: _Try, journey: _Journey) -> Answer:
+        """The node's answer, unless the node is lost or time is over first. Cancelling closes the connection, which is how
+        the node learns that nobody waits any more.
 
         Raises: NodeUnreachable, NodeLost, DeadlineExceeded.
         """
@@ -193,32 +265,18 @@ class Dispatcher:
         body, content_type = encoded(accepted.request)
         headers = node_headers(accepted, this.no) | {"content-type": content_type}
         address = Address(node.record.url, node.record.token)
-        sending = asyncio.ensure_future(self._client.start(address, accepted.request.task, body, headers))
-        lost = asyncio.ensure_future(node.lost.wait())
-        received = False
+        left_s = max(0, journey.deadline_s - time.monotonic())
         try:
-            await asyncio.wait(
-                {sending, lost}, timeout=max(0, journey.deadline_s - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
-            )
-            if sending.done():
-                received = True
-                return sending.result()
-            if lost.done():
-                raise NodeLost("the node no longer answers")
-            raise DeadlineExceeded("The run did not end in the time it was given.", retryable=False)
-        finally:
-            lost.cancel()
-            # Cancelling closes the connection, which is how the node learns that nobody waits any more.
-            sending.cancel()
-            answer, _ = await asyncio.gather(sending, lost, return_exceptions=True)
-            if not received and isinstance(answer, httpx.Response):
-                await answer.aclose()
+            async with asyncio.timeout(left_s):
+                return await self._client.start(address, accepted.request.task, body, headers, lost=node.lost)
+        except TimeoutError:
+            raise DeadlineExceeded("The run did not end in the time it was given.", retryable=False) from None
 
-    async def _refused(self, journey: _Journey, this: _Try, response: httpx.Response) -> Reply | None:
+    async def _refused(self, journey: _Journey, this: _Try, answer: Answer) -> Reply | None:
         """The node answered, but not with pictures."""
-        body = await read_error(response)
-        error = error_in(response, body)
-        if response.status_code in BUSY:
+        body = await read_error(answer)
+        error = error_in(answer, body)
+        if answer.status in BUSY:
             await self._note_failed(this, journey, "busy", "The node had no place.")
             journey.attempts -= 1
             journey.last = None
@@ -226,10 +284,10 @@ class Dispatcher:
             await self._look(this.node)
             await asyncio.sleep(BUSY_PAUSE_S)
             return None
-        if response.status_code < 500 or isinstance(error, CatalogUnavailable):
+        if answer.status in OF_THE_REQUEST or isinstance(error, CatalogUnavailable):
             self._metrics.attempt(this.node.name, "refused")
             await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
-            return Reply(response.status_code, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(response), once(body))
+            return Reply(answer.status, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(answer), once(body))
         if error.param != "size":
             # A picture too large for the node's memory says nothing against smaller ones.
             self._registry.model_failed(this.node, journey.accepted.ask.model)
@@ -258,19 +316,22 @@ class Dispatcher:
                 await self._catalog.runs.cancel(run_id, reason=error.message)
             else:
                 await self._catalog.runs.fail(run_id, code=error.code or "failed", message=error.message)
-        except (CatalogUnavailable, AttemptFenced) as unavailable:
+        except (CatalogUnavailable, AttemptFenced, NotFound) as unavailable:
             log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
 
-    async def _body(self, response: httpx.Response, accepted: Accepted) -> AsyncIterator[bytes]:
+    async def _body(self, answer: Answer, accepted: Accepted, lost: asyncio.Event) -> AsyncIterator[bytes]:
         """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
         sent = 0
-        length = int(response.headers.get("content-length", -1))
+        length = int(answer.headers.get("content-length", -1))
+        silence_s = None if accepted.request.stream else BODY_SILENCE_S
         try:
-            async for chunk in response.aiter_raw():
+            async for chunk in answer.chunks(silence_s=silence_s, lost=lost):
                 sent += len(chunk)
+                if sent > MAX_ANSWER_BYTES:
+                    raise Broken("the answer has no end")
                 yield chunk
-        except httpx.HTTPError as error:
-            log.warning("answer_broke_off", run_id=accepted.run_id, sent=sent, why=type(error).__name__)
+        except Broken as error:
+            log.warning("answer_broke_off", run_id=accepted.run_id, sent=sent, why=str(error))
             if accepted.request.stream:
                 yield await self._last_event(accepted)
                 return
@@ -279,7 +340,7 @@ class Dispatcher:
                 raise
             yield finished[sent:]
         finally:
-            await response.aclose()
+            answer.close()
 
     async def _last_event(self, accepted: Accepted) -> bytes:
         """The end of a stream whose node is gone: the picture, if it was stored, else what went wrong."""
@@ -300,3 +361,7 @@ def _last_word(last: AquatintError | None, error: AquatintError) -> AquatintErro
     if isinstance(last, OutOfDeviceMemory) and isinstance(error, NoCapacity) and not error.hopeless:
         return OutOfDeviceMemory(last.message, param=last.param, retryable=True, retry_after_s=error.retry_after_s)
     return last or error
+
+
+def _succeeded(future: asyncio.Future[Node]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

@@ -1,5 +1,9 @@
-"""The only file that knows a node's paths, and what its silence and its answers mean."""
+"""The only file that knows a node's paths, and what its silence and its answers mean.
 
+Two clients: httpx for everything small, and `router.wire` for runs, whose answers are as large as pictures.
+"""
+
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,6 +12,7 @@ from pydantic import ValidationError
 
 from common.images_api import Task
 from common.node_api import NodeStatus
+from router import wire
 
 MAX_STATUS_BYTES = 4 * 1024 * 1024
 ROUTES = {
@@ -44,42 +49,46 @@ class Address:
 class NodeClient:
     """HTTP to nodes. Redirects are never followed: a node's token must not travel."""
 
-    def __init__(self, *, connect_timeout_s: float, probe_timeout_s: float, transport: httpx.AsyncBaseTransport | None = None):
+    def __init__(self, *, connect_timeout_s: float, probe_timeout_s: float) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
+        timeout = httpx.Timeout(probe_timeout_s, connect=min(connect_timeout_s, probe_timeout_s))
+        self._probe_timeout_s = probe_timeout_s
+        self._small = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
         # Reading has no limit of its own: a picture takes what it takes; the dispatcher holds deadline and node health.
-        timeout = httpx.Timeout(None, connect=connect_timeout_s, write=60)
-        self._http = httpx.AsyncClient(limits=limits, timeout=timeout, transport=transport, trust_env=False)
-        self._probe_timeout = httpx.Timeout(probe_timeout_s)
+        self._pool = wire.Pool(connect_timeout_s=connect_timeout_s)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        self._pool.close()
+        await self._small.aclose()
 
-    async def start(self, node: Address, task: Task, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+    async def start(
+        self, node: Address, task: Task, body: bytes, headers: Mapping[str, str], *, lost: asyncio.Event | None = None
+    ) -> wire.Answer:
         """Send a run, `headers` saying what kind of body it has; returns when the answer begins. The caller closes it.
 
-        Raises: NodeUnreachable, NodeLost.
+        lost: gives up soon after it is set. Raises: NodeUnreachable, NodeLost.
         """
-        request = self._http.build_request(
-            "POST",
-            node.url.rstrip("/") + ROUTES[task],
-            content=body,
-            headers={**headers, **node.headers()},
-        )
         try:
-            return await self._http.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            raise NodeUnreachable(_reason(error)) from error
-        except httpx.HTTPError as error:
-            raise NodeLost(_reason(error)) from error
+            url = node.url.rstrip("/") + ROUTES[task]
+            return await self._pool.post(url, {**headers, **node.headers()}, body, lost=lost)
+        except wire.Refused as error:
+            raise NodeUnreachable(str(error)) from error
+        except wire.Broken as error:
+            raise NodeLost(str(error)) from error
 
     async def status(self, node: Address) -> NodeStatus:
         """One look. Raises: NodeUnreachable, NodeLost, NodeNonsense."""
         try:
-            async with self._http.stream(
-                "GET", node.url.rstrip("/") + "/node/v1/status", headers=node.headers(), timeout=self._probe_timeout
-            ) as response:
+            url = node.url.rstrip("/") + "/node/v1/status"
+            # httpx bounds each read; a node that sends byte after byte would never come to an end.
+            async with (
+                asyncio.timeout(self._probe_timeout_s),
+                self._small.stream("GET", url, headers=node.headers()) as response,
+            ):
                 body = await _bounded(response, MAX_STATUS_BYTES)
+        except TimeoutError as error:
+            raise NodeLost("the look took too long") from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NodeUnreachable(_reason(error)) from error
         except httpx.HTTPError as error:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-import httpx
 import orjson
 
 from common.catalog import Claim, NewRun
@@ -18,8 +17,13 @@ from common.node_api import (
     RUN_ID_HEADER,
 )
 from router.placement import Ask
+from router.wire import Answer, Broken
 
 MAX_ERROR_BYTES = 64 * 1024
+ERROR_SILENCE_S = 10.0
+OF_THE_REQUEST = (400, 413, 415, 422, 499)
+"""Statuses by which a node says that the request is wrong, or was cancelled: no other node would say otherwise. All others,
+a 404 of a model that is there no more, a 401 or a redirect among them, are the node's own trouble."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,8 @@ class Accepted:
     """The model as a metrics label: only names that nodes have told of."""
     claim: Claim | None = None
     """The idempotency key it came with."""
+    recorded: bool = False
+    """Its row is in the catalog already."""
     lasting: bool = False
     """Whether the run outlives this dispatch: nobody waits for it here, and what may pass does not end it."""
 
@@ -103,9 +109,15 @@ _PASSED_ON = (
 )
 
 
-def passed_on(response: httpx.Response) -> dict[str, str]:
+def passed_on(answer: Answer) -> dict[str, str]:
     """Headers of a node's answer that are meant for the client; the rest describes the hop."""
-    return {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
+    return {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+
+
+def is_answer(answer: Answer, accepted: Accepted) -> bool:
+    """Whether a 200 is of the kind that was asked for: a page of some proxy is not."""
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == ("text/event-stream" if accepted.request.stream else "application/json")
 
 
 def answer_headers(accepted: Accepted) -> dict[str, str]:
@@ -119,22 +131,17 @@ def answer_headers(accepted: Accepted) -> dict[str, str]:
     }
 
 
-async def read_error(response: httpx.Response) -> bytes:
-    """The body of an error: small, or cut. A node that lies about it must not fill our memory."""
-    body = b""
+async def read_error(answer: Answer) -> bytes:
+    """The body of an error: small, or none. A node that lies about it must not fill our memory, nor keep us waiting."""
     try:
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > MAX_ERROR_BYTES:
-                return b""
-    except httpx.HTTPError:
+        return await answer.read(max_bytes=MAX_ERROR_BYTES, silence_s=ERROR_SILENCE_S) or b""
+    except Broken:
         return b""
     finally:
-        await response.aclose()
-    return body
+        answer.close()
 
 
-def error_in(response: httpx.Response, body: bytes) -> AquatintError:
+def error_in(answer: Answer, body: bytes) -> AquatintError:
     """The error a node told, as one of ours; what it cannot be understood as is a failed node."""
     try:
         error = orjson.loads(body)["error"]
@@ -146,9 +153,9 @@ def error_in(response: httpx.Response, body: bytes) -> AquatintError:
     told = str(code) if code else None
     if code == OutOfDeviceMemory.code:
         return OutOfDeviceMemory(message, param="size" if error.get("param") == "size" else None)
-    if response.headers.get("x-should-retry") == "false":
+    if answer.headers.get("x-should-retry") == "false":
         return EngineFailed(message, code=told)
-    return NodeFailed(message, code=told, retryable=True if response.headers.get("x-should-retry") == "true" else None)
+    return NodeFailed(message, code=told, retryable=True if answer.headers.get("x-should-retry") == "true" else None)
 
 
 async def once(body: bytes) -> AsyncIterator[bytes]:

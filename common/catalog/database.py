@@ -1,13 +1,13 @@
 """Engine, transactions, and the one place where a database's troubles become CatalogUnavailable."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import event, exc, inspect, text
+from sqlalchemy import event, exc, insert, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -205,3 +205,9 @@ class Database:
             return
         make = sqlite.insert if self._is_sqlite else postgresql.insert
         await session.execute(make(table).values(rows).on_conflict_do_nothing())
+
+    async def insert_each(self, session: AsyncSession, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows by one statement that is prepared once, whatever their number."""
+        if rows:
+            connection = await session.connection()
+            await connection.execute(insert(table), rows)

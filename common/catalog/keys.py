@@ -6,6 +6,7 @@ A plain hash, not a slow one: nobody guesses 256 bits, and every request pays fo
 import hashlib
 import hmac
 import secrets
+import time
 from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -26,6 +27,8 @@ SCOPES = frozenset({"user", "admin"})
 MIN_SECRET_LENGTH = 16
 SHOWN_CHARACTERS = 8
 LAST_USED_EVERY = timedelta(minutes=1)
+FRESH_S = 2.0
+"""How long a key that was found good is taken for good without asking: what another process revokes works that long."""
 
 _NOBODYS = "0" * 64
 NO_LIMITS = Limits()
@@ -38,6 +41,8 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._found: dict[str, tuple[KeyRecord, float]] = {}
+        """digest -> (the key, until when on the monotonic clock it need not be asked for). Good keys only: bounded."""
 
     async def create(
         self,
@@ -82,6 +87,10 @@ class Keys:
     async def authenticate(self, secret: str) -> KeyRecord | None:
         """Whose secret this is; None when it is unknown, expired or revoked, which takes the same path."""
         digest, now = _digest(secret), utc_now()
+        known, until_s = self._found.get(digest, (None, 0.0))
+        if known is not None and time.monotonic() < until_s and (known.expires_at is None or now < known.expires_at):
+            return known
+        self._found.pop(digest, None)
         async with self._db.read() as session:
             key = await session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == digest))
         same = hmac.compare_digest(digest, _NOBODYS if key is None else key.secret_sha256)
@@ -89,7 +98,8 @@ class Keys:
             return None
         if key.last_used_at is None or now - key.last_used_at >= LAST_USED_EVERY:
             await self._note_used(key.id, now)
-        return _record(key)
+        self._found[digest] = _record(key), time.monotonic() + FRESH_S
+        return self._found[digest][0]
 
     async def _note_used(self, key_id: str, now: datetime) -> None:
         stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - LAST_USED_EVERY)
@@ -112,6 +122,7 @@ class Keys:
         async with self._db.write() as session:
             key = await _found(session, name_or_id)
             key.revoked_at = key.revoked_at or utc_now()
+        self._found.clear()
         return _record(key)
 
     async def count(self) -> int:

@@ -15,6 +15,7 @@ from common.catalog.async_runs import opened
 from common.catalog.columns import new_id, utc_now
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
+from common.catalog.grouped import GroupedWrites
 from common.catalog.idempotency import taken
 from common.catalog.quotas import billed
 from common.catalog.records import (
@@ -49,6 +50,7 @@ class Runs:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._new = GroupedWrites(self._write_new)
 
     async def open(self, run: NewRun, claim: Claim | None = None, new_async: NewAsync | None = None) -> Earlier | None:
         """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
@@ -58,34 +60,30 @@ class Runs:
         Raises: KeyReused, KeyInFlight; TooManyRequests: as many async runs are open as may be; nothing is recorded.
         """
         now = utc_now()
-        row = {
-            "id": run.id,
-            "status": RunStatus.QUEUED,
-            "task": run.task,
-            "model": run.model,
-            "requested_model": run.requested_model,
-            "prompt": run.prompt,
-            "request": dict(run.request),
-            "key_id": run.key_id,
-            "request_id": run.request_id,
-            "source": run.source,
-            "seed": run.seed,
-            "n": run.n,
-            "width_px": run.width_px,
-            "height_px": run.height_px,
-            "current_attempt": 0,
-            "created_at": now,
-            "heartbeat_at": now,
-        }
         async with self._db.write() as session:
             if claim is not None:
                 earlier = await taken(self._db, session, claim, run.id, now)
                 if earlier is not None:
                     return earlier
-            await self._db.insert_absent(session, Run, [row])
+            await self._db.insert_absent(session, Run, [_run_row(run, now)])
             if new_async is not None:
                 await opened(self._db, session, run.id, new_async, now)
         return None
+
+    async def open_new(self, run: NewRun, *, first_node: str | None) -> None:
+        """Record an accepted request whose id nobody else can have recorded. Those that come together share a commit.
+
+        first_node: the node that it is about to be sent to: its first attempt is recorded with it.
+        """
+        await self._new.put((run, first_node))
+
+    async def _write_new(self, new: Sequence[tuple[NewRun, str | None]]) -> None:
+        now = utc_now()
+        rows = [_run_row(run, now) | {"current_attempt": 0 if node is None else 1} for run, node in new]
+        attempts = [_attempt_row(run.id, 1, node, now) for run, node in new if node is not None]
+        async with self._db.write() as session:
+            await self._db.insert_each(session, Run, rows)
+            await self._db.insert_each(session, Attempt, attempts)
 
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
         """Record that the run is about to be sent to `node`, and fence the attempts before.
@@ -100,19 +98,8 @@ class Runs:
             await close_attempts(session, [run_id], AttemptStatus.ABANDONED, "superseded", None, now)
             run.current_attempt += 1
             run.heartbeat_at = now
-            attempt = Attempt(
-                run_id=run_id,
-                no=run.current_attempt,
-                node=node,
-                status=AttemptStatus.SENT,
-                error_code=None,
-                error_message=None,
-                created_at=now,
-                started_at=None,
-                finished_at=None,
-            )
-            session.add(attempt)
-            return attempt.no
+            session.add(Attempt(**_attempt_row(run_id, run.current_attempt, node, now)))
+            return run.current_attempt
 
     async def attempt_running(self, run_id: str, no: int) -> None:
         """Record that a worker has begun.
@@ -319,6 +306,42 @@ async def _stored_already(session: AsyncSession, run: Run, images: Sequence[NewI
     if stored.keys() != {(image.index, image.sha256) for image in images}:
         raise AttemptFenced(f"Run {run.id} has ended with other pictures.")
     return [stored[image.index, image.sha256] for image in images]
+
+
+def _run_row(run: NewRun, now: datetime) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "status": RunStatus.QUEUED,
+        "task": run.task,
+        "model": run.model,
+        "requested_model": run.requested_model,
+        "prompt": run.prompt,
+        "request": dict(run.request),
+        "key_id": run.key_id,
+        "request_id": run.request_id,
+        "source": run.source,
+        "seed": run.seed,
+        "n": run.n,
+        "width_px": run.width_px,
+        "height_px": run.height_px,
+        "current_attempt": 0,
+        "created_at": now,
+        "heartbeat_at": now,
+    }
+
+
+def _attempt_row(run_id: str, no: int, node: str, now: datetime) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "no": no,
+        "node": node,
+        "status": AttemptStatus.SENT,
+        "error_code": None,
+        "error_message": None,
+        "created_at": now,
+        "started_at": None,
+        "finished_at": None,
+    }
 
 
 def _asset_row(image: NewImage, now: datetime) -> dict[str, Any]:

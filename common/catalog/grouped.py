@@ -1,0 +1,69 @@
+"""Group commit: writes that come while one is under way wait for it and are then committed together.
+
+A commit costs a flush of the disk, whoever shares it; one by one they would queue for it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from common.errors import AquatintError
+
+T = TypeVar("T")
+
+MOST = 200
+"""Items in one commit: SQLite's lock is not held for long."""
+
+
+class GroupedWrites(Generic[T]):
+    """Items are handed to `write` in groups, in their order; one group at a time."""
+
+    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+        self._write = write
+        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def put(self, item: T) -> None:
+        """Returns when the item is committed. When cancelled, it has either been committed or never will be.
+
+        Raises: what `write` raises for this item.
+        """
+        entry = (item, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
+        try:
+            await asyncio.shield(entry[1])
+        except asyncio.CancelledError:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            else:
+                await asyncio.wait({entry[1]})
+            raise
+
+    async def _write_all(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            try:
+                await self._write_group(group)
+            finally:
+                for _, committed in group:
+                    if not committed.done():  # This task was cancelled: the process is about to end.
+                        committed.cancel()
+
+    async def _write_group(self, group: list[tuple[T, asyncio.Future[None]]]) -> None:
+        try:
+            await self._write([item for item, _ in group])
+        except Exception as error:
+            if len(group) > 1 and isinstance(error, AquatintError) and error.status < 500:
+                # One item that the database cannot hold must not cost the others their commit.
+                for entry in group:
+                    await self._write_group([entry])
+                return
+            for _, committed in group:
+                committed.set_exception(error)
+                # Looked at, so that asyncio does not report as overlooked what a cancelled caller left behind.
+                committed.exception()
+            return
+        for _, committed in group:
+            committed.set_result(None)

@@ -1,0 +1,226 @@
+"""One connection to a node, and the answer that is just coming over it."""
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+
+HIGH_WATER_BYTES = 256 * 1024
+"""Bytes of an answer held here before the node has to wait; half of it, and it goes on."""
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
+
+
+class Connection(asyncio.Protocol):
+    """What arrived and was not taken yet, and whether it can be trusted. `Answer` is its only reader."""
+
+    def __init__(self, lost: Callable[["Connection"], None]) -> None:
+        self._lost = lost
+        self.broken: str | None = None
+        """Why nothing more will come; None while all is well."""
+        self.idle_since_s = 0.0
+        self._transport: Any = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._idle = True
+        self._paused = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        """0 until the whole head is here."""
+        self.headers: dict[str, str] = {}
+        self.done = False
+        """The last byte of the answer is here."""
+        self._chunks: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._head_bytes = 0
+        self._header_bytes = 0
+        self._left: int | None = None
+        self._lengths: list[str] = []
+        self._chunked = False
+        self._keep = True
+
+    # What an answer asks for.
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Begin a request; the connection is this request's until `finish` or `abort`."""
+        self._reset()
+        self._idle = False
+        self._parser = httptools.HttpResponseParser(self)
+        if len(body) <= HIGH_WATER_BYTES:
+            self._transport.write(head + body)
+        else:  # Joining would copy the body.
+            self._transport.writelines((head, body))
+
+    async def arrival(self, timeout_s: float | None) -> None:
+        """Wait until something has come, or the end has, at most `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._wake)
+        try:
+            await self._waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def take(self) -> bytes | None:
+        """The next bytes of the body, None when there are none just now."""
+        if not self._chunks:
+            return None
+        chunk = self._chunks.popleft()
+        self._held_bytes -= len(chunk)
+        if self._paused and self._held_bytes < HIGH_WATER_BYTES // 2 and self.broken is None:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    def quiet(self) -> bool:
+        """Whether an idle connection can still be used: its end, or bytes nobody asked for, may lie in the socket unread."""
+        if self.broken is not None:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def finish(self) -> bool:
+        """The answer was read to its end. Whether the connection can carry another."""
+        good = (
+            self.done
+            and self.broken is None
+            and self._keep
+            and not self._paused
+            # An answer that came before the request was all sent: the node will read the rest as another request.
+            and self._transport.get_write_buffer_size() == 0
+        )
+        if good:
+            self._idle = True
+        else:
+            self.abort()
+        return good
+
+    def abort(self) -> None:
+        """Close at once, which is how a node learns that nobody waits any more."""
+        self.broken = self.broken or "closed here"
+        self._chunks.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail("the connection was reset" if error is not None else "the connection was closed")
+        self._lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._idle or self.done:
+            # Nobody asked for this: whatever it is, it must not become the next request's answer.
+            self._fail("bytes that nobody asked for")
+            self._transport.abort()
+            return
+        try:
+            if self.status and self._left is not None:
+                self._of_known_length(data)
+            else:
+                self._parsed(data)
+        except (httptools.HttpParserError, _Doubtful) as error:
+            if self.done:  # It is whole; what follows it is not trusted with another.
+                self._keep = False
+            else:
+                self._fail(str(error) if isinstance(error, _Doubtful) else "the answer is not HTTP")
+                self._transport.abort()
+        self._wake()
+
+    def _of_known_length(self, data: bytes) -> None:
+        assert self._left is not None
+        if len(data) > self._left:
+            data, self._keep = data[: self._left], False
+        self._left -= len(data)
+        self.done = self._left == 0
+        self._push(data)
+
+    def _parsed(self, data: bytes) -> None:
+        if not self.status:
+            self._head_bytes += min(len(data), MAX_HEAD_BYTES + 1)
+        self._parser.feed_data(data)
+        if not self.status and self._head_bytes > MAX_HEAD_BYTES:
+            raise _Doubtful("the head of the answer has no end")
+
+    def _push(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HIGH_WATER_BYTES and not self._paused and not self.done:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _fail(self, why: str) -> None:
+        self.broken = self.broken or why
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self.done:
+            raise _Doubtful("a second answer to one request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if len(self.headers) > MAX_HEADERS or self._header_bytes > MAX_HEAD_BYTES:
+            raise _Doubtful("the head of the answer is too large")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key == "content-length":
+            self._lengths.append(text.strip())
+        elif key == "transfer-encoding":
+            if self._chunked or text.strip().lower() != "chunked":
+                raise _Doubtful("a transfer coding that is not understood")
+            self._chunked = True
+        elif key == "content-encoding" and text.strip().lower() != "identity":
+            raise _Doubtful("a content coding that nobody asked for")
+        self.headers[key] = text
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status == 101:
+            raise _Doubtful("an upgrade that nobody asked for")
+        if 100 <= status < 200:
+            return
+        if self._chunked and self._lengths:
+            raise _Doubtful("two lengths")
+        if status in (204, 304):
+            self._left = 0
+        elif self._lengths:
+            length = self._lengths[0]
+            # As many digits as a number of bytes can have: int() takes much more than HTTP allows, at any price.
+            if len(set(self._lengths)) > 1 or not (length.isascii() and length.isdigit() and len(length) < 16):
+                raise _Doubtful("a length that is not one")
+            self._left = int(length)
+        elif not self._chunked:
+            raise _Doubtful("an answer without a length")
+        self._keep = self._parser.should_keep_alive()
+        self.status = status
+        self.done = self._left == 0
+
+    def on_body(self, body: bytes) -> None:
+        if self._left is not None:
+            self._of_known_length(body)
+        else:
+            self._push(body)
+
+    def on_message_complete(self) -> None:
+        if not self.status:  # The end of a 1xx: its headers are not the answer's.
+            self.headers, self._lengths, self._chunked = {}, [], False
+        else:
+            self.done = True
+
+
+class _Doubtful(Exception):
+    """The answer's framing cannot be trusted."""
