@@ -14,6 +14,8 @@
     queue.py         where runs wait for a node
     placement.py     pure: filter, predict the finish on each node, pick
     registry.py      the nodes and what we think of them; probe.py looks at them; node_client.py speaks to them
+    wire/            HTTP/1.1 to nodes for runs: bodies pass as they come
+    bench/           `aquatint bench router`
     metrics.py
 
 Decisions:
@@ -23,7 +25,8 @@ Decisions:
 - Placement is a pure function of what nodes last said and of what was sent since; learned predictions replace its priors
   without touching its callers. Every run that is turned away can be told why.
 - The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
-- Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read.
+- Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read. Runs go over a client of our
+  own, as httpx costs several times what the bytes cost; everything small goes over httpx.
 - A node is given up on two failed looks or a broken connection, and then asked through the catalog whether it had
   finished; only the current attempt may store a result, so a node that comes back late does no harm.
 - A streamed request may be answered with an ordinary error for ten seconds; then its stream begins, with keep-alives.

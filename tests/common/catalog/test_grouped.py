@@ -1,0 +1,124 @@
+"""Writes that come together are committed together, and none pays for another."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from common.catalog import AttemptStatus, Catalog, NewRun, RunStatus
+from common.catalog.grouped import GroupedWrites
+from common.errors import CatalogUnavailable, InvalidRequest
+
+MakeRun = Callable[..., NewRun]
+
+
+class Disk:
+    """Commits groups when let; remembers them."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.free = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def write(self, items: Sequence[str]) -> None:
+        await self.free.wait()
+        if self.error is not None:
+            raise self.error
+        if "bad" in items:
+            raise InvalidRequest("The catalog cannot hold a value of this request.")
+        self.groups.append(list(items))
+
+
+async def test_what_comes_while_a_commit_is_under_way_shares_the_next():
+    disk = Disk()
+    grouped = GroupedWrites(disk.write)
+    puts = [asyncio.create_task(grouped.put("first"))]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    puts += [asyncio.create_task(grouped.put(name)) for name in ("second", "third")]
+    await asyncio.sleep(0)
+
+    disk.free.set()
+    await asyncio.gather(*puts)
+    await grouped.put("fourth")
+
+    assert disk.groups == [["first"], ["second", "third"], ["fourth"]]
+
+
+async def test_an_item_that_cannot_be_written_costs_the_others_nothing():
+    disk = Disk()
+    disk.free.set()
+    grouped = GroupedWrites(disk.write)
+
+    results = await asyncio.gather(*(grouped.put(name) for name in ("a", "bad", "b")), return_exceptions=True)
+
+    assert [type(result) for result in results] == [type(None), InvalidRequest, type(None)]
+    assert disk.groups == [["a"], ["b"]]
+
+
+async def test_all_hear_that_the_disk_is_gone_and_the_next_is_written_when_it_is_back():
+    disk = Disk()
+    disk.free.set()
+    disk.error = CatalogUnavailable()
+    grouped = GroupedWrites(disk.write)
+
+    results = await asyncio.gather(*(grouped.put(name) for name in "ab"), return_exceptions=True)
+    disk.error = None
+    await grouped.put("c")
+
+    assert [type(result) for result in results] == [CatalogUnavailable] * 2
+    assert disk.groups == [["c"]]
+
+
+async def test_who_is_cancelled_was_either_written_or_never_will_be():
+    disk = Disk()
+    grouped = GroupedWrites(disk.write)
+    under_way = asyncio.create_task(grouped.put("under way"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(grouped.put("waiting"))
+    await asyncio.sleep(0)
+
+    under_way.cancel()
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert not under_way.done()
+    disk.free.set()
+    await asyncio.wait({under_way})
+    await grouped.put("last")
+
+    assert under_way.cancelled()
+    assert disk.groups == [["under way"], ["last"]]
+
+
+async def test_new_runs_are_recorded_with_their_first_attempts(catalog: Catalog, new_run: MakeRun):
+    runs = [new_run() for _ in range(20)]
+
+    await asyncio.gather(*(catalog.runs.open_new(run, first_node="a" if n % 2 else None) for n, run in enumerate(runs)))
+
+    for number, run in enumerate(runs):
+        stored = await catalog.runs.get(run.id)
+        assert (stored.status, stored.prompt) == (RunStatus.QUEUED, run.prompt)
+        assert [(a.no, a.node, a.status) for a in stored.attempts] == ([(1, "a", AttemptStatus.SENT)] if number % 2 else [])
+        assert await catalog.runs.begin_attempt(run.id, node="b") == 1 + number % 2
+
+
+async def test_a_key_revoked_here_is_refused_at_once_although_it_was_just_found_good(catalog: Catalog):
+    _, secret = await catalog.keys.create(name="app", scopes=["user"])
+    assert await catalog.keys.authenticate(secret) is not None
+    assert await catalog.keys.authenticate(secret) is not None
+
+    await catalog.keys.revoke("app")
+
+    assert await catalog.keys.authenticate(secret) is None
+
+
+@pytest.mark.parametrize("first_node", [None, "a"])
+async def test_an_id_that_is_recorded_already_is_refused_as_new(catalog: Catalog, new_run: MakeRun, first_node: str | None):
+    run = new_run()
+    await catalog.runs.open_new(run, first_node="a")
+
+    with pytest.raises(CatalogUnavailable):
+        await catalog.runs.open_new(run, first_node=first_node)
+
+    assert len((await catalog.runs.get(run.id)).attempts) == 1

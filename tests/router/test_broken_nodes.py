@@ -1,0 +1,148 @@
+"""A node that breaks the rules of the wire costs no client an answer, and no run is begun twice for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from common.catalog import RunStatus
+from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER
+from tests.fakes.node import MODEL, FakeNode
+from tests.router.conftest import House, MakeHouse, until
+
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+ANSWER = b'{"data":[{"b64_json":"AAAA"}]}'
+
+
+class BrokenNode:
+    """Says all the right things about itself, and `answers` to runs: bytes, after which it closes. Empty: a reset."""
+
+    def __init__(self, house: House, *, answer: bytes, begins: bool) -> None:
+        self._house = house
+        self._answer = answer
+        self._begins = begins
+        self.asked = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+                if head.startswith("GET"):
+                    status = FakeNode("broken", self._house.catalog, None, [MODEL]).status().model_dump_json().encode()  # type: ignore[arg-type]
+                    writer.write(JSON + b"content-length: %d\r\n\r\n" % len(status) + status)
+                    continue
+                headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+                await reader.readexactly(int(headers["content-length"]))
+                self.asked += 1
+                if self._begins:
+                    await self._house.catalog.runs.attempt_running(headers[RUN_ID_HEADER], int(headers[ATTEMPT_HEADER]))
+                writer.write(self._answer)
+                await writer.drain()
+                if not self._answer:
+                    writer.transport.abort()
+                return
+        except (OSError, EOFError):
+            return
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def broken(house: House, answer: bytes, *, begins: bool) -> AsyncIterator[BrokenNode]:
+    """The node, registered as `broken` and online."""
+    node = BrokenNode(house, answer=answer, begins=begins)
+    server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    added = await house.client.post("/admin/nodes", json={"name": "broken", "url": url})
+    assert added.json()["state"] == "online"
+    try:
+        yield node
+    finally:
+        await house.client.delete("/admin/nodes/broken")
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        JSON + b"content-length: 3\r\ncontent-length: 4\r\n\r\n{}",
+        JSON + b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        JSON + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
+        JSON + b"x-filler: " + b"1" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>",
+        b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot found",
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 99999\r\ncontent-length: 5\r\n\r\nsorry",
+    ],
+    ids=["reset", "cut head", "not http", "two lengths", "cl te", "gzip", "head", "html", "redirect", "401", "404", "503"],
+)
+async def test_another_node_answers_for_one_that_breaks_the_rules(make_house: MakeHouse, answer: bytes):
+    house = await make_house("good")
+    house.nodes["good"].faults.seconds = 0.2
+    async with broken(house, answer, begins=False) as node:
+        replies = await asyncio.gather(*(house.generate(seed=number) for number in range(3)))
+
+        assert [reply.status_code for reply in replies] == [200] * 3
+        assert node.asked >= 1
+    assert len(house.nodes["good"].started) == 3
+
+
+async def test_a_run_that_a_living_node_began_and_lost_is_not_begun_again(make_house: MakeHouse):
+    house = await make_house()
+    async with broken(house, b"", begins=True) as node:
+        reply = await house.generate()
+
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "node_failed")
+        assert reply.headers["x-should-retry"] == "false"
+        assert node.asked == 1
+    run = (await house.catalog.runs.list(limit=1))[0]
+    assert (run.status, len(run.attempts)) == (RunStatus.FAILED, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        JSON + b"content-length: 5000000\r\n\r\n" + ANSWER,
+        JSON + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(ANSWER), ANSWER),
+        JSON + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\nzz\r\n" % (len(ANSWER), ANSWER),
+    ],
+    ids=["short", "no last chunk", "bad chunk"],
+)
+async def test_an_answer_that_breaks_off_is_never_whole_to_the_client(make_house: MakeHouse, answer: bytes):
+    house = await make_house()
+    async with broken(house, answer, begins=True):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await house.generate()
+
+
+async def test_bytes_beyond_an_answer_reach_no_other_client(make_house: MakeHouse):
+    house = await make_house()
+    whole = JSON + b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+    async with broken(house, whole + whole.replace(b"AAAA", b"EVIL"), begins=False) as node:
+        bodies = [(await house.generate()).content for _ in range(5)]
+
+        assert bodies == [ANSWER] * 5
+        assert node.asked == 5
+
+
+async def test_a_request_in_the_queue_ends_when_its_client_leaves_and_never_reaches_a_node(make_house: MakeHouse):
+    house = await make_house("a", node_depth=0)
+    house.nodes["a"].faults.seconds = 1
+    first = asyncio.create_task(house.generate())
+    await until(lambda: bool(house.nodes["a"].jobs))
+    second = asyncio.create_task(house.generate())
+    await until(lambda: len(house.services.queue) == 1)
+
+    second.cancel()
+    await until(lambda: len(house.services.queue) == 0, within_s=0.5)
+
+    assert (await first).status_code == 200
+    assert (await house.generate()).status_code == 200
+    assert len(house.nodes["a"].started) == 2
+    statuses = [run.status for run in await house.catalog.runs.list()]
+    assert sorted(statuses) == [RunStatus.CANCELLED, RunStatus.SUCCEEDED, RunStatus.SUCCEEDED]
