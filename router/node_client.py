@@ -106,7 +106,7 @@ class NodeClient:
         """Have a node end a run, at its next step if it is running. False: the node could not be told."""
         url = node.url.rstrip("/") + "/node/v1/cancel"
         try:
-            told = await self._http.post(url, json={"run_id": run_id}, headers=node.headers(), timeout=self._probe_timeout)
+            told = await self._small.post(url, json={"run_id": run_id}, headers=node.headers())
         except httpx.HTTPError:
             return False
         return told.status_code == 200
