@@ -223,12 +223,14 @@ async def _register(catalog: Any, url: str, token: str) -> None:
 
 
 async def _ready(client: "httpx.AsyncClient") -> bool:
+    """Whether the router knows of a node that takes work; one that is online may still be starting its worker."""
     import httpx
 
     try:
-        return (await client.get("/ready")).status_code == 200
+        answer = await client.get("/ready")
     except httpx.HTTPError:
         return False
+    return answer.status_code == 200 and answer.json()["nodes_ready"] > 0
 
 
 async def _progress(client: "httpx.AsyncClient") -> str:

@@ -5,6 +5,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from common.errors import CatalogUnavailable
 from common.metrics import exposition
+from common.node_api import NodePhase
 from common.version import VERSION
 from router.placement import Health
 from router.services import ServicesDep
@@ -26,10 +27,17 @@ async def ready(services: ServicesDep) -> JSONResponse:
         await services.catalog.ping()
     except CatalogUnavailable:
         reasons.append("the catalog cannot be reached")
-    online = sum(node.health is Health.ONLINE for node in services.registry.nodes())
+    online = [node for node in services.registry.nodes() if node.health is Health.ONLINE]
     if not online:
         reasons.append("no node is online")
-    body = {"ready": not reasons, "reasons": reasons, "nodes_online": online, "queued": len(services.queue)}
+    body = {
+        "ready": not reasons,
+        "reasons": reasons,
+        "nodes_online": len(online),
+        # Beside the verdict and not in it: a node's worker that starts again must not take the router out of service.
+        "nodes_ready": sum(node.status is not None and node.status.phase is NodePhase.READY for node in online),
+        "queued": len(services.queue),
+    }
     return JSONResponse(body, status_code=503 if reasons else 200)
 
 

@@ -41,6 +41,14 @@ def test_one_command_makes_a_picture_and_prints_what_to_paste(machine: Machine):
     assert up.end(signal.SIGINT) == 0
 
 
+def test_the_first_picture_waits_for_a_node_that_is_slow_to_start(machine: Machine):
+    # A router that waits for no one refuses whatever comes before the node takes work.
+    up = machine.up(AQUATINT__ROUTER__NO_CAPACITY_WAIT_S="0")
+
+    assert "failed" not in up.output()
+    assert picture(machine.home / "first-picture.png").format == "PNG"
+
+
 def test_a_second_start_finds_everything_again(machine: Machine):
     up = machine.up()
     headers = {"authorization": f"Bearer {KEY}"}
