@@ -94,6 +94,8 @@ class ModelStatus(_Shape):
     """What else a run of it may need and finds there, in the words of `extras_of`."""
     tuning: dict[str, str] = Field(default_factory=dict)
     """While it is loaded, how it computes: compile, attention, channels_last, each with the reason."""
+    batch: int = Field(default=1, ge=1)
+    """Runs without a seed that it would rather have at hand at once: it may make their pictures in one pass."""
     unavailable: str | None = None
     """Why it cannot be served just now, such as a load that failed; None when it can."""
 
@@ -159,6 +161,8 @@ class NodeStatus(_Shape):
     """Measured seconds for one megapixel-step, by model."""
     load_s: dict[str, float] = Field(default_factory=dict)
     """Measured seconds to load, by model."""
+    batch_s: dict[str, dict[int, float]] = Field(default_factory=dict)
+    """Measured seconds a picture by the number of pictures in its pass, by device, model and shape in words."""
 
 
 class LoadOrder(BaseModel):

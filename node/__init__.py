@@ -9,6 +9,7 @@
     prompt_weights.py lora_requests.py        what `(word:1.3)` means in a prompt, and what a request says of LoRAs
     scheduler.py residency.py                 who is next; what is on the device
     memory_ladder.py memory_limits.py         what is done when its memory runs out, and what is remembered of it
+    sharing.py batch_table.py                 which runs share a pass, and what passes cost by their size
     worker/ engines/                          the child process, and the code in it that runs checkpoints
     engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
@@ -24,8 +25,12 @@ Decisions:
 
 - The device belongs to a child process that is replaced when it dies or hangs. Costs: a picture's bytes go through a
   socket, and a replacement loads its models again.
-- Pictures of one run are made one after another, never batched: a seed must give the same bytes alone and beside others,
-  and batches differ by rounding. Costs: throughput of small models on large devices.
+- A request that names a seed is made alone, picture after picture, unless it says `exact: false`: a seed must give the same
+  bytes alone and beside others, and passes of several pictures differ by rounding. Others share a pass with those that wait
+  beside them and ask for the same work, where a table of what really ran says that it pays by a tenth. Each picture has
+  noise of its own; the answer tells the size of its pass. Costs: who wants such a picture again gets it but for rounding.
+- Only runs from text alone share passes, and only at preset `full`: a step cache decides by all pictures of a pass.
+- A worker that dies under a pass takes no run with it: each is made again, alone, and only the one at fault dies twice.
 - Pictures are drawn at the next size the model can make and cut from the middle to the size asked for, so any size
   within the profile's limits is exact. Costs: up to 15 px at the edges.
 - A field that cannot have an effect with the model (guidance of a distilled one) is told in `x-ignored-params`; a value

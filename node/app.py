@@ -19,6 +19,7 @@ from common.web.background import run_beside
 from common.web.paths import LenientPaths
 from node import api, control, health
 from node.auth import load_or_create_token
+from node.batch_table import BatchTable
 from node.decoding import Decoder
 from node.memory_ladder import MemoryLadder
 from node.memory_limits import MemoryLimits
@@ -94,7 +95,15 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     )
     await worker.start()
     stack.push_async_callback(worker.close)
-    scheduler = Scheduler(max_queued=own.max_queued, pace=pace, is_resident=residency.is_resident)
+    batches = None
+    if own.batching == "auto":
+        batches = BatchTable(settings.batch_table_path, lambda: worker.device.name if worker.device is not None else None)
+    scheduler = Scheduler(
+        max_queued=own.max_queued,
+        pace=pace,
+        is_resident=residency.is_resident,
+        batch_size=batches.size if batches is not None else lambda shape, pictures: 1,
+    )
     recorder = Recorder(catalog, assets, node=own.name)
     ladder = MemoryLadder(residency, MemoryLimits(settings.memory_limits_path), dtype=own.dtype)
     runs = Runs(
@@ -110,7 +119,10 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         decoder=Decoder(max_pixels=settings.max_upload_pixels),
         embed_parameters=own.embed_parameters,
         preset=own.preset,
+        batches=batches,
     )
+    if batches is not None:
+        run_beside("batch table", batches.keep(), stack)
     run_beside("heartbeat", recorder.beat(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
     run_beside("preload", _preload(settings, models, worker, residency), stack)
@@ -128,6 +140,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         pace=pace,
         runs=runs,
         metrics=metrics,
+        batches=batches,
     )
 
 

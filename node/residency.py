@@ -86,6 +86,8 @@ class Residency:
         self._failures: dict[str, _Failure] = {}
         self._losses: dict[str, int] = {}
         """Workers lost in a row, by the model that was being loaded or run."""
+        self._noted: dict[str, WorkerLost] = {}
+        """The last of them by model: a loss that ends several runs at once is one."""
         self._quarantined: dict[str, Quarantined] = {}
         # One change of what is on the device at a time: two loads at once could pass the budget together.
         self._changing = asyncio.Lock()
@@ -251,6 +253,9 @@ class Residency:
         log.info("model_unloaded", model=model, reason=why)
 
     def _note(self, model: str, loss: WorkerLost) -> None:
+        if self._noted.get(model) is loss:
+            return
+        self._noted[model] = loss
         self._losses[model] = self._losses.get(model, 0) + 1
         if self._losses[model] >= QUARANTINED_AFTER:
             self._quarantined[model] = Quarantined(model, loss.message)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,11 +11,12 @@ from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImage
 from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
+from node.batch_table import BatchTable, shape_of
 from node.choice import Choice
 from node.control_requests import check_engine, with_controls
 from node.decoding import Decoder
 from node.engine_names import EngineName
-from node.engines.base import Method, RunSpec
+from node.engines.base import Method, PassTime, RunSpec
 from node.lora_requests import with_loras
 from node.masks import Canvas, as_source, canvas_of, fitted, flattened
 from node.memory_ladder import Asked, MemoryLadder
@@ -23,8 +25,10 @@ from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
 from node.resolve import Resolved, check_task, resolve
 from node.scheduler import Job, Pace, Scheduler
+from node.sharing import shared_key
 from node.upscale_requests import with_upscale
-from node.worker.handle import OnFile, Product, Worker
+from node.worker.causes import WorkerLost
+from node.worker.handle import OnFile, Order, Product, Worker
 
 log = get_logger(__name__)
 
@@ -66,8 +70,9 @@ class Runs:
         decoder: Decoder,
         embed_parameters: bool,
         preset: Preset = Preset.FULL,
+        batches: BatchTable | None = None,
     ) -> None:
-        """preset: of requests that name none."""
+        """preset: of requests that name none. batches: None makes one picture after another."""
         self._models = models
         self._worker = worker
         self._ladder = ladder
@@ -80,6 +85,7 @@ class Runs:
         self._decoder = decoder
         self._embed_parameters = embed_parameters
         self._preset = preset
+        self._batches = batches
 
     async def make(self, request: ImageRequest, sender: Sender, on_preview: OnFile | None = None) -> Answer:
         """Make the pictures of a request and record them. Cancelling the caller cancels the run.
@@ -112,7 +118,15 @@ class Runs:
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
-        job = Job(run_id, model.name, spec.work_units, spec.total_steps)
+        job = Job(
+            run_id,
+            model.name,
+            spec.work_units,
+            spec.total_steps,
+            pictures=len(spec.seeds),
+            shared_key=None if request.made_exactly or canvas is not None else self._shared_key(model, spec),
+            shape=shape_of(spec),
+        )
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
             try:
@@ -140,6 +154,14 @@ class Runs:
         if model is None:
             raise UnknownModel(request.model)
         return model
+
+    def _shared_key(self, model: Model, spec: RunSpec) -> Hashable | None:
+        """What others must have in common with a run to share a pass with it. None before the worker is there."""
+        device = self._worker.device
+        if self._batches is None or device is None:
+            return None
+        choice = self._ladder.choice(model, device)
+        return shared_key(spec) if choice.checkpoint.engine is EngineName.DIFFUSERS else None
 
     async def _canvas(self, request: ImageRequest) -> Canvas | None:
         """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""
@@ -190,6 +212,18 @@ class Runs:
 
     async def _run(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
         """The pictures, the seconds spent until the model was there, and which of its files made them."""
+        try:
+            return await self._run_once(job, asked, spec, drawing)
+        except WorkerLost:
+            if job.share is None or job.share.runs <= 1:
+                raise
+        # One of those in the pass may have been the worker's end: it must not be the end of the others.
+        log.warning("run_repeated_alone", model=asked.model.name)
+        self._scheduler.again_alone(job)
+        await job.turn.wait()
+        return await self._run_once(job, asked, spec, drawing)
+
+    async def _run_once(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
         device = await self._worker.wait_ready()
         if spec.preset is not Preset.FULL and self._ladder.choice(asked.model, device).checkpoint.engine is EngineName.SDCPP:
             raise InvalidRequest(
@@ -204,17 +238,40 @@ class Runs:
         def on_step(step: int, steps: int) -> None:
             job.step = step
 
+        run, shared = Order(spec, on_step, drawing.canvas, drawing.on_preview), True
+
         async def attempt() -> Product:
-            nonlocal loaded
+            nonlocal loaded, shared
             loaded, job.phase = time.perf_counter(), JobPhase.RUNNING
-            return await self._worker.generate(spec, on_step, canvas=drawing.canvas, on_preview=drawing.on_preview)
+            if not shared:
+                return await self._worker.product_of(run)
+            shared = False
+            return await self._sent(job, run)
 
         beside = asked.model.bytes_beside(spec, device.kind, self._ladder.dtype)
         fitted = await self._ladder.make(asked, device, attempt, beside)
-        if spec.preset is Preset.FULL:
-            # What is learned is the price of a whole step.
-            self._pace.learn_run(asked.model.name, time.perf_counter() - loaded, spec.work_units)
+        self._learn(job, asked.model, spec, fitted.product, time.perf_counter() - loaded)
         return fitted.product, loaded - began, fitted.choice
+
+    async def _sent(self, job: Job, run: Order) -> Product:
+        """Go to the worker together with those the turn came with."""
+        assert job.share is not None
+        number = self._worker.prepare(run)
+        job.share.arrive(job.run_id, number, self._worker.send)
+        return await self._worker.product(number)
+
+    def _learn(self, job: Job, model: Model, spec: RunSpec, product: Product, took_s: float) -> None:
+        """Take in what the run took: its own share of it where it was made with others."""
+        if spec.preset is not Preset.FULL:
+            # What is learned is the price of a whole step.
+            return
+        pictures = len(spec.seeds)
+        together = job.share.pictures if job.share is not None else pictures
+        self._pace.learn_run(model.name, took_s * pictures / max(pictures, together), spec.work_units)
+        if self._batches is not None and shared_key(spec) is not None and not product.vae_tiled:
+            alone = PassTime(1, (product.timings_s["denoise"] + product.timings_s["decode"]) / pictures)
+            for each in product.passes or (alone,):
+                self._batches.learn(job.shape, each)
 
     async def _record(
         self,
@@ -324,6 +381,7 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "prompt_tokens": product.prompt_tokens,
         "prompt_truncated": product.prompt_truncated,
         "vae_tiled": product.vae_tiled,
+        "batch": product.batch,
         "loras": [asdict(each) | {"layers": product.lora_layers[each.name]} for each in spec.loras],
         "control": [each.to_json() for each in spec.controls],
         "upscale": None if spec.upscale is None else spec.upscale.to_json(),

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from common.errors import Conflict, RunCancelled, TooManyRequests, Unavailable
 from common.node_api import JobPhase, JobStatus
+from node.sharing import Share, companions
 
 EWMA_WEIGHT = 0.3
 """Share of the newest measurement: three runs are enough to forget a first, cold one."""
@@ -25,6 +26,11 @@ class Job:
     work_units: float
     """Megapixel-steps of the whole run."""
     steps: int
+    pictures: int = 1
+    shared_key: Hashable | None = None
+    """Runs with the same key may share a pass; None: with nobody."""
+    shape: str = ""
+    """What its pass is measured under."""
     phase: JobPhase = JobPhase.QUEUED
     step: int = 0
     cancel_ordered: bool = False
@@ -32,6 +38,8 @@ class Job:
     """True once its pictures are made and only recording is left."""
     task: asyncio.Task[object] | None = None
     turn: asyncio.Event = field(default_factory=asyncio.Event)
+    share: Share | None = None
+    """Those it goes to the worker with; set with its turn."""
 
     def status(self) -> JobStatus:
         """As the router reads it."""
@@ -74,11 +82,26 @@ def _mean(before: float | None, measured: float) -> float:
 
 
 class Scheduler:
-    """First come, first served; one at a time, because the device does one thing at a time."""
+    """First come, first served; one at a time, because the device does one thing at a time.
 
-    def __init__(self, *, max_queued: int, pace: Pace, is_resident: Callable[[str], bool]) -> None:
-        """max_queued: runs that may wait beside the one that runs."""
+    Where it pays, runs that wait and may share a pass come to the device with the first of them. Nobody in between waits
+    longer for it than for one pass, and what a pass costs less than its pictures one by one is everybody's gain.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_queued: int,
+        pace: Pace,
+        is_resident: Callable[[str], bool],
+        batch_size: Callable[[str, int], int] = lambda shape, pictures: 1,
+    ) -> None:
+        """max_queued: runs that may wait beside those that run.
+
+        batch_size: how many of so many waiting pictures of a shape to make in one pass.
+        """
         self._max_queued = max_queued
+        self._batch_size = batch_size
         self._pace = pace
         self._is_resident = is_resident
         self._jobs: OrderedDict[str, Job] = OrderedDict()
@@ -109,11 +132,19 @@ class Scheduler:
             raise
         finally:
             del self._jobs[job.run_id]
+            if job.share is not None:
+                job.share.leave(job.run_id)
             self._give_turn()
 
     def leave_device(self, job: Job) -> None:
         """Let the next begin while this one is being recorded."""
         job.off_device = True
+        self._give_turn()
+
+    def again_alone(self, job: Job) -> None:
+        """Give up a turn, and take another by oneself: what was shared has failed."""
+        job.turn.clear()
+        job.share, job.shared_key, job.phase, job.step = None, None, JobPhase.QUEUED, 0
         self._give_turn()
 
     def cancel(self, run_id: str) -> bool:
@@ -146,9 +177,9 @@ class Scheduler:
             raise Unavailable("This node is draining and takes no new runs.", code="draining", retry_after_s=10)
         if job.run_id in self._jobs:
             raise Conflict(f"The run {job.run_id} is already on this node.", code="run_in_flight")
-        on_device = sum(not job.off_device for job in self._jobs.values())
-        if on_device > self._max_queued:
-            retry_s = self.wait_s() / on_device
+        held = [job for job in self._jobs.values() if not job.off_device]
+        if held and sum(not job.turn.is_set() for job in held) >= self._max_queued:
+            retry_s = self.wait_s() / len(held)
             raise TooManyRequests(
                 f"This node's queue is full: {self._max_queued} runs are waiting. "
                 f"A place is expected to be free in about {max(1, round(retry_s))} s.",
@@ -156,6 +187,16 @@ class Scheduler:
             )
 
     def _give_turn(self) -> None:
-        first = next((job for job in self._jobs.values() if not job.off_device), None)
-        if first is not None:
-            first.turn.set()
+        held = [job for job in self._jobs.values() if not job.off_device]
+        if not held or any(job.turn.is_set() for job in held):
+            return
+        first = held[0]
+        alike = [job for job in held if job is first or (first.shared_key is not None and job.shared_key == first.shared_key)]
+        pictures = {job.run_id: job.pictures for job in alike}
+        batch = 1 if first.shared_key is None else self._batch_size(first.shape, sum(pictures.values()))
+        chosen = companions(pictures.items(), batch)
+        share = Share({run_id: pictures[run_id] for run_id in chosen}, batch)
+        for run_id in chosen:
+            job = self._jobs[run_id]
+            job.share = share
+            job.turn.set()

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
+from node.batch_table import BatchTable
 from node.memory_ladder import MemoryLadder
 from node.metrics import NodeMetrics
 from node.models import Models
@@ -35,6 +36,8 @@ class Services:
     pace: Pace
     runs: Runs
     metrics: NodeMetrics
+    batches: BatchTable | None
+    """None where batching is off."""
 
 
 def services_of(request: Request) -> Services:

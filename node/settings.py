@@ -52,6 +52,11 @@ class NodeSection(Section):
         le=256,
         description="CPU threads of the worker. On cores shared with others one is fastest.",
     )
+    batching: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: requests without a seed that wait and are alike share a pass where that is measured to pay; "
+        "off: one picture after another.",
+    )
     preload: list[str] = Field(
         default_factory=list, description="Models to load at the start and keep, as a JSON list of names."
     )
@@ -85,6 +90,11 @@ class NodeSettings(CommonSettings):
         """The folders looked into for checkpoints."""
         usual = self.home / "models"
         return self.node.models_dirs or ([usual] if usual.is_dir() else [])
+
+    @property
+    def batch_table_path(self) -> Path:
+        """Where is kept what passes of several pictures cost."""
+        return self.home / "node-batches.json"
 
     @property
     def tuning(self) -> Tuning:

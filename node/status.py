@@ -2,6 +2,7 @@
 
 from common.node_api import DeviceStatus, ModelStatus, NodePhase, NodeStatus
 from common.version import VERSION
+from node.engine_names import EngineName
 from node.models import Model
 from node.services import Services
 
@@ -33,6 +34,7 @@ def status_of(services: Services) -> NodeStatus:
         max_queued=own.max_queued,
         seconds_per_unit=dict(services.pace.seconds_per_unit),
         load_s=dict(services.pace.load_s),
+        batch_s={} if services.batches is None else services.batches.told(),
     )
 
 
@@ -43,6 +45,7 @@ def model_status(services: Services, model: Model) -> ModelStatus:
     kind = device.kind if services.worker.device is not None else "cpu"
     wanted = services.settings.node.dtype
     choice = model.choice(kind, wanted, services.residency.budget_bytes())
+    shares = choice.checkpoint.engine is EngineName.DIFFUSERS
     return ModelStatus(
         id=model.name,
         family=model.checkpoint.family.value,
@@ -61,5 +64,6 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         memory_limits=services.ladder.limits(model, device) if services.worker.device is not None else {},
         extras=model.extras,
         tuning=services.worker.tuning.get(model.name, {}),
+        batch=services.batches.wanted(model.name) if services.batches is not None and shares else 1,
         unavailable=services.residency.failure(model.name),
     )

@@ -84,7 +84,7 @@ class Placement:
 def place(ask: Ask, candidates: Sequence[Candidate], *, depth: int) -> Placement:
     """The node where `ask` would finish first; ties go to the one holding fewer of our runs, then by name.
 
-    depth: runs a node may hold beyond those it runs at once.
+    depth: runs a node may hold beyond those it runs at once; so many times the model's batch where it makes batches.
     """
     turned_away: dict[str, str] = {}
     outlook = Outlook.NONE
@@ -126,7 +126,9 @@ def _refusal(ask: Ask, candidate: Candidate, depth: int) -> tuple[Outlook, str] 
     why = model.unavailable or candidate.sitting_out.get(ask.model)
     if why is not None:
         return Outlook.AWAY, why
-    if held(candidate) >= candidate.status.max_concurrency + depth:
+    # A node that makes several runs of the model in one pass is given as many, and as many again to wait.
+    room = min((candidate.status.max_concurrency + depth) * model.batch, model.batch + candidate.status.max_queued)
+    if held(candidate) >= room:
         return Outlook.FULL, "full"
     return None
 

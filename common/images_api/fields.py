@@ -101,6 +101,11 @@ FIELDS: tuple[Field, ...] = (
     Field("safety_identifier", Text(0, 512), "stored with the run and echoed", tasks=_PROMPTED),
     Field("negative_prompt", Text(0, MAX_PROMPT_CHARACTERS), "what the picture must not show"),
     Field("seed", Integer(-1, MAX_SEED), "image i is made from seed + i; -1 or absent: drawn"),
+    Field(
+        "exact",
+        Boolean(),
+        "`true`: made alone, the same bytes each time; `false`: may share a pass with others; absent: true with a `seed`",
+    ),
     Field("num_inference_steps", Integer(1, 300), "denoising steps", aliases=("steps", "step", "sample_steps")),
     Field("guidance_scale", Number(0, 100), "classifier-free guidance", aliases=("cfg_scale", "guidance")),
     Field("true_cfg_scale", Number(0, 100), "guidance of Qwen-Image; of FLUX.1 the one that a negative prompt needs"),

@@ -215,6 +215,8 @@ class ImageRequest:
     safety_identifier: str | None = None
     negative_prompt: str | None = None
     seed: int | None = None
+    exact: bool | None = None
+    """Whether its pictures are made alone, one after another: see `made_exactly`."""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     true_cfg_scale: float | None = None
@@ -253,12 +255,22 @@ class ImageRequest:
             return ResponseFormat.URL
         return ResponseFormat.B64_JSON
 
+    @property
+    def made_exactly(self) -> bool:
+        """Whether the same request must give the same bytes again, which pictures made in one pass with others do not.
+
+        Who names a seed wants that picture again, unless the request says otherwise.
+        """
+        return self.seed is not None if self.exact is None else self.exact
+
     def with_seed(self) -> Self:
         """The same request with a seed drawn if it has none, so that a second try makes the same picture.
 
-        Image i is made from seed + i, so a drawn seed leaves room for n of them.
+        Image i is made from seed + i, so a drawn seed leaves room for n of them. A seed that nobody named makes nothing exact.
         """
-        return self if self.seed is not None else replace(self, seed=secrets.randbelow(MAX_SEED - self.n + 1))
+        if self.seed is not None:
+            return self
+        return replace(self, seed=secrets.randbelow(MAX_SEED - self.n + 1), exact=self.made_exactly)
 
     def ignoring(self, names: Iterable[str]) -> Self:
         """The same request with more names told as ignored."""

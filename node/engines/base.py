@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from PIL import Image
 
-from common.errors import ControlMismatch, EngineFailed, LoraMismatch, OutOfDeviceMemory, RunCancelled
+from common.errors import AquatintError, ControlMismatch, EngineFailed, LoraMismatch, OutOfDeviceMemory, RunCancelled
 from common.images_api import ControlKind, OutputFormat, Preprocess, Preset, Size
 from node.checkpoints import Checkpoint
 from node.extras import Place
@@ -23,12 +23,15 @@ __all__ = [
     "LoraMismatch",
     "LoraUse",
     "Made",
+    "Member",
     "Method",
     "OnPreview",
     "OnStep",
     "OutOfDeviceMemory",
+    "PassTime",
     "RunCancelled",
     "RunSpec",
+    "SharingEngine",
     "UpscaleUse",
 ]
 
@@ -286,6 +289,32 @@ class Made:
     """Layers of the model that each LoRA changed, by its name; none at scale 0."""
     vae_tiled: bool = False
     """True when memory ran out and the autoencoder worked in tiles the second time, which changes the picture a little."""
+    batch: int = 1
+    """Pictures, of this run and others, in the largest pass that made some of these."""
+    passes: tuple["PassTime", ...] = ()
+    """What passes took that began for this run; empty for a run that was made alone."""
+
+
+class PassTime(NamedTuple):
+    """One pass, as it is learned from."""
+
+    pictures: int
+    seconds: float | None
+    """From its first step to its last picture; None when it did not fit the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of several runs that share passes.
+
+    Their specs are equal but for prompts, seeds, previews and what is done to the finished picture (see
+    node.batching.shared_key), and none has an input.
+    """
+
+    spec: RunSpec
+    on_step: OnStep
+    """Raises RunCancelled when this run is not wanted any more; the others go on."""
+    on_preview: OnPreview
 
 
 class Engine(Protocol):
@@ -313,5 +342,17 @@ class Engine(Protocol):
         """Make the pictures of a run whose model is loaded. canvas: of size `RunSpec.size`, where the method needs one.
 
         Raises: RunCancelled (from `on_step`), OutOfDeviceMemory, EngineFailed. The pipeline stays usable after each.
+        """
+        ...
+
+
+@runtime_checkable
+class SharingEngine(Engine, Protocol):
+    """One that can make pictures of several runs in one pass."""
+
+    def generate_together(self, members: Sequence[Member], batch: int) -> Sequence[Made | AquatintError]:
+        """Make the pictures of several runs in passes of at most `batch` pictures: of each run its pictures or its error.
+
+        Raises: EngineFailed: the model is not loaded.
         """
         ...

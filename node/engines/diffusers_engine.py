@@ -1,14 +1,15 @@
 """Runs safetensors checkpoints through diffusers.
 
-The pictures of one run are made one after another, each with its own generator on the CPU. A batched call would not
-give the same bits: with sliced decoding SD 1.5 is equal on a CPU, but SDXL differs by 1e-6 and GPU kernels by more, and
-a seed must give the same picture alone and beside others. The prompt is encoded once for all of them.
+The pictures of a run that must be exact are made one after another, each with its own generator on the CPU. A batched
+call would not give the same bits: with sliced decoding SD 1.5 is equal on a CPU, but SDXL differs by 1e-6 and GPU kernels
+by more, and such a seed must give the same picture alone and beside others. The prompt is encoded once for all of them.
+Other runs share passes (`together.py`).
 """
 
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ import diffusers
 import torch
 from PIL import Image
 
+from common.errors import AquatintError
 from common.images_api import Size
 from node.checkpoints import Layout
 from node.engines.adapters import Adapters
@@ -24,6 +26,7 @@ from node.engines.base import (
     EngineFailed,
     LoadOrder,
     Made,
+    Member,
     Method,
     OnPreview,
     OnStep,
@@ -31,13 +34,15 @@ from node.engines.base import (
     RunCancelled,
     RunSpec,
 )
-from node.engines.clip_text import clip_text
 from node.engines.control_nets import ControlNets
 from node.engines.families import calls_of
 from node.engines.previews import Previews, Watching
+from node.engines.prompt_cache import PromptCache
+from node.engines.prompts import read_prompt
 from node.engines.samplers import make_sampler
 from node.engines.step_caches import cached_steps
 from node.engines.tiny_decoding import TinyDecoding
+from node.engines.together import Together
 from node.engines.tuned import Tuned
 from node.engines.upscaling import Upscaling
 from node.masks import Canvas, cut_to, kept_outside
@@ -58,7 +63,7 @@ MAX_ERROR_CHARS = 300
 
 
 class DiffusersEngine:
-    """See node.engines.base.Engine."""
+    """See node.engines.base.SharingEngine."""
 
     interruptible = True
 
@@ -75,6 +80,7 @@ class DiffusersEngine:
         self._tuned: dict[str, Tuned] = {}
         self._upscaling = Upscaling(self._device)
         self._tiny_decoding = TinyDecoding(self._device)
+        self._prompts = PromptCache(self._device)
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -87,6 +93,7 @@ class DiffusersEngine:
             denoiser = getattr(pipeline, class_of(order.checkpoint.family).denoiser)
             tuned = Tuned(pipeline, denoiser, self._tuning, self._device.type, backend=self._compile_backend)
         self._tuned[order.model] = tuned
+        self._prompts.forget(order.model)
         self._loaded[order.model] = (order, pipeline)
         self._adapters[order.model] = Adapters(order, pipeline)
         self._control_nets[order.model] = ControlNets(order, pipeline, self._device)
@@ -97,6 +104,7 @@ class DiffusersEngine:
         del self._adapters[model], self._control_nets[model]
         self._tuned.pop(model).close()
         self._tiny_decoding.forget(model)
+        self._prompts.forget(model)
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         self._free_caches()
 
@@ -133,21 +141,44 @@ class DiffusersEngine:
         finally:
             vae.disable_tiling()
 
+    def generate_together(self, members: Sequence[Member], batch: int) -> Sequence[Made | AquatintError]:
+        model = members[0].spec.model
+        if model not in self._loaded:
+            raise EngineFailed(f"The model {model!r} is not loaded.", retryable=True)
+        order, pipeline = self._loaded[model]
+        together = Together(
+            order,
+            pipeline,
+            at_work=lambda spec: self._at_work(order, spec),
+            alone=lambda each: self.generate(each.spec, None, each.on_step, each.on_preview),
+            finish=lambda image, spec: cut_to(as_large_as(image, spec.drawn), spec.size),
+            decode_previews=self._tiny_decoding.instead_of(calls_of(order.checkpoint.family).decode, order),
+            free_caches=self._free_caches,
+            prompts=self._prompts,
+        )
+        return together.made(members, batch)
+
     def _made(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         order, pipeline = self._loaded[spec.model]
-        adapters = self._adapters[spec.model].applied(spec.loras)
-        running = self._tuned[spec.model].running(spec, order.profile.presets.get(spec.preset))
-        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers, running:
+        with self._at_work(order, spec) as lora_layers:
 
             def once(spec: RunSpec, canvas: Canvas | None, on_step: OnStep) -> Made:
                 own = self._for_method(order, pipeline, spec.method)
                 options = calls_of(order.checkpoint.family).sharing_options(pipeline)
                 guided, guiding = self._control_nets[spec.model].guided(own, spec, options)
                 decode = self._tiny_decoding.instead_of(calls_of(order.checkpoint.family).decode, order)
-                return _generate(order, guided, spec, canvas, on_step, Watching(on_preview, decode), guiding)
+                return _generate(order, guided, self._prompts, spec, canvas, on_step, Watching(on_preview, decode), guiding)
 
             made = self._upscaling.made(order, spec, canvas, on_step, once)
             return replace(made, lora_layers=lora_layers)
+
+    @contextmanager
+    def _at_work(self, order: LoadOrder, spec: RunSpec) -> Iterator[dict[str, int]]:
+        """Have in effect what a run wants of the loaded model; gives the layers that each LoRA changes."""
+        adapters = self._adapters[spec.model].applied(spec.loras)
+        running = self._tuned[spec.model].running(spec, order.profile.presets.get(spec.preset))
+        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers, running:
+            yield lora_layers
 
     def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:
         """The pipeline of a method, made of the loaded one's components."""
@@ -171,6 +202,7 @@ class DiffusersEngine:
 def _generate(
     order: LoadOrder,
     pipeline: Any,
+    prompts: PromptCache,
     spec: RunSpec,
     canvas: Canvas | None,
     on_step: OnStep,
@@ -180,11 +212,7 @@ def _generate(
     """guiding: arguments of the call beside those of its family."""
     began = time.perf_counter()
     calls = calls_of(order.checkpoint.family)
-    if (read := clip_text(pipeline, order.profile, spec)) is not None:
-        embeddings, tokens, truncated = read.arguments, read.tokens, read.truncated
-    else:
-        embeddings = calls.encode(pipeline, spec, canvas)
-        tokens, truncated = _count_tokens(pipeline, order, spec.prompt)
+    prompt = prompts.get(spec, canvas, lambda: read_prompt(order, pipeline, spec, canvas))
     timings_s = {"encode": time.perf_counter() - began, "denoise": 0.0, "decode": 0.0}
     images, own_sampler = [], pipeline.scheduler
     inputs = calls.start(spec, canvas) | guiding
@@ -207,7 +235,7 @@ def _generate(
             clock = _StepClock(index, spec, on_step, previews)
             with cached_steps(denoiser, order.profile.presets.get(spec.preset)):
                 picture = pipeline(
-                    **embeddings,
+                    **prompt.arguments,
                     **inputs,
                     num_inference_steps=spec.steps,
                     **calls.guidance(spec),
@@ -220,7 +248,7 @@ def _generate(
         sampler = type(pipeline.scheduler).__name__
     finally:
         pipeline.scheduler = own_sampler
-    return Made(images, timings_s, tokens, truncated, sampler)
+    return Made(images, timings_s, prompt.tokens, prompt.truncated, sampler)
 
 
 class _StepClock:
@@ -280,14 +308,6 @@ def _require_weights(pipeline: Any, model: str) -> None:
     for name, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module) and any(p.is_meta for p in component.parameters()):
             raise EngineFailed(f"Loading {model!r}: its files hold no weights for parts of the {name}.")
-
-
-def _count_tokens(pipeline: Any, order: LoadOrder, prompt: str) -> tuple[int, bool]:
-    """Tokens of the prompt, and whether the encoder read fewer."""
-    calls = calls_of(order.checkpoint.family)
-    tokens = len(getattr(pipeline, calls.tokenizer)(prompt, add_special_tokens=False).input_ids)
-    read = calls.read_tokens(pipeline, prompt, tokens)
-    return tokens, read > order.profile.max_prompt_tokens
 
 
 @contextmanager

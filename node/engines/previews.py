@@ -27,18 +27,22 @@ class Watching:
 
 
 class Previews:
-    """For one picture: watches its solver, and decodes at the right steps."""
+    """For one picture: watches the solver of its pass, and decodes at the right steps."""
 
-    def __init__(self, spec: RunSpec, watching: Watching, finish: Callable[[Image.Image], Image.Image]) -> None:
-        """finish: what is done to a decoded picture before anyone sees it (cut, kept outside the mask)."""
+    def __init__(self, spec: RunSpec, watching: Watching, finish: Callable[[Image.Image], Image.Image], row: int = 0) -> None:
+        """finish: what is done to a decoded picture before anyone sees it (cut, kept outside the mask).
+
+        row: where the picture stands in a pass of several.
+        """
         self._at = spec.preview_steps
         self._watching = watching
         self._spec = spec
         self._finish = finish
+        self._row = row
         self._estimate: torch.Tensor | None = None
 
     def watch(self, sampler: Any) -> None:
-        """Note the estimate of each step of this solver object, which is of this picture alone."""
+        """Note the estimate of each step of this solver object, which is of this pass alone."""
         if not self._at:
             return
         step = sampler.step
@@ -49,7 +53,8 @@ class Previews:
             result = step(*args, **kwargs)
             values = result if isinstance(result, tuple) else tuple(result.values())
             # Solvers that give no estimate are shown as they stand: noisier, but no lie.
-            self._estimate = values[1] if len(values) > 1 and torch.is_tensor(values[1]) else values[0]
+            estimates = values[1] if len(values) > 1 and torch.is_tensor(values[1]) else values[0]
+            self._estimate = estimates[self._row : self._row + 1]
             return result
 
         sampler.step = watched

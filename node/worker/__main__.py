@@ -23,7 +23,17 @@ from PIL import Image
 
 from common.pictures import encode
 from node.engine_names import EngineName
-from node.engines.base import ControlMismatch, LoraMismatch, OutOfDeviceMemory, RunCancelled, RunSpec
+from node.engines.base import (
+    ControlMismatch,
+    LoraMismatch,
+    Made,
+    Member,
+    OnPreview,
+    OnStep,
+    OutOfDeviceMemory,
+    RunCancelled,
+    RunSpec,
+)
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.tuning import USUAL, Tuning
@@ -35,6 +45,14 @@ from node.worker.parameters import parameters_text, recipe_json
 
 _PR_SET_PDEATHSIG = 1
 """prctl option of Linux: the signal to get when the parent dies."""
+
+
+_REASONS: dict[type[Exception], str] = {
+    RunCancelled: "cancelled",
+    OutOfDeviceMemory: "out_of_memory",
+    LoraMismatch: "lora_mismatch",
+    ControlMismatch: "control_mismatch",
+}
 
 
 class Child:
@@ -59,25 +77,19 @@ class Child:
         self._send({"kind": "hello", "pid": os.getpid(), **self._state()})
         while True:
             order = self._orders.get()
-            call = order.header["call"]
+            calls = [member["call"] for member in order.header.get("members", [order.header])]
             try:
                 self._carry_out(order.header, order.blobs)
-            except RunCancelled as error:
-                self._fail(call, "cancelled", error.message)
-            except OutOfDeviceMemory as error:
-                self._fail(call, "out_of_memory", error.message)
-            except CheckpointRefused as error:
-                self._fail(call, "refused", str(error))
-            except (LoraMismatch, ControlMismatch) as error:
-                self._fail(call, str(error.code), error.message)
             except Exception as error:
-                # Engines tell their own errors; anything else names only its type, for texts can hold prompts.
-                self._fail(call, "engine_failed", getattr(error, "message", None) or f"{type(error).__name__}.")
-                _print_cause(error)
+                for call in calls:
+                    self._fail(call, error)
             finally:
-                self._cancelled.discard(call)
+                self._cancelled.difference_update(calls)
 
     def _carry_out(self, order: dict[str, Any], blobs: Sequence[bytes]) -> None:
+        if order["kind"] == "together":
+            self._generate_together(order["members"], order["batch"])
+            return
         call, kind = order["call"], order["kind"]
         if call in self._cancelled:
             raise RunCancelled("The run was cancelled before it began.")
@@ -92,23 +104,63 @@ class Child:
             self._generate(call, spec, canvas_from_blobs(order["canvas"], blobs, spec.size))
 
     def _generate(self, call: int, spec: RunSpec, canvas: Canvas | None) -> None:
-        def on_step(step: int, steps: int) -> None:
-            if call in self._cancelled:
-                raise RunCancelled("The run was cancelled.")
-            self._send({"kind": "step", "call": call, "step": step, "steps": steps})
-
-        def on_preview(index: int, image: Image.Image) -> None:
-            file = encode(image, output_format=spec.output_format, compression=spec.output_compression)
-            self._send({"kind": "preview", "call": call, "index": index}, [file])
-
         self._unstoppable = None if self._engines.interruptible(spec.model) else call
         try:
             if call in self._cancelled:
                 raise RunCancelled("The run was cancelled before it began.")
-            made = self._engines.generate(spec, canvas, on_step, on_preview)
+            made = self._engines.generate(spec, canvas, self._steps_of(call), self._previews_of(call, spec))
         finally:
             with self._ending:
                 self._unstoppable = None
+        self._deliver(call, spec, made)
+
+    def _generate_together(self, orders: Sequence[dict[str, Any]], batch: int) -> None:
+        """Make several runs in common passes. Each is answered by itself; one that is cancelled as soon as it is."""
+        left: dict[int, RunSpec] = {}
+        members = []
+        for order in orders:
+            call, spec = order["call"], RunSpec.from_json(order["spec"])
+            if call in self._cancelled:
+                self._fail(call, RunCancelled("The run was cancelled before it began."))
+                continue
+            left[call] = spec
+            members.append(Member(spec, self._steps_of(call, tell_end=True), self._previews_of(call, spec)))
+        outcomes: Sequence[Made | Exception]
+        try:
+            outcomes = self._engines.generate_together(members, batch) if members else ()
+        except Exception as error:
+            outcomes = [error] * len(members)
+        for (call, spec), outcome in zip(left.items(), outcomes, strict=True):
+            if isinstance(outcome, Made):
+                try:
+                    self._deliver(call, spec, outcome)
+                except Exception as error:
+                    self._fail(call, error)
+            elif not isinstance(outcome, RunCancelled):
+                self._fail(call, outcome)
+
+    def _steps_of(self, call: int, *, tell_end: bool = False) -> OnStep:
+        """tell_end: answer a cancelled run at once, for the others of its pass go on."""
+
+        def on_step(step: int, steps: int) -> None:
+            if call in self._cancelled:
+                cancelled = RunCancelled("The run was cancelled.")
+                if tell_end:
+                    self._fail(call, cancelled)
+                raise cancelled
+            self._send({"kind": "step", "call": call, "step": step, "steps": steps})
+
+        return on_step
+
+    def _previews_of(self, call: int, spec: RunSpec) -> OnPreview:
+        def on_preview(index: int, image: Image.Image) -> None:
+            file = encode(image, output_format=spec.output_format, compression=spec.output_compression)
+            self._send({"kind": "preview", "call": call, "index": index}, [file])
+
+        return on_preview
+
+    def _deliver(self, call: int, spec: RunSpec, made: Made) -> None:
+        """Answer a run with its files."""
         began = time.perf_counter()
         files = [
             encode(
@@ -116,7 +168,7 @@ class Child:
                 output_format=spec.output_format,
                 compression=spec.output_compression,
                 parameters=parameters_text(spec, seed) if spec.embed_parameters else None,
-                recipe=recipe_json(spec, seed) if spec.embed_parameters else None,
+                recipe=recipe_json(spec, seed, made.batch) if spec.embed_parameters else None,
             )
             for image, seed in zip(made.images, spec.seeds, strict=True)
         ]
@@ -129,6 +181,8 @@ class Child:
             "sampler": made.sampler,
             "lora_layers": made.lora_layers,
             "vae_tiled": made.vae_tiled,
+            "batch": made.batch,
+            "passes": [list(each) for each in made.passes],
         }
         self._send(header, files)
 
@@ -168,8 +222,11 @@ class Child:
     def _state(self) -> dict[str, Any]:
         return {"device": device_status(self._device).model_dump(), "tuning": self._engines.told()}
 
-    def _fail(self, call: int, reason: str, message: str) -> None:
+    def _fail(self, call: int, error: Exception) -> None:
+        reason, message = told(error)
         self._send(_failed(call, reason, message))
+        if reason == "engine_failed":
+            _print_cause(error)
 
     def _send(self, header: dict[str, Any], blobs: list[bytes] | None = None) -> None:
         frame = pack(header, blobs or ())
@@ -179,6 +236,17 @@ class Child:
 
 def _failed(call: int, reason: str, message: str) -> dict[str, Any]:
     return {"kind": "failed", "call": call, "reason": reason, "message": message}
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """An error's reason, as the node knows it, and its message.
+
+    Engines tell their own errors; anything else names only its type, for texts can hold prompts.
+    """
+    if isinstance(error, CheckpointRefused):
+        return "refused", str(error)
+    message = getattr(error, "message", None) or f"{type(error).__name__}."
+    return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), "engine_failed"), message
 
 
 def _print_cause(error: Exception) -> None:

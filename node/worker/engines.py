@@ -1,9 +1,10 @@
 """The engines of one worker: each is imported when the first checkpoint for it comes, for torch alone takes seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from common.errors import AquatintError
 from node.engine_names import EngineName
-from node.engines.base import Engine, EngineFailed, LoadOrder, Made, OnPreview, OnStep, RunSpec
+from node.engines.base import Engine, EngineFailed, LoadOrder, Made, Member, OnPreview, OnStep, RunSpec, SharingEngine
 from node.masks import Canvas
 from node.tuning import USUAL, Tuning
 
@@ -48,10 +49,19 @@ class Engines:
             engine.unload(model)
 
     def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
-        engine = self._by_model.get(spec.model)
+        return self._of(spec.model).generate(spec, canvas, on_step, on_preview)
+
+    def generate_together(self, members: Sequence[Member], batch: int) -> Sequence[Made | AquatintError]:
+        engine = self._of(members[0].spec.model)
+        if not isinstance(engine, SharingEngine):
+            raise EngineFailed("This engine makes one picture after another.")
+        return engine.generate_together(members, batch)
+
+    def _of(self, model: str) -> Engine:
+        engine = self._by_model.get(model)
         if engine is None:
-            raise EngineFailed(f"The model {spec.model!r} is not loaded.", retryable=True)
-        return engine.generate(spec, canvas, on_step, on_preview)
+            raise EngineFailed(f"The model {model!r} is not loaded.", retryable=True)
+        return engine
 
 
 def _diffusers(device: str, threads: int, tuning: Tuning) -> Engine:

@@ -23,6 +23,7 @@ from node.engines.base import (
     LoraMismatch,
     OnStep,
     OutOfDeviceMemory,
+    PassTime,
     RunCancelled,
     RunSpec,
 )
@@ -30,7 +31,7 @@ from node.masks import Canvas
 from node.tuning import USUAL, Tuning
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
-from node.worker.orders import canvas_to_blobs, canvas_to_json, control_blobs, load_to_json
+from node.worker.orders import canvas_to_blobs, canvas_to_json, control_blobs, load_to_json, together_to_json
 
 log = get_logger(__name__)
 
@@ -73,6 +74,22 @@ class Product:
     """Layers that each LoRA changed, by its name."""
     vae_tiled: bool = False
     """Whether the autoencoder worked in tiles, because memory had run out."""
+    batch: int = 1
+    """Pictures in the largest pass that made some of these."""
+    passes: tuple[PassTime, ...] = ()
+    """Passes to learn from; empty for a run that was made alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A run as the worker gets it."""
+
+    spec: RunSpec
+    on_step: OnStep | None = None
+    canvas: Canvas | None = None
+    """The input, of size `spec.size`."""
+    on_preview: OnFile | None = None
+    """Called with (number, file) of each preview."""
 
 
 @dataclass(slots=True)
@@ -80,8 +97,7 @@ class _Call:
     order: dict[str, Any]
     blobs: Sequence[bytes]
     answered: asyncio.Future[Frame]
-    on_step: OnStep | None
-    on_preview: OnFile | None
+    run: Order | None
     last_sign: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 
@@ -114,6 +130,9 @@ class Worker:
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}
+        """Those the child has, or the next will get."""
+        self._unanswered: dict[int, _Call] = {}
+        """Those somebody waits for, sent or not."""
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._ready = asyncio.Event()
@@ -189,9 +208,45 @@ class Worker:
 
         Raises: EngineFailed, OutOfDeviceMemory, RunCancelled, WorkerLost, Unavailable.
         """
-        order = {"kind": "generate", "spec": spec.to_json(), "canvas": canvas_to_json(canvas)}
-        blobs = canvas_to_blobs(canvas) + control_blobs(spec)
-        frame = await self._call(order, on_step, on_preview=on_preview, blobs=blobs)
+        return await self.product_of(Order(spec, on_step, canvas, on_preview))
+
+    async def product_of(self, order: Order) -> Product:
+        """As `generate`."""
+        await self.wait_ready()
+        number = self.prepare(order)
+        self.send([number])
+        return await self.product(number)
+
+    def prepare(self, order: Order) -> int:
+        """The number of a run that is still to be sent, and is then awaited with `product`."""
+        spec, canvas = order.spec, order.canvas
+        values = {"kind": "generate", "spec": spec.to_json(), "canvas": canvas_to_json(canvas)}
+        return self._new_call(values, canvas_to_blobs(canvas) + control_blobs(spec), order)
+
+    def send(self, numbers: Sequence[int], batch: int = 1) -> None:
+        """Give prepared runs to the child. Where there is none just now, the next one gets them one by one.
+
+        Several of them, and one when `batch` is above 1, share passes of at most `batch` pictures: text to image only, and
+        alike as engines.base.Member says.
+        """
+        # One whose caller has left in the meantime is not among them.
+        calls = {number: self._unanswered[number] for number in numbers if number in self._unanswered}
+        self._calls |= calls
+        if not calls or not self._ready.is_set():
+            return
+        if batch == 1:
+            for call in calls.values():
+                self._send(call.order, call.blobs)
+        else:
+            self._send(together_to_json([call.order for call in calls.values()], batch))
+
+    async def product(self, number: int) -> Product:
+        """Wait for a prepared run; cancelling the caller stops it at its next step, then returns, and at once if it is
+        not sent yet.
+
+        Raises: as `generate`.
+        """
+        frame = await self._answer_to(number)
         header = frame.header
         return Product(
             frame.blobs,
@@ -201,6 +256,8 @@ class Worker:
             header["sampler"],
             header["lora_layers"],
             header["vae_tiled"],
+            header["batch"],
+            tuple(PassTime(*each) for each in header["passes"]),
         )
 
     async def close(self) -> None:
@@ -210,20 +267,22 @@ class Worker:
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._fail_calls(Unavailable("The node is shutting down.", code="shutting_down", retry_after_s=5))
 
-    async def _call(
-        self,
-        order: dict[str, Any],
-        on_step: OnStep | None = None,
-        *,
-        on_preview: OnFile | None = None,
-        blobs: Sequence[bytes] = (),
-    ) -> Frame:
+    async def _call(self, order: dict[str, Any]) -> Frame:
         await self.wait_ready()
+        number = self._new_call(order)
+        self._calls[number] = call = self._unanswered[number]
+        self._send(call.order)
+        return await self._answer_to(number)
+
+    def _new_call(self, order: dict[str, Any], blobs: Sequence[bytes] = (), run: Order | None = None) -> int:
         number = next(self._numbers)
-        call = _Call(order | {"call": number}, blobs, asyncio.get_running_loop().create_future(), on_step, on_preview)
-        self._calls[number] = call
+        answered = asyncio.get_running_loop().create_future()
+        self._unanswered[number] = _Call(order | {"call": number}, blobs, answered, run)
+        return number
+
+    async def _answer_to(self, number: int) -> Frame:
+        call = self._unanswered[number]
         try:
-            self._send(call.order, blobs)
             # Shielded: a caller that leaves must not make the child's answer go astray.
             frame = await asyncio.shield(call.answered)
         except asyncio.CancelledError:
@@ -236,6 +295,7 @@ class Worker:
                 call.answered.exception()
             raise
         finally:
+            del self._unanswered[number]
             if call.answered.done():
                 self._calls.pop(number, None)
         if frame.header["kind"] == "failed":
@@ -361,12 +421,12 @@ class Worker:
             return
         call.last_sign = time.monotonic()
         if kind == "step":
-            if call.on_step is not None:
-                call.on_step(header["step"], header["steps"])
+            if call.run is not None and call.run.on_step is not None:
+                call.run.on_step(header["step"], header["steps"])
             return
         if kind == "preview":
-            if call.on_preview is not None:
-                call.on_preview(header["index"], frame.blobs[0])
+            if call.run is not None and call.run.on_preview is not None:
+                call.run.on_preview(header["index"], frame.blobs[0])
             return
         # The next in the child's queue begins now, not when it was sent.
         del self._calls[header["call"]]

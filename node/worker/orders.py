@@ -1,6 +1,7 @@
 """The orders a node gives its worker, as JSON and back.
 
 node -> worker    load, unload, generate, cancel        each with the number of its call
+                  together                              several of generate, made in common passes
 worker -> node    hello, alive, step, preview, done, failed
                   `failed` with `leaving`: the run was cancelled by the end of the process, which comes now
 """
@@ -79,6 +80,11 @@ def with_control_pictures(spec: RunSpec, blobs: Sequence[bytes]) -> tuple[RunSpe
     uses = zip(spec.controls, blobs[count:], strict=True)
     controls = tuple(replace(use, picture=Image.frombytes("RGB", shape, blob)) for use, blob in uses)
     return replace(spec, controls=controls), blobs[:count]
+
+
+def together_to_json(members: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
+    """Several `generate` orders, none with an input, in passes of at most `batch` pictures. Each is answered by itself."""
+    return {"kind": "together", "batch": batch, "members": list(members)}
 
 
 def canvas_to_json(canvas: Canvas | None) -> dict[str, Any] | None:

@@ -56,8 +56,12 @@ def _lora_hashes(spec: RunSpec) -> str:
     return "Lora hashes: " + json.dumps(", ".join(f"{each.name}: {each.sha256[:AUTOV2_DIGITS]}" for each in spec.loras)) + ", "
 
 
-def recipe_json(spec: RunSpec, seed: int) -> str:
-    """Everything to make one picture again, as ASCII JSON (EXIF holds nothing else)."""
+def recipe_json(spec: RunSpec, seed: int, batch: int = 1) -> str:
+    """Everything to make one picture again, as ASCII JSON (EXIF holds nothing else).
+
+    batch: pictures in its pass. Made alone it is the same but for rounding, so the number is there only above 1.
+    """
     left_out = ("seeds", "previews", "embed_parameters")
     values = {name: value for name, value in spec.to_json().items() if name not in left_out and value not in (None, [])}
-    return json.dumps(values | {"seed": seed}, sort_keys=True)
+    shared = {"batch": batch} if batch > 1 else {}
+    return json.dumps(values | {"seed": seed} | shared, sort_keys=True)

@@ -183,3 +183,16 @@ def test_no_two_fields_share_a_name():
 
 def test_the_output_format_knows_its_media_type_and_ending():
     assert (OutputFormat.JPEG.media_type, OutputFormat.JPEG.extension) == ("image/jpeg", "jpg")
+
+
+@pytest.mark.parametrize(
+    ("given", "exactly"),
+    [({}, False), ({"seed": 7}, True), ({"seed": -1}, False), ({"exact": True}, True), ({"seed": 7, "exact": False}, False)],
+)
+def test_who_names_a_seed_gets_it_exactly_unless_the_request_says_otherwise(given: dict[str, Any], exactly: bool):
+    request = read(prompt="x", **given)
+
+    assert request.made_exactly is exactly
+    # As a router sends it on, which draws a seed where there is none.
+    sent = read_json_request(Task.GENERATION, orjson.dumps(request.with_seed().to_json()))
+    assert (sent.made_exactly, sent.seed is None) == (exactly, False)

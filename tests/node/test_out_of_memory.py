@@ -27,6 +27,8 @@ def bench(tiny_models: Models) -> Bench:
 @contextmanager
 def memory_runs_out(bench: Bench, name: str, part: str, fails: Callable[[int], bool]) -> Iterator[list[int]]:
     """In the calls of a part for whose number, counted from 0, `fails` says so. Gives the numbers of the calls."""
+    # Nothing read before, so that every part is called.
+    bench.engine._prompts.forget(name)
     module = bench.engine._loaded[name][1]
     for step in part.split("."):
         module = getattr(module, step)

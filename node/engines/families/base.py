@@ -20,6 +20,8 @@ class FamilyCalls(ABC):
     """Arguments of the pipeline's `from_single_file`, where whole pipelines come as one file."""
     tokenizer: ClassVar[str] = "tokenizer"
     """The component that decides how much of a prompt is read."""
+    masks: ClassVar[dict[str, str]] = {}
+    """Embeddings that may be of any length -> the argument that masks what is behind the end of a shorter one."""
 
     def own_components(self, folder: Path) -> dict[str, Any]:
         """Components of a diffusers folder that are loaded here instead of by diffusers."""

@@ -1,7 +1,7 @@
 """Qwen-Image and its editing siblings, whose text encoder sees pictures."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit import calculate_dimensions
@@ -28,6 +28,8 @@ class PicturesOnlyProcessor(Qwen2VLProcessor):  # type: ignore[misc]
 
 class QwenImage(FlowCalls):
     """Qwen-Image: all of its guidance is classifier-free, and called `true_cfg_scale` there."""
+
+    masks: ClassVar[dict[str, str]] = {name: f"{name}_mask" for name in ("prompt_embeds", "negative_prompt_embeds")}
 
     def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         options = self._seen(pipeline, canvas) | {"device": pipeline._execution_device, "max_sequence_length": READ_TOKENS}
