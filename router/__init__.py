@@ -8,6 +8,7 @@
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
     accepting.py     from a request to what is dispatched; carried.py: what is being dispatched
     async_runs.py    runs that nobody waits for on a connection; webhooks.py: calls when they have ended
+    result_cache.py  the same request again, answered with the same pictures
     quotas.py        limits of API keys, kept by leases of what is left
     estimate.py      what a request would cost and when it would be done
     idempotency.py   requests that come again under one Idempotency-Key

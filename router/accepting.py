@@ -12,6 +12,7 @@ from router.model_names import ModelNames
 from router.placement import Ask
 from router.registry import Registry
 from router.relay import Accepted
+from router.result_cache import result_key_of
 
 PRIOR_STEPS = 30
 PRIOR_PIXELS = 1024 * 1024
@@ -32,8 +33,10 @@ class Sender:
 class Acceptance:
     """The checks that need to know what the nodes have."""
 
-    def __init__(self, names: ModelNames, registry: Registry) -> None:
+    def __init__(self, names: ModelNames, registry: Registry, *, keep_results: bool) -> None:
+        """keep_results: whether results can be found by those who ask for the same."""
         self._names = names
+        self._keep_results = keep_results
         self._registry = registry
 
     async def accept(self, asked: ImageRequest, sender: Sender) -> Accepted:
@@ -57,6 +60,7 @@ class Acceptance:
             public_url=sender.public_url,
             label=model if status is not None else "other",
             claim=sender.claim,
+            result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )
 
 

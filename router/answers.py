@@ -58,13 +58,19 @@ class Answers:
         if earlier.refusal is not None:
             told |= {"content-type": "application/json", **earlier.refusal["headers"]}
             return Reply(earlier.refusal["status"], told, once(orjson.dumps(earlier.refusal["body"])))
-        run = await self._catalog.runs.get(earlier.run_id)
-        told["x-image-seeds"] = ",".join(str(image.seed) for image in run.images)
+        reply = await self.reply(earlier.run_id, stream=stream, public_url=public_url)
+        return Reply(reply.status, {**told, **reply.headers}, reply.body)
+
+    async def reply(self, run_id: str, *, stream: bool, public_url: str) -> Reply:
+        """The answer to a run that succeeded. Raises: Gone, CatalogUnavailable, Unavailable, as `replay`."""
+        run = await self._catalog.runs.get(run_id)
         try:
             body = await (self._event(run) if stream else self.body(run, public_url))
         except NotFound:
             raise Gone("The pictures of the first answer are not kept any more.") from None
-        return Reply(200, told | (events.HEADERS if stream else {"content-type": "application/json"}), once(body))
+        told = events.HEADERS if stream else {"content-type": "application/json"}
+        seeds = ",".join(str(image.seed) for image in run.images)
+        return Reply(200, {**told, RUN_ID_HEADER: run.id, "x-image-seeds": seeds}, once(body))
 
     async def body(self, run: RunRecord, public_url: str) -> bytes:
         """The body of the answer to a run that succeeded. Raises: NotFound, Unavailable: its pictures cannot be read."""

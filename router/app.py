@@ -33,6 +33,7 @@ from router.probe import Prober, look
 from router.queue import Queue
 from router.quotas import Quotas
 from router.registry import Node, Registry
+from router.result_cache import ResultCache
 from router.services import Services
 from router.settings import RouterSettings
 from router.webhooks import Webhooks
@@ -106,7 +107,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         max_attempts=own.max_attempts,
     )
     names = ModelNames(registry, catalog, default=own.default_model)
-    acceptance, carried = Acceptance(names, registry), Carried()
+    acceptance, carried = Acceptance(names, registry, keep_results=own.result_cache), Carried()
     async_carrier = AsyncCarrier(
         catalog=catalog,
         assets=assets_store,
@@ -135,6 +136,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         async_carrier=async_carrier,
         webhooks=Webhooks(catalog, links, own.webhook_targets, webhook_secret),
         quotas=Quotas(catalog),
+        results=ResultCache(catalog, assets_store, answers),
         names=names,
         metrics=metrics,
     )

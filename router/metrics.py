@@ -36,7 +36,7 @@ class RouterMetrics:
         self._attempts.labels(node, outcome).inc()
 
     def run(self, model: str, outcome: str, seconds: float) -> None:
-        """One run ended: succeeded, refused, failed or cancelled."""
+        """One run ended: succeeded, refused, failed, cancelled or cached."""
         self._runs.labels(model, outcome).inc()
         if outcome == "succeeded":
             self._seconds.labels(model).observe(seconds)

@@ -44,6 +44,8 @@ class Accepted:
     """The idempotency key it came with."""
     recorded: bool = False
     """Its row is in the catalog already."""
+    result_key: str | None = None
+    """What its result can be found by when the same is asked for again."""
     lasting: bool = False
     """Whether the run outlives this dispatch: nobody waits for it here, and what may pass does not end it."""
 
@@ -75,6 +77,7 @@ def row_of(accepted: Accepted) -> NewRun:
         n=request.n,
         width_px=request.size.width_px if request.size else None,
         height_px=request.size.height_px if request.size else None,
+        result_key=accepted.result_key,
     )
 
 

@@ -19,6 +19,7 @@ from router.probe import Prober
 from router.queue import Queue
 from router.quotas import Quotas
 from router.registry import Registry
+from router.result_cache import ResultCache
 from router.settings import RouterSettings
 from router.webhooks import Webhooks
 
@@ -42,6 +43,7 @@ class Services:
     async_carrier: AsyncCarrier
     webhooks: Webhooks
     quotas: Quotas
+    results: ResultCache
     names: ModelNames
     metrics: RouterMetrics
 

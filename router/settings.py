@@ -36,6 +36,10 @@ class RouterSection(Section):
         gt=0,
         description="How long a request that comes again under its `Idempotency-Key` is answered as the first.",
     )
+    result_cache: bool = Field(
+        default=False,
+        description="Answer a request that names its seed with the pictures of the same request before, without a device.",
+    )
     async_at_once: int = Field(
         default=16, ge=1, description="Async runs one router carries at once; others wait in the catalog."
     )

@@ -4,6 +4,7 @@
     runs.py        runs, attempts, images, tags (rows.py: rows -> records)
     async_runs.py  runs that nobody waits for on a connection
     idempotency.py the requests that come again
+    results.py     pictures that are the result of several runs
     quotas.py      what keys use, and what routers may give away of their limits
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with

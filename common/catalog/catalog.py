@@ -12,6 +12,7 @@ from common.catalog.migrate import head, knows
 from common.catalog.models import Models
 from common.catalog.nodes import Nodes
 from common.catalog.quotas import Quotas
+from common.catalog.results import Results
 from common.catalog.runs import Runs
 from common.catalog.shared_secrets import Secrets
 
@@ -27,6 +28,7 @@ class Catalog:
         self.async_runs = AsyncRuns(database)
         self.idempotency = Idempotency(database)
         self.nodes = Nodes(database, cipher)
+        self.results = Results(database)
         self.keys = Keys(database)
         self.quotas = Quotas(database)
         self.models = Models(database)

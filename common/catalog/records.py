@@ -63,6 +63,8 @@ class NewRun:
     n: int = 1
     width_px: int | None = None
     height_px: int | None = None
+    result_key: str | None = None
+    """What its result can be found by when the same is asked for again; None when that is never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from common.catalog.records import (
 )
 from common.catalog.rows import image_record, run_record, select_images, select_runs
 from common.catalog.run_ends import INTERRUPTED, close_attempts
+from common.catalog.run_rows import row_of_run
 from common.catalog.tables import Asset, AsyncRun, Attempt, Image, Run, RunInput, RunTag, Tag
 from common.errors import InvalidRequest, NotFound
 
@@ -65,7 +66,7 @@ class Runs:
                 earlier = await taken(self._db, session, claim, run.id, now)
                 if earlier is not None:
                     return earlier
-            await self._db.insert_absent(session, Run, [_run_row(run, now)])
+            await self._db.insert_absent(session, Run, [row_of_run(run, now)])
             if new_async is not None:
                 await opened(self._db, session, run.id, new_async, now)
         return None
@@ -79,7 +80,7 @@ class Runs:
 
     async def _write_new(self, new: Sequence[tuple[NewRun, str | None]]) -> None:
         now = utc_now()
-        rows = [_run_row(run, now) | {"current_attempt": 0 if node is None else 1} for run, node in new]
+        rows = [row_of_run(run, now) | {"current_attempt": 0 if node is None else 1} for run, node in new]
         attempts = [_attempt_row(run.id, 1, node, now) for run, node in new if node is not None]
         async with self._db.write() as session:
             await self._db.insert_each(session, Run, rows)
@@ -306,28 +307,6 @@ async def _stored_already(session: AsyncSession, run: Run, images: Sequence[NewI
     if stored.keys() != {(image.index, image.sha256) for image in images}:
         raise AttemptFenced(f"Run {run.id} has ended with other pictures.")
     return [stored[image.index, image.sha256] for image in images]
-
-
-def _run_row(run: NewRun, now: datetime) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "status": RunStatus.QUEUED,
-        "task": run.task,
-        "model": run.model,
-        "requested_model": run.requested_model,
-        "prompt": run.prompt,
-        "request": dict(run.request),
-        "key_id": run.key_id,
-        "request_id": run.request_id,
-        "source": run.source,
-        "seed": run.seed,
-        "n": run.n,
-        "width_px": run.width_px,
-        "height_px": run.height_px,
-        "current_attempt": 0,
-        "created_at": now,
-        "heartbeat_at": now,
-    }
 
 
 def _attempt_row(run_id: str, no: int, node: str, now: datetime) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Run(Table):
         Index(None, "status", "heartbeat_at"),
         Index(None, "created_at"),
         Index(None, "request_id"),
+        Index(None, "result_key"),
         CheckConstraint("status <> 'failed' OR error_code IS NOT NULL", name="failed_has_error_code"),
     )
 
@@ -144,6 +145,7 @@ class Run(Table):
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    result_key: Mapped[str | None] = mapped_column(Sha256)
     attempts: Mapped[list[Attempt]] = relationship(lazy="raise", init=False, viewonly=True, order_by=Attempt.no)
     images: Mapped[list[Image]] = relationship(lazy="raise", init=False, viewonly=True, order_by=Image.index)
     tags: Mapped[list[Tag]] = relationship(lazy="raise", init=False, viewonly=True, secondary="run_tags", order_by=Tag.name)

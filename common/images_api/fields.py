@@ -129,6 +129,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("mask_feather_px", Integer(0, 256), "width of the soft edge inside the mask", tasks=frozenset({Task.EDIT})),
     Field("embed_metadata", Boolean(), "`false`: the file does not say how it was made"),
+    Field("cache", Boolean(), "`false`: made anew, even where the server may answer with what it made before"),
     Field("dry_run", Boolean(), "`true`: makes nothing; the answer is whether it fits, when it would be done, and its cost"),
     Field("webhook_url", Text(1, 2048), "with `Prefer: respond-async`: is called when the run has ended"),
     Field("complexity", Choice(Complexity), "accepted, no effect", tasks=_PROMPTED, keeps=False, told=True),

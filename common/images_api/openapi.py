@@ -66,7 +66,6 @@ _STATUSES = {
     "401": "No key, or not one of ours.",
     "409": "The first request with this idempotency key has no answer yet; see `Retry-After`.",
     "413": "The body is too large.",
-    "422": "The idempotency key came with another request before, or a LoRA does not fit the model.",
     "429": "The queue is full; see `Retry-After`.",
     "500": "The engine failed in a way that another try would repeat.",
     "502": "Every node that was tried failed.",

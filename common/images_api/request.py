@@ -11,7 +11,7 @@ from common.errors import UserImageError
 
 MAX_SEED = 2**32 - 1
 """The largest seed: what A1111, ComfyUI and stable-diffusion.cpp take as well."""
-FOR_THE_ROUTER = ("dry_run", "webhook_url")
+FOR_THE_ROUTER = ("cache", "dry_run", "webhook_url")
 """Fields that say what the router is to do with a request, and nothing about its pictures."""
 
 
@@ -232,6 +232,7 @@ class ImageRequest:
     stream: bool = False
     partial_images: int = 0
     embed_metadata: bool = True
+    cache: bool = True
     dry_run: bool = False
     webhook_url: str | None = None
     """For the router alone, as all of FOR_THE_ROUTER."""

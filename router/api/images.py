@@ -88,6 +88,10 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
 
 
 async def _admitted(accepted: Accepted, request: Request, services: Services) -> Response:
+    found = await services.results.reply(accepted)
+    if found is not None:
+        services.metrics.run(accepted.label, "cached", 0.0)
+        return _answer(found, accepted.request)
     if accepted.request.stream:
         return await _streamed(accepted, request, services)
     return _answer(await until_client_leaves(request, _counted(accepted, services)), accepted.request)
