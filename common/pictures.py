@@ -3,12 +3,10 @@
 import io
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from common.images_api.request import OutputFormat
+from common.png import png_bytes
 
-PNG_LEVEL = 1
-"""Pillow's default of 6 spends several times the CPU of 1 on files a tenth smaller."""
 DEFAULT_QUALITY = 95
 """Quality of JPEG and WebP when the client names none (it is OpenAI's default of 100 that is not worth its bytes)."""
 EXIF_USER_COMMENT = 0x9286
@@ -31,15 +29,9 @@ def encode(
     the EXIF user comment in JPEG and WebP, where A1111 and its descendants look for it.
     recipe: the same as JSON, whole; an iTXt chunk `aquatint`, or the EXIF image description (then ASCII only).
     """
-    out = io.BytesIO()
     if output_format is OutputFormat.PNG:
-        info = PngInfo()
-        if parameters:
-            info.add_itxt("parameters", parameters)
-        if recipe:
-            info.add_itxt("aquatint", recipe)
-        image.save(out, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
-        return out.getvalue()
+        return png_bytes(image, {name: text for name, text in (("parameters", parameters), ("aquatint", recipe)) if text})
+    out = io.BytesIO()
     exif = Image.Exif()
     if parameters:
         exif.get_ifd(EXIF_IFD)[EXIF_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")

@@ -62,7 +62,7 @@ def measure(
     import torch
 
     from node.benches.bare import Bare
-    from node.benches.figures import batch_curve, beside, cancel_latency_s, preset_figures, together
+    from node.benches.figures import batch_curve, batched, beside, cancel_latency_s, preset_figures, together
     from node.benches.process import running_node
     from node.engine_names import EngineName
     from node.worker.device import choose_device
@@ -77,6 +77,7 @@ def measure(
             "device": kind,
             **beside(node, bare, model.name, work, count=count),
             **together(node, bare, model.name, work, count=max(count, clients), clients=clients),
+            **batched(node, bare, model.name, work, count=max(count, clients), clients=clients),
             "batch_curve_s_per_image": batch_curve(bare, work),
             "cancel_s": cancel_latency_s(node, model.name, work),
             "presets": preset_figures(node, model.name, named, work, count=count),

@@ -71,6 +71,34 @@ def together(node: RunningNode, bare: Bare, model: str, work: Work, *, count: in
     }
 
 
+def batched(node: RunningNode, bare: Bare, model: str, work: Work, *, count: int, clients: int) -> dict[str, Any]:
+    """The same clients with requests that may share passes, and what the node has measured of passes by their size.
+
+    Before it is measured enough is asked for that the node knows what pays: each size twice, all of them at once.
+    """
+    sizes: list[int] = []
+
+    def ask_all(pictures: int) -> None:
+        with ThreadPoolExecutor(clients) as pool:
+            answers = pool.map(node.ask, (work.body(model, seed, exact=False) for seed in range(pictures)))
+            sizes[:] = [answer["parameters"]["batch"] for answer in answers]
+
+    ask_all(2 * sum(BATCHES) + clients)
+    ratios, per_image = [], []
+    for _ in range(ROUNDS):
+        bare_s = timed(lambda: [bare.paint(work, seed) for seed in range(count)])
+        node_s = timed(lambda: ask_all(count))
+        ratios.append(bare_s / node_s)
+        per_image.append(node_s / count)
+    return {
+        f"images_per_s_of_{clients}_clients_batched": round(1 / statistics.median(per_image), 3),
+        "batched_throughput_ratio": round(statistics.median(ratios), 4),
+        "batched_throughput_ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
+        "batch_sizes": sorted(set(sizes)),
+        "batch_table_s_per_image": node.status().batch_s,
+    }
+
+
 def preset_figures(
     node: RunningNode, model: str, presets: Sequence[Preset], work: Work, *, count: int
 ) -> dict[str, dict[str, float]]:
