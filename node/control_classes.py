@@ -6,11 +6,13 @@ from node.pipeline_classes import Family
 CONTROL_CLASSES: dict[Family, dict[Method, str]] = {
     Family.SD15: {
         Method.TEXT_TO_IMAGE: "StableDiffusionControlNetPipeline",
+        Method.IMAGE_PROMPT: "StableDiffusionControlNetPipeline",
         Method.IMAGE_TO_IMAGE: "StableDiffusionControlNetImg2ImgPipeline",
         Method.INPAINT: "StableDiffusionControlNetInpaintPipeline",
     },
     Family.SDXL: {
         Method.TEXT_TO_IMAGE: "StableDiffusionXLControlNetPipeline",
+        Method.IMAGE_PROMPT: "StableDiffusionXLControlNetPipeline",
         Method.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetImg2ImgPipeline",
         Method.INPAINT: "StableDiffusionXLControlNetInpaintPipeline",
     },

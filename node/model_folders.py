@@ -12,6 +12,7 @@ from typing import Any
 
 from node.controls import FOLDERS as CONTROLS
 from node.diffusers_folder import INDEX, PICKLE_SUFFIXES
+from node.image_prompts import ADAPTERS, ENCODERS
 from node.loras import FOLDERS as LORAS
 from node.safetensors_header import CheckpointRefused
 from node.tiny_vaes import FOLDERS as TINY_VAES
@@ -109,7 +110,7 @@ def _name_in_cache(path: Path) -> str | None:
 
 def _of_extras(folder: Path) -> bool:
     """Whether what lies there goes with checkpoints and is none."""
-    return any(kind.hold(folder) for kind in (LORAS, CONTROLS, UPSCALERS, TINY_VAES))
+    return any(kind.hold(folder) for kind in (LORAS, CONTROLS, UPSCALERS, TINY_VAES, ADAPTERS, ENCODERS))
 
 
 def _below(folder: Path, depth: int, left_out: frozenset[str]) -> list[Path]:

@@ -15,6 +15,7 @@ from node.choice import Choice, choose
 from node.controls import ControlFile, Controls, find_controls
 from node.engine_names import EXTRAS, EngineName, installed_engines
 from node.engines.base import LoadOrder, RunSpec
+from node.image_prompts import ImagePrompt, ImagePrompts, find_image_prompts
 from node.loras import DIFFUSERS_FILE, LoraFile, Loras, find_loras, inspect_lora
 from node.pipeline_classes import class_of
 from node.profile import Profile, choose_profile, profiles
@@ -49,6 +50,8 @@ class Model:
     """The same of ControlNets."""
     upscalers: tuple[UpscalerFile, ...] = ()
     """Upscaling models, where its engine has a use for them."""
+    image_prompt: ImagePrompt | None = None
+    """By what a picture takes the place of its prompts in variations."""
     tiny_vae: TinyVae | None = None
     """What draws its previews; None has its own autoencoder draw them."""
 
@@ -74,15 +77,20 @@ class Model:
         """What the worker is told."""
         chosen = self.choice(device, wanted_dtype, budget_bytes).checkpoint
         places = tuple(each.place for each in self.loras)
+        prompt = () if self.image_prompt is None else self.image_prompt.places
         tiny = None if self.tiny_vae is None else self.tiny_vae.place
         controls, upscalers = (tuple(each.place for each in files) for files in (self.controls, self.upscalers))
-        return LoadOrder(self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls, upscalers, tiny)
+        return LoadOrder(
+            self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls, upscalers, prompt, tiny
+        )
 
     def bytes_beside(self, spec: RunSpec, device: str, wanted_dtype: str) -> dict[str, int]:
         """Device memory of what a run loads with the model, by name."""
         dtype = self.dtype(device, wanted_dtype)
         used = {use.name for use in spec.controls if use.scale}
         beside = {each.name: each.memory_bytes(dtype) for each in self.controls if each.name in used}
+        if spec.image_prompt is not None and self.image_prompt is not None:
+            beside |= self.image_prompt.bytes_beside(dtype)
         if spec.upscale is not None:
             beside |= {each.name: each.memory_bytes for each in self.upscalers if each.name == spec.upscale.method}
         return beside
@@ -142,6 +150,7 @@ class Model:
             "loras": [{"name": each.name, "trigger_words": list(each.sidecar.trigger_words)} for each in self.loras],
             "controls": [each.shown() for each in self.controls],
             "upscalers": self.upscaler_names,
+            "image_prompt": None if self.image_prompt is None else self.image_prompt.adapter.place.name,
             "previews_by": "its own autoencoder" if self.tiny_vae is None else self.tiny_vae.place.name,
         }
 
@@ -155,6 +164,7 @@ class Models:
     loras: Loras = field(default_factory=lambda: Loras(()))
     controls: Controls = field(default_factory=Controls)
     upscalers: Upscalers = field(default_factory=Upscalers)
+    image_prompts: ImagePrompts = field(default_factory=ImagePrompts)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.by_name.values())
@@ -186,7 +196,7 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
     """
     installed = installed_engines() if engines is None else frozenset(engines)
     found, loras, controls, upscalers = scan(roots), find_loras(roots), find_controls(roots), find_upscalers(roots)
-    tiny_vaes = find_tiny_vaes(roots)
+    tiny_vaes, prompts = find_tiny_vaes(roots), find_image_prompts(roots)
     models, refused = dict[str, Model](), list(found.refused)
     for name in sorted({checkpoint.name for checkpoint in found.checkpoints}):
         checkpoints = tuple(checkpoint for checkpoint in found.checkpoints if checkpoint.name == name)
@@ -194,7 +204,7 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
             models[name] = _model(name, checkpoints, installed, loras)
         except CheckpointRefused as fault:
             refused.append(fault)
-    extras = (*loras.refused, *controls.refused, *upscalers.refused, *tiny_vaes.refused)
+    extras = (*loras.refused, *controls.refused, *upscalers.refused, *tiny_vaes.refused, *prompts.refused)
     for kind, refusals in (("checkpoint_refused", refused), ("extra_refused", extras)):
         for refusal in refusals:
             log.warning(kind, path=str(refusal.path), reason=refusal.reason)
@@ -207,8 +217,11 @@ def find_models(roots: list[Path], engines: Collection[EngineName] | None = None
             larger = tuple(upscalers.by_name.values())
             family = model.profile.family
             fitting, tiny = controls.fitting(family), tiny_vaes.fitting(family)
-            models[name] = replace(model, controls=fitting, upscalers=larger, tiny_vae=tiny)
-    return Models(models, (*refused, *extras), loras, controls, upscalers)
+            # Which engine runs it must not be open: how a variation is made is settled before that is.
+            only = {each.engine for each in model.checkpoints} & installed == {EngineName.DIFFUSERS}
+            prompt = prompts.fitting(family) if only else None
+            models[name] = replace(model, controls=fitting, upscalers=larger, image_prompt=prompt, tiny_vae=tiny)
+    return Models(models, (*refused, *extras), loras, controls, upscalers, prompts)
 
 
 def _model(name: str, checkpoints: tuple[Checkpoint, ...], installed: frozenset[EngineName], loras: Loras) -> Model:

@@ -66,9 +66,11 @@ def resolve(
     masked: bool = False,
     loras: tuple[LoraUse, ...] = (),
     preset: Preset = Preset.FULL,
+    image_prompt: bool = False,
 ) -> Resolved:
     """Make every choice the client left open. masked: whether the input has an area to repaint. loras: those asked for,
     found; tags that name them are not in the prompt any more. preset: the node's own, for requests that name none.
+    image_prompt: whether a picture can take the place of the model's prompts.
 
     Raises: UserImageError: a size this model cannot make; InvalidRequest: n, steps, guidance or seed outside its range, a
     preset or a sampler it does not have.
@@ -86,9 +88,9 @@ def resolve(
     if fault := profile.size_fault(size) or profile.size_fault(drawn):
         raise UserImageError(f"Invalid size '{size}'. {fault[0].upper()}{fault[1:]}", param="size")
     steps, quality = _steps(request, profile)
-    method, strength = _method(request, masked, profile)
+    method, strength = _method(request, masked, profile, image_prompt=image_prompt)
     prompt = _prompt(request, method, profile)
-    guidance = _guidance(request, profile, prompted=bool(prompt))
+    guidance = _guidance(request, profile, prompted=bool(prompt) or method is Method.IMAGE_PROMPT)
     true_cfg_scale = request.true_cfg_scale if profile.true_cfg == "beside" else None
     if true_cfg_scale is not None:
         _check_guidance("true_cfg_scale", true_cfg_scale, profile)
@@ -141,7 +143,7 @@ def _size_of_input(request: ImageRequest, profile: Profile) -> Size | None:
     return profile.nearest_size(Size(image.width_px, image.height_px))
 
 
-def _method(request: ImageRequest, masked: bool, profile: Profile) -> tuple[Method, float | None]:
+def _method(request: ImageRequest, masked: bool, profile: Profile, *, image_prompt: bool) -> tuple[Method, float | None]:
     pipeline = class_of(profile.family)
     if request.task is Task.GENERATION:
         return Method.TEXT_TO_IMAGE, None
@@ -150,6 +152,9 @@ def _method(request: ImageRequest, masked: bool, profile: Profile) -> tuple[Meth
         # pixels stay.
         return Method.EDIT, None
     if request.task is Task.VARIATION:
+        if image_prompt and request.strength is None:
+            # A strength says how much of the picture itself stays, which is the other way.
+            return Method.IMAGE_PROMPT, None
         usual, method = profile.variation_strength, Method.IMAGE_TO_IMAGE
     elif masked:
         usual, method = profile.inpaint_strength, Method.INPAINT

@@ -17,6 +17,7 @@ from node.control_requests import check_engine, with_controls
 from node.decoding import Decoder
 from node.engine_names import EngineName
 from node.engines.base import Method, PassTime, RunSpec
+from node.image_prompt_requests import with_image_prompt
 from node.lora_requests import with_loras
 from node.masks import Canvas, as_source, canvas_of, fitted, flattened
 from node.memory_ladder import Asked, MemoryLadder
@@ -110,8 +111,10 @@ class Runs:
             masked=masked,
             loras=loras,
             preset=self._preset,
+            image_prompt=model.image_prompt is not None,
         )
-        spec = await with_controls(resolved.spec, request.control, model, self._models.controls, self._decoder)
+        spec = await with_image_prompt(resolved.spec, model.image_prompt, self._models.image_prompts.sha256)
+        spec = await with_controls(spec, request.control, model, self._models.controls, self._decoder)
         spec = await with_upscale(spec, request.upscale, model, self._models.upscalers, masked=masked)
         resolved = replace(resolved, spec=spec)
         self._ladder.check(Asked(model, request.task.value, spec.largest_drawn), self._worker.device)
@@ -353,7 +356,8 @@ def _for_method(canvas: Canvas | None, spec: RunSpec) -> Canvas | None:
     """The input at the size of the picture, and the sources only for those who look at them: they go through a socket."""
     if canvas is None:
         return None
-    return fitted(canvas if spec.method is Method.EDIT else replace(canvas, sources=()), spec.size)
+    looks = spec.method in (Method.EDIT, Method.IMAGE_PROMPT)
+    return fitted(canvas if looks else replace(canvas, sources=()), spec.size)
 
 
 def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str, Any]:
@@ -384,6 +388,7 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "batch": product.batch,
         "loras": [asdict(each) | {"layers": product.lora_layers[each.name]} for each in spec.loras],
         "control": [each.to_json() for each in spec.controls],
+        "image_prompt": None if spec.image_prompt is None else asdict(spec.image_prompt),
         "upscale": None if spec.upscale is None else spec.upscale.to_json(),
         "ignored": list(resolved.ignored),
     }

@@ -19,6 +19,7 @@ __all__ = [
     "ControlUse",
     "Engine",
     "EngineFailed",
+    "ImagePromptUse",
     "LoadOrder",
     "LoraMismatch",
     "LoraUse",
@@ -49,6 +50,8 @@ class Method(StrEnum):
     """From a noised input: an edit without a mask, or a variation (then without a prompt)."""
     INPAINT = "inpaint"
     """Like it, within a mask; outside it the input's pixels stay."""
+    IMAGE_PROMPT = "image-prompt"
+    """From noise, a picture taking the place of the prompt."""
     EDIT = "edit"
     """From noise, seeing the inputs and told what to do with them; a variation is told so by a fixed sentence."""
 
@@ -70,6 +73,8 @@ class LoadOrder:
     """The same of ControlNets."""
     upscalers: tuple[Place, ...] = ()
     """The same of upscaling models, which are for every model."""
+    image_prompt: tuple[Place, ...] = ()
+    """The adapter and the encoder by which a picture takes the place of its prompts; none where there are none."""
     tiny_vae: Place | None = None
     """The autoencoder of its previews; None has its own draw them."""
 
@@ -111,6 +116,18 @@ class ControlUse:
         """Read what `to_json` wrote."""
         kind = None if values["kind"] is None else ControlKind(values["kind"])
         return cls(**values | {"kind": kind, "preprocess": Preprocess(values["preprocess"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePromptUse:
+    """What a picture takes the place of the prompt by."""
+
+    adapter: str
+    adapter_sha256: str
+    encoder: str
+    encoder_sha256: str
+    scale: float = 1.0
+    """How much its tokens count beside those of the prompt: at 1 as its maker has it where there are no words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +199,8 @@ class RunSpec:
     """Applied together, in any method."""
     controls: tuple[ControlUse, ...] = ()
     """The same."""
+    image_prompt: ImagePromptUse | None = None
+    """For the method of that name."""
     upscale: UpscaleUse | None = None
     """What is done to the pictures when they are made."""
 
@@ -242,6 +261,7 @@ class RunSpec:
         loras = [asdict(each) for each in self.loras]
         controls = [each.to_json() for each in self.controls]
         lists = {"seeds": list(self.seeds), "loras": loras, "controls": controls}
+        values["image_prompt"] = None if self.image_prompt is None else asdict(self.image_prompt)
         values["upscale"] = None if self.upscale is None else self.upscale.to_json()
         return values | {"drawn": str(self.drawn), "size": str(self.size)} | lists
 
@@ -256,6 +276,7 @@ class RunSpec:
                 "seeds": tuple(values["seeds"]),
                 "loras": tuple(LoraUse(**each) for each in values["loras"]),
                 "controls": tuple(map(ControlUse.from_json, values["controls"])),
+                "image_prompt": None if values["image_prompt"] is None else ImagePromptUse(**values["image_prompt"]),
                 "upscale": UpscaleUse.from_json(values["upscale"]),
                 "output_format": OutputFormat(values["output_format"]),
                 "method": Method(values["method"]),

@@ -130,7 +130,7 @@ def _inputs(uses: list[ControlUse], spec: RunSpec) -> dict[str, Any]:
     """The arguments of a guided call. Several ControlNets take lists; one alone takes no list."""
     pictures = [_drawn(use, spec) for use in uses]
     columns: dict[str, list[Any]] = {
-        "image" if spec.method is Method.TEXT_TO_IMAGE else "control_image": pictures,
+        "image" if spec.method in (Method.TEXT_TO_IMAGE, Method.IMAGE_PROMPT) else "control_image": pictures,
         "controlnet_conditioning_scale": [use.scale for use in uses],
         "control_guidance_start": [use.start for use in uses],
         "control_guidance_end": [use.end for use in uses],

@@ -36,6 +36,7 @@ from node.engines.base import (
 )
 from node.engines.control_nets import ControlNets
 from node.engines.families import calls_of
+from node.engines.image_prompting import ImagePrompting
 from node.engines.previews import Previews, Watching
 from node.engines.prompt_cache import PromptCache
 from node.engines.prompts import read_prompt
@@ -75,6 +76,7 @@ class DiffusersEngine:
         """Pipelines of other methods over the same components: no weights of their own."""
         self._adapters: dict[str, Adapters] = {}
         self._control_nets: dict[str, ControlNets] = {}
+        self._image_prompting: dict[str, ImagePrompting] = {}
         self._tuning = tuning
         self._compile_backend = compile_backend
         self._tuned: dict[str, Tuned] = {}
@@ -97,11 +99,12 @@ class DiffusersEngine:
         self._loaded[order.model] = (order, pipeline)
         self._adapters[order.model] = Adapters(order, pipeline)
         self._control_nets[order.model] = ControlNets(order, pipeline, self._device)
+        self._image_prompting[order.model] = ImagePrompting(order, pipeline, self._device)
 
     def unload(self, model: str) -> None:
         if self._loaded.pop(model, None) is None:
             return
-        del self._adapters[model], self._control_nets[model]
+        del self._adapters[model], self._control_nets[model], self._image_prompting[model]
         self._tuned.pop(model).close()
         self._tiny_decoding.forget(model)
         self._prompts.forget(model)
@@ -167,7 +170,9 @@ class DiffusersEngine:
                 options = calls_of(order.checkpoint.family).sharing_options(pipeline)
                 guided, guiding = self._control_nets[spec.model].guided(own, spec, options)
                 decode = self._tiny_decoding.instead_of(calls_of(order.checkpoint.family).decode, order)
-                return _generate(order, guided, self._prompts, spec, canvas, on_step, Watching(on_preview, decode), guiding)
+                with self._image_prompting[spec.model].prompted(spec, canvas) as prompting:
+                    watching = Watching(on_preview, decode)
+                    return _generate(order, guided, self._prompts, spec, canvas, on_step, watching, guiding | prompting)
 
             made = self._upscaling.made(order, spec, canvas, on_step, once)
             return replace(made, lora_layers=lora_layers)
@@ -182,7 +187,7 @@ class DiffusersEngine:
 
     def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:
         """The pipeline of a method, made of the loaded one's components."""
-        if method is Method.TEXT_TO_IMAGE:
+        if method in (Method.TEXT_TO_IMAGE, Method.IMAGE_PROMPT):
             return pipeline
         if (order.model, method) not in self._others:
             table = class_of(order.checkpoint.family)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 
-from node.engines.base import RunSpec
+from node.engines.base import Method, RunSpec
 from node.engines.compiled_blocks import CompiledBlocks
 from node.presets import StepCache
 from node.tuning import Tuning
@@ -42,7 +42,8 @@ class Tuned:
 
     def running(self, spec: RunSpec, cache: StepCache | None) -> AbstractContextManager[None]:
         """For the length of a run, which takes compiled blocks unless it has something within the blocks."""
-        if self._blocks is None or any(each.scale for each in spec.loras):
+        within = any(each.scale for each in spec.loras) or spec.method is Method.IMAGE_PROMPT
+        if self._blocks is None or within:
             return nullcontext()
         return self._blocks.running() if cache is None or cache.cache == "deep" else nullcontext()
 

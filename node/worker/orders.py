@@ -46,6 +46,7 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "loras": _places(order.loras),
         "controls": _places(order.controls),
         "upscalers": _places(order.upscalers),
+        "image_prompt": _places(order.image_prompt),
         "tiny_vae": _places([] if order.tiny_vae is None else [order.tiny_vae]),
     }
 
@@ -64,6 +65,7 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
         _read_places(values["loras"]),
         _read_places(values["controls"]),
         _read_places(values["upscalers"]),
+        _read_places(values["image_prompt"]),
         next(iter(_read_places(values["tiny_vae"])), None),
     )
 

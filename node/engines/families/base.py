@@ -42,7 +42,7 @@ class FamilyCalls(ABC):
     def start(self, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         """The arguments that say where a run starts: at noise of a size, at a picture, or at one within a mask."""
         size = {"width": spec.drawn.width_px, "height": spec.drawn.height_px}
-        if spec.method is Method.TEXT_TO_IMAGE:
+        if spec.method in (Method.TEXT_TO_IMAGE, Method.IMAGE_PROMPT):
             return size
         if canvas is None:
             raise EngineFailed(f"The method {spec.method} needs an input.")
