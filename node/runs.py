@@ -11,6 +11,7 @@ from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImage
 from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
 from common.node_api import JobPhase
+from common.web.background import beside
 from node.batch_table import BatchTable, shape_of
 from node.choice import Choice
 from node.control_requests import check_engine, with_controls
@@ -195,9 +196,10 @@ class Runs:
         entered = time.perf_counter()
         await job.turn.wait()
         began = time.perf_counter()
-        await self._recorder.running(ticket)
         asked = Asked(model, request.task.value, resolved.spec.largest_drawn)
-        product, load_s, choice = await self._run(job, asked, resolved.spec, drawing)
+        # The device need not wait for the catalog to have written down that its turn has come.
+        running = self._run(job, asked, resolved.spec, drawing)
+        product, load_s, choice = await beside(running, self._recorder.running(ticket))
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
         timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}

@@ -3,17 +3,34 @@
 import asyncio
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from common.logs import get_logger
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 
 async def ended(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait until its clean-up is done."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def beside(main: Coroutine[Any, Any, T], aside: Coroutine[Any, Any, None]) -> T:
+    """Do two things at once and give what the first one gives. When `aside` fails `main` is cancelled; when `main` fails, or
+    the caller is cancelled, `aside` is still brought to its end."""
+    first, second = asyncio.create_task(main), asyncio.create_task(aside)
+    try:
+        await asyncio.wait({first, second}, return_when=asyncio.FIRST_EXCEPTION)
+        if second.done():
+            second.result()
+        made = await first
+        await second
+        return made
+    finally:
+        first.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
 
 
 def run_beside(name: str, work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
