@@ -96,7 +96,7 @@ def usage(
     """Show what each key used on each day (UTC): runs that succeeded, pictures, GPU-seconds."""
     from common.api_client import ApiClient
 
-    rows = ApiClient(url, key).call("GET", f"/admin/keys/usage?days={days}")["data"]
+    rows = ApiClient(url, key).call("GET", f"/admin/usage?days={days}")["data"]
     columns = {"day": "day", "key": "key", "runs": "runs", "images": "images", "GPU-seconds": "gpu_seconds"}
     show(rows, columns, as_json=as_json, empty="Nothing was used.")
 

@@ -50,6 +50,23 @@ _ANSWER = {
         },
     },
 }
+_ESTIMATE: dict[str, Any] = {
+    "type": "object",
+    "required": ["object", "model", "task", "fits", "eta_s", "load_s", "gpu_seconds", "queued"],
+    "properties": {
+        "object": {"const": "estimate"},
+        "model": {"type": "string"},
+        "task": {"type": "string"},
+        "fits": {"type": "boolean"},
+        "eta_s": {"type": ["number", "null"]},
+        "load_s": {"type": ["number", "null"]},
+        "gpu_seconds": {"type": ["number", "null"]},
+        "queued": {"type": "integer"},
+        "node": {"type": ["string", "null"]},
+        "turned_away": {"type": "object"},
+    },
+}
+"""What a `dry_run` is answered."""
 _EVENT = {
     "type": "object",
     "required": ["event", "data"],
@@ -82,8 +99,9 @@ _HEADERS: list[dict[str, Any]] = [
     {
         "name": "Prefer",
         "in": "header",
-        "description": "`respond-async`: the run is answered at once, and its pictures can be had from it later.",
-        "schema": {"type": "string", "enum": ["respond-async"]},
+        "description": "`respond-async`: the run is answered at once, and its pictures can be had from it later. "
+        "Other preferences are passed over.",
+        "schema": {"type": "string"},
     },
 ]
 
@@ -99,7 +117,7 @@ def operation(task: Task) -> dict[str, Any]:
         "schema": _body(task, files=files, form=True),
         "encoding": dict.fromkeys(files, types),
     }
-    picture = {"application/json": {"schema": _ANSWER}}
+    picture: dict[str, Any] = {"application/json": {"schema": {"anyOf": [_ANSWER, _ESTIMATE]}}}
     if task is not Task.VARIATION:
         picture["text/event-stream"] = {"itemSchema": _EVENT}
     answers: dict[str, Any] = {"200": {"description": "The pictures.", "content": picture}}

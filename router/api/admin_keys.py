@@ -1,4 +1,4 @@
-"""/admin/keys: who may call. A key is shown once, when it is made; the catalog keeps its hash."""
+"""/admin/keys: who may call; /admin/usage: how much each did. A key is shown once, when made; the catalog keeps its hash."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from common.catalog import KeyRecord, Limits
 from router.auth import AdminKey
 from router.services import ServicesDep
 
-api = APIRouter(prefix="/admin/keys")
+api = APIRouter(prefix="/admin")
 
 
 class KeyLimits(BaseModel):
@@ -40,7 +40,7 @@ class NewKey(BaseModel):
     limits: KeyLimits = Field(default_factory=KeyLimits)
 
 
-@api.post("", status_code=201)
+@api.post("/keys", status_code=201)
 async def create_key(new: NewKey, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Make a key. Its secret is in this answer and never again."""
     expires = None if new.expires_in_days is None else datetime.now(UTC) + timedelta(days=new.expires_in_days)
@@ -50,7 +50,7 @@ async def create_key(new: NewKey, key: AdminKey, services: ServicesDep) -> dict[
     return shown(record) | {"key": secret}
 
 
-@api.get("")
+@api.get("/keys")
 async def list_keys(key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """All keys, without their secrets."""
     return {"object": "list", "data": [shown(record) for record in await services.catalog.keys.list()]}
@@ -76,13 +76,13 @@ async def usage(key: AdminKey, services: ServicesDep, days: Annotated[int, Query
     return {"object": "list", "data": rows}
 
 
-@api.put("/{name}/limits")
+@api.put("/keys/{name}/limits")
 async def limit_key(name: str, limits: KeyLimits, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Replace the limits of a key, by name or id."""
     return shown(await services.catalog.keys.limit(name, limits.record()))
 
 
-@api.delete("/{name}", status_code=204)
+@api.delete("/keys/{name}", status_code=204)
 async def revoke_key(name: str, key: AdminKey, services: ServicesDep) -> Response:
     """Revoke a key by name or id, at once."""
     await services.catalog.keys.revoke(name)

@@ -36,7 +36,8 @@ def _picture(media_type: str) -> bytes:
 for _type in ("image/png", "image/jpeg", "image/webp"):
     schemathesis.openapi.media_type(_type, st.just(_picture(_type)))
 # This server has no origin listed from which it would fetch pictures.
-schemathesis.openapi.format("uri", st.just("data:image/png;base64," + base64.b64encode(_picture("image/png")).decode()))
+PICTURE_URL = "data:image/png;base64," + base64.b64encode(_picture("image/png")).decode()
+schemathesis.openapi.format("uri", st.just(PICTURE_URL))
 
 
 @schemathesis.hook
@@ -66,7 +67,8 @@ def _make_possible(fields: dict[str, Any]) -> None:
     model = fields.get("model")
     if isinstance(model, str) and model.strip() and len(model) <= 256:
         fields["model"] = MODEL
-    if isinstance(fields.get("webhook_url"), str) and 1 <= len(fields["webhook_url"]) <= 2048:
+    webhook_url = fields.get("webhook_url")
+    if isinstance(webhook_url, str) and webhook_url.strip() and len(webhook_url) <= 2048:
         # This server has no origin listed that it would call.
         del fields["webhook_url"]
     # How large a picture may be is the model's affair.
@@ -84,6 +86,8 @@ def _make_possible(fields: dict[str, Any]) -> None:
     for item in fields["control"] if isinstance(fields.get("control"), list) else ():
         if isinstance(item, dict) and all(_number(item.get(name)) for name in ("start", "end")):
             item.update(start=0, end=1)
+        if isinstance(item, dict) and item.get("image") is None:
+            item["image"] = PICTURE_URL
     # A schema ties their presence; a null is not given.
     sides = [fields.get(name) for name in SIDES]
     if any(_integer(side, 1, 16384) for side in sides) and all(side is None or _integer(side, 1, 16384) for side in sides):

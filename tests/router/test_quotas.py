@@ -147,8 +147,8 @@ async def test_limits_are_changed_while_the_router_runs_and_usage_is_reported(ma
         async with asyncio.timeout(10):
             while (third := await ask(client)).status_code == 429:
                 await asyncio.sleep(0.1)
-        own = await client.get("/admin/keys/usage")
-    report = (await house.client.get("/admin/keys/usage?days=2")).json()["data"]
+        own = await client.get("/admin/usage")
+    report = (await house.client.get("/admin/usage?days=2")).json()["data"]
 
     assert [first.status_code, second.status_code, third.status_code] == [200, 429, 200]
     assert changed.json()["limits"]["images_per_day"] == 5
