@@ -56,6 +56,8 @@ def build_app(settings: RouterSettings) -> FastAPI:
             app.state.services = services
             for name, work in _background(services):
                 run_beside(name, work, stack)
+            # First of all that is closed: interrupted runs need the catalog.
+            stack.push_async_callback(services.dispatcher.interrupted)
             log.info("router_ready", nodes=len(services.registry.nodes()))
             yield
 

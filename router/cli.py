@@ -29,7 +29,10 @@ def router(
     new_key = asyncio.run(_prepare(settings))
     if new_key is not None:
         typer.echo(f"The first API key, shown this once: {new_key}")
-    serve(build_app(settings), host=settings.router.host, port=settings.router.port, drain_s=settings.router.drain_s)
+    app, own = build_app(settings), settings.router
+    serve(
+        app, host=own.host, port=own.port, drain_s=own.drain_s, on_interrupt=lambda: app.state.services.dispatcher.interrupt()
+    )
 
 
 async def _prepare(settings: "RouterSettings") -> str | None:

@@ -59,6 +59,7 @@ log = get_logger(__name__)
 BUSY_PAUSE_S = 0.2
 BUSY = (409, 429)
 """A node's way of saying that it has no place after all; another router was quicker."""
+CLOSE_WITHIN_S = 5.0
 BODY_SILENCE_S = 60.0
 """How long a node may let us wait for the body of a finished answer, all waits together."""
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
@@ -116,6 +117,22 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self.held: dict[str, Accepted] = {}
         """Runs this router is responsible for, by id; their sign of life is sent to the catalog."""
+        self._one_less = asyncio.Event()
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """The process is told to stop now: what is cancelled from here on is not its client's doing."""
+        self._interrupted = True
+
+    async def interrupted(self) -> None:
+        """Wait, a while at most, until every run that was interrupted is written down."""
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                while self._interrupted and not all(accepted.lasting for accepted in self.held.values()):
+                    self._one_less.clear()
+                    await self._one_less.wait()
+        except TimeoutError:
+            log.warning("runs_not_closed", runs=list(self.held))
 
     async def run(self, accepted: Accepted) -> Reply:
         """Dispatch to the end: returns when an answer begins.
@@ -135,7 +152,7 @@ class Dispatcher:
             reply = await self._try_nodes(journey)
         except asyncio.CancelledError:
             if not accepted.lasting:
-                await asyncio.shield(self._close(accepted.run_id, RunCancelled("The client left.")))
+                await asyncio.shield(self._close(accepted.run_id, self._why_cancelled()))
             raise
         except AquatintError as error:
             if journey.recorded and not (accepted.lasting and may_pass(error)):
@@ -146,7 +163,13 @@ class Dispatcher:
             raise
         finally:
             del self.held[accepted.run_id]
+            self._one_less.set()
         return reply
+
+    def _why_cancelled(self) -> AquatintError:
+        if self._interrupted:
+            return NodeFailed("The router was stopped during the run.", code="interrupted", retryable=True)
+        return RunCancelled("The client left.")
 
     async def _try_nodes(self, journey: _Journey) -> Reply:
         while journey.attempts < self._max_attempts:

@@ -41,8 +41,10 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._found: dict[str, tuple[KeyRecord, float]] = {}
+        self._good: dict[str, tuple[KeyRecord, float]] = {}
         """digest -> (the key, until when on the monotonic clock it need not be asked for). Good keys only: bounded."""
+        self._changes = 0
+        """What was read before a change of a key is not kept after it."""
 
     async def create(
         self,
@@ -87,10 +89,11 @@ class Keys:
     async def authenticate(self, secret: str) -> KeyRecord | None:
         """Whose secret this is; None when it is unknown, expired or revoked, which takes the same path."""
         digest, now = _digest(secret), utc_now()
-        known, until_s = self._found.get(digest, (None, 0.0))
+        known, until_s = self._good.get(digest, (None, 0.0))
         if known is not None and time.monotonic() < until_s and (known.expires_at is None or now < known.expires_at):
             return known
-        self._found.pop(digest, None)
+        self._good.pop(digest, None)
+        changes = self._changes
         async with self._db.read() as session:
             key = await session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == digest))
         same = hmac.compare_digest(digest, _NOBODYS if key is None else key.secret_sha256)
@@ -98,8 +101,10 @@ class Keys:
             return None
         if key.last_used_at is None or now - key.last_used_at >= LAST_USED_EVERY:
             await self._note_used(key.id, now)
-        self._found[digest] = _record(key), time.monotonic() + FRESH_S
-        return self._found[digest][0]
+        found = _record(key)
+        if changes == self._changes:
+            self._good[digest] = found, time.monotonic() + FRESH_S
+        return found
 
     async def _note_used(self, key_id: str, now: datetime) -> None:
         stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= now - LAST_USED_EVERY)
@@ -115,6 +120,7 @@ class Keys:
         async with self._db.write() as session:
             key = await _found(session, name_or_id)
             key.limits = _stored(limits)
+        self._forget()
         return _record(key)
 
     async def revoke(self, name_or_id: str) -> KeyRecord:
@@ -122,8 +128,12 @@ class Keys:
         async with self._db.write() as session:
             key = await _found(session, name_or_id)
             key.revoked_at = key.revoked_at or utc_now()
-        self._found.clear()
+        self._forget()
         return _record(key)
+
+    def _forget(self) -> None:
+        self._changes += 1
+        self._good.clear()
 
     async def count(self) -> int:
         """How many keys are not revoked."""

@@ -1,5 +1,6 @@
 """The outermost layer of both apps: a request id, a log line, and an answer for what no handler caught."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from common.errors import AquatintError
+from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
 from common.node_api import REQUEST_ID_HEADER
 from common.web.errors import answer_error, unexpected
@@ -49,6 +50,11 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if status:
+                raise
+            # Only a server that is told to stop now cancels a request: a client that has left is noticed by handlers.
+            await answer_error(Unavailable("The server is stopping.", retry_after_s=1))(scope, receive, send_with_id)
         except Exception as error:
             if status:
                 # Half an answer is out: cutting the connection is the only honest end.

@@ -1,20 +1,60 @@
 """uvicorn, set up alike for router and node."""
 
+import asyncio
 import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.main import STARTUP_FAILURE
+
+LOOK_EVERY_S = 0.05
 
 
-def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30) -> None:
-    """Serve until SIGINT or SIGTERM, then let requests in flight end for at most `drain_s` seconds.
+class Server(uvicorn.Server):
+    """uvicorn, which told a second time to stop ends what is in flight, and still closes the app in good order.
 
-    Without that bound uvicorn waits for open streams for ever.
+    By itself it knows only a second Ctrl-C, and then leaves without closing the app.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_interrupt: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_interrupt = on_interrupt
+        self._stop_now = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._stop_now = self.should_exit
+        # Never as SIGINT, of which a second one would skip the closing of the app.
+        super().handle_exit(signal.SIGTERM, frame)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """Until nothing is in flight. Raises: TimeoutError: told to stop now; uvicorn then cancels what is in flight."""
+        waiting = asyncio.ensure_future(super()._wait_tasks_to_complete())
+        try:
+            while not waiting.done():
+                if self._stop_now:
+                    raise TimeoutError
+                await asyncio.wait({waiting}, timeout=LOOK_EVERY_S)
+            await waiting
+        except BaseException:  # Told to stop now, or the time to drain is over.
+            waiting.cancel()
+            self._on_interrupt()
+            raise
+
+
+def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30, on_interrupt: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM, then let requests in flight end for at most `drain_s` seconds; a second signal ends
+    them at once.
+
+    Without that bound uvicorn waits for open streams for ever. on_interrupt: called before requests in flight are cancelled.
     """
     # uvicorn raises the signal again once it has ended in good order; a process that did what it was told exits with 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -25,3 +65,7 @@ def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30) -> None:
         backlog=4096,
         server_header=False,
     )
+    server = Server(config, on_interrupt)
+    server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.catalog import Catalog
+from common.catalog import Catalog, Limits
 from common.catalog.database import make_engine, parse_url
 from common.catalog.tables import ApiKey, Node
 from common.errors import Conflict, InvalidRequest, NotFound
@@ -111,3 +111,24 @@ async def test_two_active_keys_do_not_share_a_name(catalog: Catalog):
 
     with pytest.raises(Conflict):
         await catalog.keys.create(name="laptop", scopes={"user"})
+
+
+async def test_a_key_revoked_here_is_refused_at_once_although_it_was_just_found_good(catalog: Catalog):
+    _, secret = await catalog.keys.create(name="app", scopes=["user"])
+    assert await catalog.keys.authenticate(secret) is not None
+    assert await catalog.keys.authenticate(secret) is not None
+
+    await catalog.keys.revoke("app")
+
+    assert await catalog.keys.authenticate(secret) is None
+
+
+async def test_new_limits_of_a_key_count_from_its_next_request(catalog: Catalog):
+    _, secret = await catalog.keys.create(name="app", scopes=["user"])
+    assert (await catalog.keys.authenticate(secret)) is not None
+
+    await catalog.keys.limit("app", Limits(images_per_day=3))
+
+    key = await catalog.keys.authenticate(secret)
+    assert key is not None
+    assert key.limits.images_per_day == 3
