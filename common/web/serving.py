@@ -8,9 +8,10 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.main import STARTUP_FAILURE
 
 LOOK_EVERY_S = 0.05
+STARTUP_FAILED = 3
+"""uvicorn's own exit code for it."""
 
 
 class Server(uvicorn.Server):
@@ -68,4 +69,4 @@ def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30, on_interrupt
     server = Server(config, on_interrupt)
     server.run()
     if not server.started:
-        sys.exit(STARTUP_FAILURE)
+        sys.exit(STARTUP_FAILED)

@@ -60,16 +60,21 @@ def router(
 ) -> None:
     """Measure the router beside nginx and LiteLLM, where they are installed, before stub nodes on this machine."""
     from router.bench.load import CELLS
+    from router.bench.targets import NotReady
 
     if not Path("/proc/self/schedstat").exists():
         raise typer.BadParameter("CPU time is read from Linux's /proc")
     cells_of_share = [dataclasses.replace(cell, count=max(1, round(cell.count * share))) for cell in CELLS]
     chosen = [cell for cell in cells_of_share if cells is None or any(part.strip() in cell.name for part in cells.split(","))]
-    if not chosen and cells != "":
+    if not chosen:
         raise typer.BadParameter(
             f"no load is named so; there are {', '.join(cell.name for cell in CELLS)}", param_hint="--cells"
         )
-    told = measure(rounds, chosen, None if alone else litellm or "litellm", peers=not alone, behaviour=behaviour)
+    try:
+        told = measure(rounds, chosen, litellm or "litellm", peers=not alone, behaviour=behaviour)
+    except NotReady as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
         return
@@ -80,7 +85,7 @@ def router(
         show(told["behaviour"], BEHAVIOUR_COLUMNS, as_json=False, empty="")
 
 
-def measure(rounds: int, cells: "Sequence[Cell]", litellm: str | None, *, peers: bool, behaviour: bool) -> dict[str, Any]:
+def measure(rounds: int, cells: "Sequence[Cell]", litellm: str, *, peers: bool, behaviour: bool) -> dict[str, Any]:
     """All figures: `costs` a row for each load and target, `behaviour` a row for each target, `setup` in words."""
     import uvloop
 

@@ -18,7 +18,8 @@ _BOUNDARY = "bench-boundary"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One kind of load. upload_bytes: of the picture in an edit; 0: a generation."""
+    """One kind of load. Its name: size of the answer x connections. upload_bytes: of the picture in an edit; 0: a
+    generation."""
 
     name: str
     model: str
@@ -30,12 +31,12 @@ class Cell:
 
 
 CELLS = (
-    Cell("20 KB, 1 connection", model(20), 1, 300, 20_000),
-    Cell("1.4 MB, 1 connection", model(1400), 1, 60, 1_400_000),
-    Cell("20 KB, 32 connections", model(20), 32, 1200, 20_000),
-    Cell("1.4 MB, 32 connections", model(1400), 32, 320, 1_400_000),
-    Cell("6 MB, 64 connections", model(6000), 64, 128, 6_000_000),
-    Cell("upload of 8 MB, 16 connections", model(20), 16, 48, 20_000, 8_000_000),
+    Cell("20 KB x 1", model(20), 1, 300, 20_000),
+    Cell("1.4 MB x 1", model(1400), 1, 60, 1_400_000),
+    Cell("20 KB x 32", model(20), 32, 1200, 20_000),
+    Cell("1.4 MB x 32", model(1400), 32, 320, 1_400_000),
+    Cell("6 MB x 64", model(6000), 64, 128, 6_000_000),
+    Cell("upload of 8 MB x 16", model(20), 16, 48, 20_000, 8_000_000),
 )
 
 

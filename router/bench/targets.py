@@ -22,7 +22,7 @@ from router.bench.processes import free_port, process
 from router.bench.stub_node import SIZES_KB, model
 
 KEY = "bench-key-0123456789"
-READY_WITHIN_S = 120.0
+READY_WITHIN_S = 300.0
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 
 _NGINX = """
@@ -143,9 +143,9 @@ def litellm(work: Path, nodes: Sequence[int], program: str, *, core: int | None)
         yield Target("litellm", port, started.pid, slowness=8)
 
 
-def installed(program: str | None) -> str | None:
+def installed(program: str) -> str | None:
     """Where a program is; None when it is not there. nginx is often outside a user's PATH."""
-    return program and shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
 def _answers(port: int, path: str) -> bool:
