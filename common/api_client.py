@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.settings import CommonSettings
+from common.settings_sources import read_secret
 
 URL_VARIABLE = "AQUATINT_URL"
 KEY_VARIABLE = "AQUATINT_API_KEY"
@@ -42,7 +43,7 @@ class ApiClient:
 
         known = _remembered(CommonSettings.load().home)
         self.url = url or os.environ.get(URL_VARIABLE) or known.get("url") or "http://127.0.0.1:8000"
-        self.key = key or os.environ.get(KEY_VARIABLE) or known.get("key")
+        self.key = key or read_secret(KEY_VARIABLE, os.environ) or known.get("key")
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(600, connect=5), trust_env=False)
 

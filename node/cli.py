@@ -42,7 +42,7 @@ def node(
     configure_logging(level=settings.log_level, style=settings.log_format, process="node")
     asyncio.run(migrate(settings.catalog_url))
     _say_how_to_register(settings)
-    serve(build_app(settings), host=settings.node.host, port=settings.node.port)
+    serve(build_app(settings), host=settings.node.host, port=settings.node.port, drain_s=settings.node.drain_s)
 
 
 def _say_how_to_register(settings: "NodeSettings") -> None:

@@ -46,6 +46,7 @@ class NodeSection(Section):
     idle_unload_s: float = Field(
         default=600, ge=0, description="A model nobody used for this long is unloaded; 0 never unloads."
     )
+    drain_s: int = Field(default=30, ge=0, description="Time that runs held get to end after SIGTERM.")
     threads: int = Field(
         default=1,
         ge=1,

@@ -1,5 +1,6 @@
 """Assets in S3, or anything that speaks its protocol."""
 
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from obstore.store import S3Store as Bucket
 from common.catalog.assets import AssetFile, checked_hash_of, hash_of, is_sha256, key_of, no_asset
 from common.catalog.errors import AssetCorrupt
 from common.errors import NotFound, StorageFull, Unavailable
+from common.settings_sources import read_secret
 
 RENEW_AFTER = timedelta(minutes=5)
 """Bytes put again when they are older than this are written again, so that no sweep takes them for forgotten ones."""
@@ -24,6 +26,7 @@ class S3Store:
         self._bucket = Bucket(
             bucket,
             prefix=prefix or None,
+            config=_keys_from_files(),
             # http: for stores of one's own, which AWS_ENDPOINT_URL names. AWS itself is always asked by https.
             client_options={"allow_http": True, "connect_timeout": "3s", "timeout": "30s"},
             retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
@@ -106,3 +109,10 @@ class S3Store:
 
 def _unreachable() -> Unavailable:
     return Unavailable("The asset bucket cannot be reached.", code="asset_store_unavailable", retry_after_s=5)
+
+
+def _keys_from_files() -> dict[str, str]:
+    """AWS's two secrets where they are given as files; as variables obstore finds them itself."""
+    named = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+    found = {key: read_secret(name, os.environ) for key, name in named.items() if f"{name}_FILE" in os.environ}
+    return {key: value for key, value in found.items() if value is not None}

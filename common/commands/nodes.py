@@ -1,5 +1,6 @@
 """`aquatint nodes`: the fleet."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,8 @@ def add(
     name: str,
     node_url: Annotated[str, typer.Argument(metavar="URL", help="Such as http://gpu1:8001.")],
     token: Annotated[str | None, typer.Option(help="The node's token: `aquatint node` says where it lies.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="The file that holds it.", exists=True, dir_okay=False)] = None,
+    update: Annotated[bool, typer.Option("--update", help="Give a node of this name the address and token, if it is known.")] = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -43,7 +46,13 @@ def add(
     """Register a node with the router."""
     from common.api_client import ApiClient
 
-    node = ApiClient(url, key).call("POST", "/admin/nodes", body={"name": name, "url": node_url, "token": token})
+    told = {"url": node_url, "token": token_file.read_text().strip() if token_file else token}
+    client = ApiClient(url, key)
+    known = update and any(node["name"] == name for node in client.call("GET", "/admin/nodes")["data"])
+    if known:
+        node = client.call("PATCH", f"/admin/nodes/{name}", body=told)
+    else:
+        node = client.call("POST", "/admin/nodes", body={"name": name} | told)
     _show([node], as_json)
 
 

@@ -29,14 +29,27 @@ def _node_url(url: str) -> str:
     return url.rstrip("/")
 
 
+Url = Annotated[str, Field(pattern=ADDRESS, max_length=2048), AfterValidator(_node_url)]
+Token = Annotated[str, Field(pattern=TOKEN, min_length=1, max_length=512)]
+
+
 class NewNode(BaseModel):
     """Body of POST /admin/nodes."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    url: Annotated[str, Field(pattern=ADDRESS, max_length=2048), AfterValidator(_node_url)]
-    token: str | None = Field(default=None, pattern=TOKEN, min_length=1, max_length=512)
+    url: Url
+    token: Token | None = None
+
+
+class MovedNode(BaseModel):
+    """Body of PATCH /admin/nodes/{name}: what is absent or null stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Url | None = None
+    token: Token | None = None
 
 
 @api.post("", status_code=201)
@@ -60,6 +73,17 @@ async def list_nodes(key: AdminKey, services: ServicesDep) -> dict[str, Any]:
 async def retrieve_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """One node by name or id."""
     return shown(services.registry.get(name))
+
+
+@api.patch("/{name}")
+async def move_node(name: str, moved: MovedNode, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Give a node another address or token, and look at it there. Its state, and runs in flight, stay as they are."""
+    told = {} if moved.token is None else {"token": moved.token}
+    await services.catalog.nodes.update(services.registry.get(name).id, url=moved.url, **told)
+    await services.registry.refresh()
+    node = services.registry.get(name)
+    await look(node, services.registry, services.client)
+    return shown(node)
 
 
 @api.delete("/{name}", status_code=204)
