@@ -1,13 +1,25 @@
-"""What both processes do alike for Prometheus: one registry an app, bounded labels, buckets that fit pictures."""
+"""What both processes do alike for Prometheus: one registry an app, bounded labels, buckets that fit pictures.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+Durations of runs carry an exemplar, the id of one run that took so long: a run's id is no label, for each would be a series
+of its own, but from a slow bucket one wants to come to a run.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
 from starlette.responses import Response
 
 from common.version import VERSION
 
 SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 """From a refusal to the longest picture an SDK waits for (600 s)."""
+LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LOOK_AT_LOOP_EVERY_S = 0.5
 
 
 class HttpMetrics:
@@ -24,6 +36,12 @@ class HttpMetrics:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
+        self._lag = Histogram(
+            f"aquatint_{process}_loop_lag_seconds",
+            "How much later than asked the event loop woke: what every other request waits for.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
         build = Gauge("aquatint_build_info", "1, with the version that runs.", ["version", "process"], registry=registry)
         build.labels(VERSION, process).set(1)
 
@@ -33,7 +51,22 @@ class HttpMetrics:
         self._requests.labels(known, route, f"{status // 100}xx").inc()
         self._seconds.labels(route).observe(seconds)
 
+    async def watch_loop(self) -> None:
+        """Measure the event loop's lag, for ever."""
+        while True:
+            asked_s = monotonic()
+            await asyncio.sleep(LOOK_AT_LOOP_EVERY_S)
+            self._lag.observe(max(0.0, monotonic() - asked_s - LOOK_AT_LOOP_EVERY_S))
 
-def exposition(registry: CollectorRegistry) -> Response:
-    """The answer to a scrape."""
-    return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+def exemplar() -> dict[str, str] | None:
+    """The run that is being carried out just now, for `observe(seconds, exemplar())`."""
+    run_id = structlog.contextvars.get_contextvars().get("run_id")
+    return None if run_id is None else {"run_id": run_id}
+
+
+def exposition(registry: CollectorRegistry, request: Request) -> Response:
+    """The answer to a scrape, in the format it asks for: only OpenMetrics has exemplars."""
+    encode: Callable[[CollectorRegistry], bytes]
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(registry), headers={"content-type": content_type})

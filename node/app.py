@@ -123,6 +123,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     )
     if batches is not None:
         run_beside("batch table", batches.keep(), stack)
+    run_beside("loop lag", metrics.http.watch_loop(), stack)
     run_beside("heartbeat", recorder.beat(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
     run_beside("preload", _preload(settings, models, worker, residency), stack)

@@ -1,6 +1,6 @@
 """/health (the process lives), /ready (send me work), /metrics. None of them needs a key."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from common.errors import CatalogUnavailable
@@ -35,11 +35,13 @@ async def ready(services: ServicesDep) -> JSONResponse:
 
 
 @api.get("/metrics")
-async def metrics(services: ServicesDep) -> Response:
-    """Prometheus' text format."""
+async def metrics(request: Request, services: ServicesDep) -> Response:
+    """Prometheus' text format, or OpenMetrics."""
     services.metrics.show(
         device=services.worker.device or UNKNOWN_DEVICE,
         jobs=[job.status() for job in services.scheduler.jobs],
         restarts=services.worker.restarts,
+        ready=phase_of(services) is NodePhase.READY,
+        resident=sum(services.residency.is_resident(model.name) for model in services.models),
     )
-    return exposition(services.metrics.registry)
+    return exposition(services.metrics.registry, request)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from common.metrics import SECONDS_BUCKETS, HttpMetrics
+from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
 from common.node_api import DeviceStatus, JobPhase, JobStatus
 
 
@@ -27,20 +27,24 @@ class NodeMetrics:
         self._images = Counter("aquatint_node_images", "Pictures made.", ["model"], registry=self.registry)
         self._restarts = Counter("aquatint_node_worker_restarts", "Workers started after the first.", registry=self.registry)
         self._restarts_shown = 0
+        self._ready = Gauge("aquatint_node_ready", "1 while this node takes runs.", registry=self.registry)
+        self._resident = Gauge("aquatint_node_models_resident", "Models loaded.", registry=self.registry)
         self._memory = Gauge("aquatint_node_device_memory_bytes", "Device memory.", ["kind"], registry=self.registry)
 
     def made(self, model: str, images: int, timings_s: dict[str, float]) -> None:
         """One run ended well."""
         self._images.labels(model).inc(images)
         for phase, seconds in timings_s.items():
-            self._seconds.labels(model, phase).observe(seconds)
+            self._seconds.labels(model, phase).observe(seconds, exemplar())
 
     def loaded(self, model: str, succeeded: bool) -> None:
         """One load ended."""
         self._loads.labels(model, "succeeded" if succeeded else "failed").inc()
 
-    def show(self, *, device: DeviceStatus, jobs: Iterable[JobStatus], restarts: int) -> None:
-        """What is read at each scrape."""
+    def show(self, *, device: DeviceStatus, jobs: Iterable[JobStatus], restarts: int, ready: bool, resident: int) -> None:
+        """What is read at each scrape. resident: how many models are loaded."""
+        self._ready.set(ready)
+        self._resident.set(resident)
         phases = Tally(job.phase for job in jobs)
         for phase in JobPhase:
             self._jobs.labels(phase.value).set(phases[phase])

@@ -91,7 +91,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
     await registry.refresh()
     queue = Queue(registry, max_queued=own.max_queued, depth=own.node_depth, no_capacity_wait_s=own.no_capacity_wait_s)
     queue.on_wait = metrics.waited
-    metrics.watch_queue(lambda: len(queue))
+    metrics.watch_queue(lambda: len(queue), queue.predicted_wait_s)
 
     async def look_again(node: Node) -> bool:
         return await look(node, registry, client)
@@ -156,6 +156,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=ASSET_GRACE_S)
 
     return [
+        ("loop lag", services.metrics.http.watch_loop()),
         ("probe", services.prober.run()),
         ("async runs", services.async_carrier.run()),
         ("webhooks", services.webhooks.run()),

@@ -64,7 +64,15 @@ BODY_SILENCE_S = 60.0
 """How long a node may let us wait for the body of a finished answer, all waits together."""
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 """Ten pictures of the largest size are a quarter of it."""
-OUTCOMES = ("unreachable", "connection_lost", "busy")
+OUTCOMES = (
+    "unreachable",
+    "connection_lost",
+    "busy",
+    "out_of_memory",
+    "insufficient_memory",
+    "worker_lost",
+    "worker_hung",
+)
 """Causes of a failed try that are metrics labels; all others are `node_error`."""
 
 

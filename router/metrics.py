@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from common.metrics import SECONDS_BUCKETS, HttpMetrics
+from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
 
 
 class RouterMetrics:
@@ -26,6 +26,12 @@ class RouterMetrics:
             "aquatint_queue_wait_seconds", "Time spent waiting for a node.", buckets=SECONDS_BUCKETS, registry=self.registry
         )
         self._depth = Gauge("aquatint_queue_depth", "Runs waiting for a node.", registry=self.registry)
+        self._predicted = Gauge(
+            "aquatint_queue_predicted_seconds",
+            "Predicted seconds until a run accepted now would get its place. What autoscalers go by.",
+            registry=self.registry,
+        )
+        self._catalog_up = Gauge("aquatint_catalog_up", "1 while the catalog answers.", registry=self.registry)
         self._node_up = Gauge("aquatint_node_up", "1 while a node is online.", ["node"], registry=self.registry)
         self._node_runs = Gauge(
             "aquatint_node_in_flight", "Runs sent to a node and unanswered.", ["node"], registry=self.registry
@@ -39,18 +45,20 @@ class RouterMetrics:
         """One run ended: succeeded, refused, failed, cancelled or cached."""
         self._runs.labels(model, outcome).inc()
         if outcome == "succeeded":
-            self._seconds.labels(model).observe(seconds)
+            self._seconds.labels(model).observe(seconds, exemplar())
 
     def waited(self, seconds: float) -> None:
         """A run found its node."""
-        self._wait.observe(seconds)
+        self._wait.observe(seconds, exemplar())
 
-    def watch_queue(self, length: Callable[[], float]) -> None:
-        """Read the queue's length at each scrape."""
+    def watch_queue(self, length: Callable[[], float], predicted_s: Callable[[], float]) -> None:
+        """Read the queue's length, and what it means in seconds, at each scrape."""
         self._depth.set_function(length)
+        self._predicted.set_function(predicted_s)
 
-    def show_nodes(self, nodes: dict[str, tuple[bool, int]]) -> None:
+    def show(self, nodes: dict[str, tuple[bool, int]], *, catalog_up: bool) -> None:
         """name -> (online, in flight); nodes that are gone leave no series behind."""
+        self._catalog_up.set(catalog_up)
         self._node_up.clear()
         self._node_runs.clear()
         for name, (online, in_flight) in nodes.items():

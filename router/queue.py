@@ -124,6 +124,10 @@ class Queue:
         if hopeless or now_s - ticket.stranded_since_s >= self._no_capacity_wait_s:
             raise NoCapacity(ticket.ask.model, ticket.last.turned_away, hopeless=hopeless)
 
+    def predicted_wait_s(self) -> float:
+        """Seconds until a run accepted now would get its place, from how long runs took of late."""
+        return self._turnover_s()
+
     def _turnover_s(self) -> float:
         places = sum(node.status.max_concurrency for node in self._registry.nodes() if node.status is not None) or 1
         return len(self._waiting) * self._seconds_per_run / places

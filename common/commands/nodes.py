@@ -38,7 +38,9 @@ def add(
     node_url: Annotated[str, typer.Argument(metavar="URL", help="Such as http://gpu1:8001.")],
     token: Annotated[str | None, typer.Option(help="The node's token: `aquatint node` says where it lies.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="The file that holds it.", exists=True, dir_okay=False)] = None,
-    update: Annotated[bool, typer.Option("--update", help="Give a node of this name the address and token, if it is known.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Give a node of this name the address and token, if it is known.")
+    ] = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,

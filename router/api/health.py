@@ -1,6 +1,6 @@
 """/health (the process lives), /ready (send me work), /metrics."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from common.errors import CatalogUnavailable
@@ -42,9 +42,13 @@ async def ready(services: ServicesDep) -> JSONResponse:
 
 
 @api.get("/metrics", response_class=PlainTextResponse)
-async def metrics(services: ServicesDep) -> Response:
-    """Prometheus' text format."""
-    services.metrics.show_nodes(
-        {node.name: (node.health is Health.ONLINE, len(node.ours)) for node in services.registry.nodes()}
-    )
-    return exposition(services.metrics.registry)
+async def metrics(request: Request, services: ServicesDep) -> Response:
+    """Prometheus' text format, or OpenMetrics."""
+    try:
+        await services.catalog.ping()
+        catalog_up = True
+    except CatalogUnavailable:
+        catalog_up = False
+    nodes = {node.name: (node.health is Health.ONLINE, len(node.ours)) for node in services.registry.nodes()}
+    services.metrics.show(nodes, catalog_up=catalog_up)
+    return exposition(services.metrics.registry, request)

@@ -35,7 +35,9 @@ def tool() -> Tool:
         found = str(beside) if beside.exists() else shutil.which(name)
         if found is None:
             missing(f"{name} is not installed: pip install -e '.[deploy-test]', and prometheus and kubectl of the system")
-        return subprocess.run([str(found), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **more)
+        return subprocess.run(
+            [str(found), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **more
+        )
 
     return run
 
