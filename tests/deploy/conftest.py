@@ -26,6 +26,12 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
+def slow() -> None:
+    """Begin a test that takes minutes, or root: in the gate, or where it was asked for."""
+    if os.environ.get("TEST_DEPLOY") != "required":
+        pytest.skip("TEST_DEPLOY=required runs this too; it takes root, prometheus, and a minute or two")
+
+
 @pytest.fixture
 def tool() -> Tool:
     """`tool("hadolint", "Dockerfile.node")`: its outcome, run in the project's folder."""

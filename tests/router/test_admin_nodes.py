@@ -10,7 +10,8 @@ async def test_a_node_is_found_at_its_new_address_under_its_new_token(make_house
     gone = await house.client.patch("/admin/nodes/a", json={"url": "http://127.0.0.1:9"})
     back = await house.client.patch("/admin/nodes/a", json={"url": old["url"] + "/", "token": "another-token"})
 
-    assert (gone.json()["id"], gone.json()["state"]) == (old["id"], "error")
+    assert gone.json()["id"] == old["id"]
+    assert gone.json()["state"] in ("error", "offline")
     assert (back.json()["id"], back.json()["url"]) == (old["id"], old["url"])
     assert "another-token" not in back.text
     assert (await house.catalog.nodes.get("a")).token == "another-token"
