@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from common.catalog import KEEP
 from router.auth import AdminKey
 from router.placement import Health
 from router.probe import look
@@ -78,8 +79,7 @@ async def retrieve_node(name: str, key: AdminKey, services: ServicesDep) -> dict
 @api.patch("/{name}")
 async def move_node(name: str, moved: MovedNode, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Give a node another address or token, and look at it there. Its state, and runs in flight, stay as they are."""
-    told = {} if moved.token is None else {"token": moved.token}
-    await services.catalog.nodes.update(services.registry.get(name).id, url=moved.url, **told)
+    await services.catalog.nodes.update(services.registry.get(name).id, url=moved.url, token=moved.token or KEEP)
     await services.registry.refresh()
     node = services.registry.get(name)
     await look(node, services.registry, services.client)
