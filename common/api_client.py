@@ -3,10 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.settings import CommonSettings
 from common.settings_sources import read_secret
+
+if TYPE_CHECKING:
+    import httpx
 
 URL_VARIABLE = "AQUATINT_URL"
 KEY_VARIABLE = "AQUATINT_API_KEY"
@@ -49,6 +52,14 @@ class ApiClient:
 
     def call(self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None) -> Any:
         """The JSON of the answer; None where it has no body. Raises: ApiError."""
+        response = self._answer(method, path, body=body, headers=headers)
+        return response.json() if response.content else None
+
+    def text(self, path: str) -> str:
+        """An answer that is not JSON. Raises: ApiError."""
+        return self._answer("GET", path).text
+
+    def _answer(self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None) -> "httpx.Response":
         import httpx
 
         try:
@@ -61,7 +72,7 @@ class ApiClient:
             raise ApiError(f"The router at {self.url} broke off: {type(error).__name__}.") from None
         if response.is_error:
             raise ApiError(_told(response.text, response.status_code))
-        return response.json() if response.content else None
+        return response
 
 
 def _told(body: str, status: int) -> str:

@@ -11,6 +11,7 @@ from tests.deploy.conftest import ROOT, Tool, slow
 from tests.deploy.dockerfile import needed, stages
 
 FILES = ("Dockerfile.router", "Dockerfile.node")
+BUILT_WITHIN_S = 900
 PICTURE = """
 import base64, json, urllib.request
 body = json.dumps({"prompt": "a red circle", "size": "64x64", "response_format": "b64_json"}).encode()
@@ -62,11 +63,12 @@ def _tried(file: str, *arguments: str) -> str:
     """The output of building and running an image, as far as that goes without a container engine."""
     slow()
     command = [sys.executable, "-m", "tests.deploy.image", file, *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BUILT_WITHIN_S, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
 
 
+@pytest.mark.timeout(BUILT_WITHIN_S + 30)
 def test_the_routers_image_runs_without_rights_on_a_read_only_root_and_holds_no_torch():
     output = _tried("Dockerfile.router", "--exec", "python -c 'import router.app'; ! python -c 'import torch' 2>/dev/null")
 
@@ -74,6 +76,7 @@ def test_the_routers_image_runs_without_rights_on_a_read_only_root_and_holds_no_
     assert "STOPPED with 0" in output
 
 
+@pytest.mark.timeout(BUILT_WITHIN_S + 30)
 def test_the_nodes_image_makes_a_picture_without_rights_on_a_read_only_root():
     token = ("--env", "AQUATINT__NODE__TOKEN=image-test-token-0123", "--env", "OMP_NUM_THREADS=1")
 

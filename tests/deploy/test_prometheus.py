@@ -117,6 +117,19 @@ def test_every_query_of_the_dashboard_returns_data(watched: Watched):
     assert not list(empty)
 
 
+def test_top_shows_the_fleet(watched: Watched):
+    watched.generate()
+    asked = ("--url", watched.router.url, "--key", KEY)
+
+    told = json.loads(watched.machine.run("top", "--json", *asked).stdout)
+    shown = watched.machine.run("top", "--once", *asked)
+
+    assert [(node["name"], node["state"]) for node in told["nodes"]] == [("a", "online")]
+    assert told["ended"]["succeeded"] >= 1
+    assert (shown.returncode, shown.stdout.startswith("1 of 1 nodes online")) == (0, True), shown.stdout + shown.stderr
+    assert watched.machine.run("top", "--once", "--url", "http://127.0.0.1:9").returncode == 1
+
+
 def test_a_slow_bucket_leads_to_a_run(watched: Watched):
     watched.generate()
     now_s = time.time()
