@@ -41,11 +41,11 @@ class RouterMetrics:
         """One try at one node ended."""
         self._attempts.labels(node, outcome).inc()
 
-    def run(self, model: str, outcome: str, seconds: float) -> None:
+    def run(self, model: str, outcome: str, seconds: float, *, run_id: str | None = None) -> None:
         """One run ended: succeeded, refused, failed, cancelled or cached."""
         self._runs.labels(model, outcome).inc()
         if outcome == "succeeded":
-            self._seconds.labels(model).observe(seconds, exemplar())
+            self._seconds.labels(model).observe(seconds, None if run_id is None else {"run_id": run_id})
 
     def waited(self, seconds: float) -> None:
         """A run found its node."""

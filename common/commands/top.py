@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from common.api_client import ApiClient
 
-ENDED = ("succeeded", "refused", "failed", "cancelled")
+ENDED = ("succeeded", "cached", "refused", "failed", "cancelled")
 BAR_WIDTH = 12
 STATE_STYLES = {"online": "green", "draining": "yellow", "pending": "yellow", "error": "red", "offline": "red"}
 
@@ -96,7 +96,8 @@ def look(client: "ApiClient") -> Look:
             elif sample.name == "aquatint_queue_predicted_seconds":
                 predicted_s = sample.value
             elif sample.name == "aquatint_runs_total":
-                ended[sample.labels["outcome"]] += sample.value
+                outcome = sample.labels["outcome"]
+                ended[outcome] = ended.get(outcome, 0.0) + sample.value
     return Look(time.time(), nodes, waiting, predicted_s, ended)
 
 

@@ -145,7 +145,7 @@ async def _counted(accepted: Accepted, services: Services) -> Reply:
         await remember(services.catalog, accepted, error)
         raise
     finally:
-        services.metrics.run(accepted.label, outcome, time.monotonic() - began_s)
+        services.metrics.run(accepted.label, outcome, time.monotonic() - began_s, run_id=accepted.run_id)
 
 
 async def _streamed(accepted: Accepted, request: Request, services: Services) -> Response:
