@@ -1,4 +1,4 @@
-"""ControlNets and upscaling as a client meets them: a real node process, OpenAI's own SDK, JSON and forms."""
+"""ControlNets, upscaling, IP-Adapter and tiny previews as a client meets them: a real node process, OpenAI's own SDK."""
 
 import base64
 import hashlib
@@ -14,11 +14,13 @@ from PIL import Image
 
 from node.canny import canny
 from tests.checkpoints.controls import control_net, write_control
+from tests.checkpoints.image_prompts import write_image_prompt
 from tests.checkpoints.tiny import unet
 from tests.checkpoints.upscalers import random_net, write_upscaler
 from tests.node.process import NodeProcess, running_node
 from tests.node.test_control_nets import SIZED, scene
 from tests.node.test_family_process import opened, png
+from tests.node.test_tiny_vaes import in_makers_names, tiny_vae, write
 
 ASK: dict[str, Any] = {"model": "sd15", "prompt": "a fox", "size": "64x64"}
 
@@ -30,6 +32,8 @@ def node(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeP
     write_control(folder / "controlnet" / "wide-depth.safetensors", control_net(unet(text_width=40)))
     write_control(folder / "controlnet" / "xl-pose.safetensors", control_net(unet(**SIZED["sdxl"])))
     write_upscaler(folder / "upscale_models" / "x4.safetensors", random_net())
+    write_image_prompt(folder, unet(**SIZED["sd15"]), "sd15")
+    write(folder / "vae_approx" / "taesd_decoder.safetensors", in_makers_names(tiny_vae()))
     roots = {"AQUATINT__NODE__MODELS_DIRS": json.dumps([str(tiny), str(folder)])}
     with running_node(folder, tmp_path_factory.mktemp("home"), **roots) as started:
         yield started
@@ -185,3 +189,34 @@ def test_an_edit_with_a_mask_keeps_its_size(node: NodeProcess):
         sdk.images.edit(model="sd15", prompt="x", image=png(start), mask=png(mask), extra_body={"upscale": {"by": 2}})
 
     assert told.value.code == "upscale_unsupported"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_variation_is_made_by_the_adapter_unless_a_strength_is_given_and_says_which_way(node: NodeProcess):
+    before, picture = opened(generate(node))[0], png(scene())
+    with node.sdk() as sdk:
+        extra = {"seed": 41, "steps": 4}
+        by_prompt, again = (sdk.images.create_variation(model="sd15", image=picture, extra_body=extra) for _ in range(2))
+        drawn_over = sdk.images.create_variation(model="sd15", image=picture, extra_body=extra | {"strength": 0.5})
+        other = sdk.images.create_variation(model="sdxl", image=picture, extra_body=extra)
+
+    assert by_prompt.parameters["method"] == "image-prompt"
+    assert by_prompt.parameters["image_prompt"]["adapter"] == "sd15"
+    assert len(by_prompt.parameters["image_prompt"]["encoder_sha256"]) == 64
+    assert drawn_over.parameters["method"] == other.parameters["method"] == "image-to-image"
+    assert opened(by_prompt)[0].tobytes() == opened(again)[0].tobytes() != opened(drawn_over)[0].tobytes()
+    assert opened(generate(node))[0].tobytes() == before.tobytes()
+
+
+def test_previews_come_from_the_tiny_autoencoder_and_the_picture_does_not(node: NodeProcess):
+    plain = opened(generate(node))[0]
+    with node.sdk() as sdk:
+        extra = {"seed": 41, "steps": 4, "partial_images": 2}
+        events = list(sdk.images.generate(**ASK, stream=True, extra_body=extra))
+    with node.http() as client:
+        told = {each["id"]: each["capabilities"]["previews_by"] for each in client.get("/v1/models").json()["data"]}
+
+    pictures = [Image.open(io.BytesIO(base64.b64decode(event.b64_json))) for event in events]
+    assert [picture.size for picture in pictures] == [(64, 64)] * 3
+    assert pictures[-1].tobytes() == plain.tobytes()
+    assert (told["sd15"], told["sdxl"]) == ("taesd_decoder", "its own autoencoder")
