@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.images_api import ImageRequest, OutputFormat, Preprocess, Preset, Size, Task
-from node.engines.base import ControlUse, LoraUse, Method, RunSpec, UpscaleUse
+from node.engines.base import ControlUse, ImagePromptUse, LoraUse, Method, RunSpec, UpscaleUse
 from node.profile import profiles
 from node.resolve import resolve
 from node.sharing import Share, companions, shared_key
@@ -23,6 +23,7 @@ CONTROL = ControlUse(
     image_sha256="1" * 64,
 )
 UPSCALE = UpscaleUse(by=2.0, method="latent", strength=0.5, size=Size(1024, 1024), drawn=Size(1024, 1024))
+IMAGE_PROMPT = ImagePromptUse(adapter="a", adapter_sha256="0" * 64, encoder="b", encoder_sha256="1" * 64)
 FREE = {
     "prompt": "another",
     "negative_prompt": "another",
@@ -50,6 +51,7 @@ BOUND: dict[str, Any] = {
     "preset": Preset.FAST,
     "controls": (CONTROL,),
     "upscale": UPSCALE,
+    "image_prompt": IMAGE_PROMPT,
 }
 
 
@@ -70,7 +72,14 @@ def test_everything_else_must_be_equal(spec: RunSpec, name: str):
 
 
 @pytest.mark.parametrize(
-    "change", [{"method": Method.IMAGE_TO_IMAGE}, {"preset": Preset.FAST}, {"controls": (CONTROL,)}, {"upscale": UPSCALE}]
+    "change",
+    [
+        {"method": Method.IMAGE_TO_IMAGE},
+        {"preset": Preset.FAST},
+        {"controls": (CONTROL,)},
+        {"upscale": UPSCALE},
+        {"image_prompt": IMAGE_PROMPT},
+    ],
 )
 def test_a_run_that_asks_for_more_than_a_picture_from_text_shares_with_nobody(spec: RunSpec, change: dict[str, Any]):
     assert shared_key(replace(spec, **change)) is None
