@@ -86,7 +86,7 @@ def _make_possible(fields: dict[str, Any]) -> None:
     for item in fields["control"] if isinstance(fields.get("control"), list) else ():
         if isinstance(item, dict) and all(_number(item.get(name)) for name in ("start", "end")):
             item.update(start=0, end=1)
-        if isinstance(item, dict) and item.get("image") is None:
+        if isinstance(item, dict) and "image" not in item:
             item["image"] = PICTURE_URL
     # A schema ties their presence; a null is not given.
     sides = [fields.get(name) for name in SIDES]
