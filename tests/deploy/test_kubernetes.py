@@ -181,3 +181,9 @@ def test_nodes_are_scaled_by_predicted_seconds_in_the_gpu_overlay_alone(objects:
     for spec in scaled:
         assert spec["scaleTargetRef"]["name"] == "aquatint-node"
         assert any("aquatint_queue_predicted_seconds" in each["metadata"]["query"] for each in spec["triggers"])
+
+
+def test_no_secret_is_in_the_repository(tool: Tool):
+    result = tool("git", "ls-files", "deploy/kubernetes/*/secrets")
+
+    assert (result.returncode, result.stdout) == (0, "")
