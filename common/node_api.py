@@ -79,13 +79,17 @@ class ModelStatus(_Shape):
     capabilities: dict[str, Any] = Field(default_factory=dict)
     """Sizes and limits for clients: default_size, size_step_px, min_side_px, max_side_px, max_pixels, default_steps."""
     memory_bytes: int | None = Field(default=None, ge=0)
-    """Weights on the device, from the file headers."""
+    """What its weights take of the device, from the file headers."""
     engine: str | None = None
     """What runs it here."""
     format: str | None = None
     """What the file is that this node chose: diffusers, safetensors or gguf."""
     chosen: str | None = None
     """Why this file and this engine."""
+    offload: str | None = None
+    """How much of its weights is kept off the device until it is needed: none, model (a component at a time) or group."""
+    offload_chosen: str | None = None
+    """Why so."""
     loras: list[str] = Field(default_factory=list)
     """Every name, hashes aside, that a LoRA made for it goes by there."""
     memory_limits: dict[str, MemoryLimit] = Field(default_factory=dict)

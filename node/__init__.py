@@ -10,6 +10,7 @@
     scheduler.py residency.py                 who is next; what is on the device
     memory_ladder.py memory_limits.py         what is done when its memory runs out, and what is remembered of it
     sharing.py batch_table.py                 which runs share a pass, and what passes cost by their size
+    offload.py                                which weights stay in main memory until they are needed
     worker/ engines/                          the child process, and the code in it that runs checkpoints
     engines/families/                         how the pipelines of each model family are called
     recorder.py status.py metrics.py          what the catalog, routers and Prometheus are told
@@ -71,8 +72,11 @@ Decisions:
   prompt that are no numbers, prompts beyond 4000 bytes (the rest is cut off, and the answer says so). Commands of its own
   programs in a prompt, which name files, are taken out. It does not tell tokens, so `usage` counts none for the text.
 - A run for which memory runs out is made once more with the autoencoder in tiles, and the answer says so (`vae_tiled`); then
-  once more with the device to itself; then it is an error with a size that would fit, and pictures as large are refused at
-  once for a day (`memory_ladder.py`). That another program took the memory is found out late, unless an operator loads the
-  model.
+  with the device to itself; then, on a CUDA device, with weights in main memory until they are needed. What helped is where
+  the next picture as large begins. When nothing does it is an error with a size that should fit, and pictures as large are
+  refused at once for a day (`memory_ladder.py`): that another program took the memory is found out late, unless an operator
+  loads the model.
+- A model that was loaded with weights in main memory stays so, for small pictures as well, until it leaves: loading it anew
+  for each change of size would cost more.
 - A worker killed by SIGKILL from outside is told as `insufficient_memory`: the system's killer is the usual sender.
 """

@@ -105,7 +105,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         batch_size=batches.size if batches is not None else lambda shape, pictures: 1,
     )
     recorder = Recorder(catalog, assets, node=own.name)
-    ladder = MemoryLadder(residency, MemoryLimits(settings.memory_limits_path), dtype=own.dtype)
+    ladder = MemoryLadder(residency, MemoryLimits(settings.memory_limits_path), dtype=own.dtype, offload=own.offload)
     runs = Runs(
         models=models,
         worker=worker,
@@ -126,7 +126,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     run_beside("loop lag", metrics.http.watch_loop(), stack)
     run_beside("heartbeat", recorder.beat(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
-    run_beside("preload", _preload(settings, models, worker, residency), stack)
+    run_beside("preload", _preload(settings, models, worker, residency, ladder), stack)
     return Services(
         settings=settings,
         token=own.token or load_or_create_token(settings.token_path),
@@ -158,7 +158,7 @@ async def _tell_catalog(catalog: Catalog, models: Models) -> None:
         )
 
 
-async def _preload(settings: NodeSettings, models: Models, worker: Worker, residency: Residency) -> None:
+async def _preload(settings: NodeSettings, models: Models, worker: Worker, residency: Residency, ladder: MemoryLadder) -> None:
     """Load and pin what the operator wants loaded."""
     if not settings.node.preload:
         return
@@ -169,8 +169,7 @@ async def _preload(settings: NodeSettings, models: Models, worker: Worker, resid
             log.error("preload_unknown_model", model=name)
             continue
         try:
-            order = model.load_order(device.kind, settings.node.dtype, residency.budget_bytes())
-            await residency.ensure(order, pin=True)
+            await residency.ensure(ladder.plan(model, device).order, pin=True)
         except AquatintError as error:
             log.error("preload_failed", model=name, reason=error.message)
 

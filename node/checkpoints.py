@@ -6,7 +6,7 @@ Whatever is refused is listed with the reason, so that an operator whose model d
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ from node.diffusers_folder import PICKLE_SUFFIXES, DiffusersFolder, check_folder
 from node.engine_names import EngineName
 from node.gguf_header import MAGIC, read_gguf_header
 from node.model_folders import candidates, folders_of, public_name
+from node.offload import Offload
 from node.pipeline_classes import Family, class_of
 from node.profile import Sidecar, read_sidecar
 from node.safetensors_header import (
@@ -28,6 +29,7 @@ from node.sdcpp_files import Component, check_files
 from node.traits import Traits
 
 FOLDER_SIDECAR = "aquatint.toml"
+_WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 _SINGLE_FILE_MARKS = (
     # Tensor names that only one family has, in the order they are tried.
@@ -92,6 +94,9 @@ class Checkpoint:
     parameters: int
     """Number of floating-point weights, which a load casts to the profile's dtype."""
     stored_bytes: int
+    largest_component: int
+    """Of its parameters, those of the largest component."""
+    largest_tensor: int
     sidecar: Sidecar = field(default_factory=Sidecar)
     components: Mapping[Component, Path] = field(default_factory=dict)
     """For sd.cpp: the files beside it."""
@@ -103,7 +108,15 @@ class Checkpoint:
         if self.engine is EngineName.SDCPP:
             # It computes on weights as they are stored.
             return self.stored_bytes
-        return self.parameters * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+        return self.parameters * _WEIGHT_BYTES[dtype]
+
+    def device_bytes(self, dtype: str, offload: Offload) -> int:
+        """Bytes of its weights that are on the device at once."""
+        if offload is Offload.NONE or self.engine is EngineName.SDCPP:
+            return self.memory_bytes(dtype)
+        # Of layers, the one at work and the one that comes next.
+        layers = self.largest_component if offload is Offload.MODEL else 2 * self.largest_tensor
+        return min(layers, self.largest_component) * _WEIGHT_BYTES[dtype]
 
     @property
     def config(self) -> Path | None:
@@ -253,7 +266,9 @@ def _single_by_diffusers(path: Path, root: Path, tensors: dict[str, TensorEntry]
     folder = check_folder(config, root=root, without_weights=elsewhere)
     if folder.pipeline.family not in _SAME_TENSORS.get(family, {family}):
         raise CheckpointRefused(path, f"it is {family.value}, but its config folder is {folder.pipeline.family.value}")
-    return _by_diffusers(root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE)
+    # The files of SD 1.5 and SDXL hold all components, the denoiser under the same prefix as ComfyUI's of others.
+    denoiser = [tensor for name, tensor in tensors.items() if name.startswith(_COMFYUI_PREFIX)] or list(tensors.values())
+    return _by_diffusers(root, folder, (*tensors.values(), *folder.tensors), sidecar, path, Layout.SINGLE_FILE, denoiser)
 
 
 def _by_diffusers(
@@ -263,7 +278,9 @@ def _by_diffusers(
     sidecar: Sidecar,
     path: Path,
     layout: Layout,
+    denoiser: Sequence[TensorEntry] = (),
 ) -> Checkpoint:
+    """tensors: all that a load reads; of them those of a single file that are its denoiser are named again."""
     return Checkpoint(
         name=sidecar.name or public_name(path, root),
         path=path,
@@ -274,8 +291,10 @@ def _by_diffusers(
         family=folder.pipeline.family,
         traits=folder.traits,
         variant=folder.variant,
-        parameters=sum(t.elements for t in tensors if t.dtype in FLOAT_DTYPES),
+        parameters=parameters_of(tensors),
         stored_bytes=sum(t.size_bytes for t in tensors),
+        largest_component=max([parameters_of(denoiser), *map(parameters_of, folder.components.values())]),
+        largest_tensor=max((t.elements for t in tensors if t.dtype in FLOAT_DTYPES), default=0),
         sidecar=sidecar,
     )
 
@@ -295,10 +314,17 @@ def _by_sdcpp(path: Path, root: Path, file_format: FileFormat, tensors: Mapping[
         variant=None,
         parameters=sum(t.elements for t in files.tensors),
         stored_bytes=sum(t.size_bytes for t in files.tensors),
+        largest_component=sum(t.elements for t in tensors.values()),
+        largest_tensor=max((t.elements for t in files.tensors), default=0),
         sidecar=sidecar,
         components=files.components,
         whole=files.whole,
     )
+
+
+def parameters_of(tensors: Iterable[TensorEntry]) -> int:
+    """Number of floating-point weights."""
+    return sum(tensor.elements for tensor in tensors if tensor.dtype in FLOAT_DTYPES)
 
 
 def family_of(tensors: Mapping[str, TensorEntry]) -> Family | None:

@@ -27,8 +27,7 @@ async def load(order: LoadOrder, services: ServicesDep, caller: OperatorDep) -> 
     services.residency.pardon(model.name)
     services.ladder.forget(model)
     device = await services.worker.wait_ready()
-    budget_bytes = services.residency.budget_bytes()
-    await services.residency.ensure(model.load_order(device.kind, services.settings.node.dtype, budget_bytes))
+    await services.residency.ensure(services.ladder.plan(model, device).order)
     return {"model": model.name, "resident": True}
 
 

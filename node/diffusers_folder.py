@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,16 @@ class DiffusersFolder:
 
     path: Path
     pipeline: PipelineClass
-    tensors: tuple[TensorEntry, ...]
-    """Every tensor a load reads; empty for a folder of configs."""
+    components: Mapping[str, tuple[TensorEntry, ...]]
+    """Every tensor a load reads, by component; empty for a folder of configs."""
     traits: Traits
     variant: str | None
     """"fp16" or "bf16" when only half-precision files named so are there."""
+
+    @property
+    def tensors(self) -> tuple[TensorEntry, ...]:
+        """All of them."""
+        return tuple(tensor for tensors in self.components.values() for tensor in tensors)
 
 
 def check_folder(path: Path, *, root: Path, without_weights: Collection[str] = ()) -> DiffusersFolder:
@@ -167,9 +172,9 @@ def _check_no_code(file: Path, value: Any) -> None:
         _check_no_code(file, item)
 
 
-def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, ...], str | None]:
+def _weights(path: Path, components: Iterable[str]) -> tuple[dict[str, tuple[TensorEntry, ...]], str | None]:
     """The tensors of those components that have weights, and the variant that all of them share."""
-    tensors: list[TensorEntry] = []
+    tensors: dict[str, tuple[TensorEntry, ...]] = {}
     variants: set[str | None] = set()
     for component in sorted(components):
         if component in ("scheduler", "processor") or component.startswith("tokenizer"):
@@ -186,12 +191,11 @@ def _weights(path: Path, components: Iterable[str]) -> tuple[tuple[TensorEntry, 
             raise CheckpointRefused(folder, "no .safetensors file")
         chosen = full or _of_one_variant(files)
         variants.add(None if full else _variant(chosen[0]))
-        for file in chosen:
-            tensors.extend(read_header(file).values())
+        tensors[component] = tuple(tensor for file in chosen for tensor in read_header(file).values())
     if len(variants - {None}) > 1:
         raise CheckpointRefused(path, "some components are there as fp16 only and others as bf16 only")
     # A mixture loads as the variant: diffusers falls back to the plain file where a component has none.
-    return tuple(tensors), next(iter(variants - {None}), None)
+    return tensors, next(iter(variants - {None}), None)
 
 
 def _variant(file: Path) -> str:

@@ -1,15 +1,17 @@
-"""What is done when memory runs out under a run, one means after another, each dearer than the one before.
+"""What is done when memory runs out under a load or a run, one means after another, each dearer than the one before.
 
     1. give the caches back, and have the autoencoder work in tiles      in the engine (`vae_tiled`)
     2. make the pictures of a pass in halves, down to one at a time      in the engine, where runs share passes
     3. unload every other model
-    4. tell the router, with the largest picture that would fit, and remember it
+    4. keep more of the weights in main memory (`offload.py`)
+    5. tell the router, with the largest picture that would fit, and remember it
 
-Whatever happens the next request finds the device as the last good one left it.
+What helped is remembered as well: the next picture as large begins there. Whatever happens, the next request finds the
+device as the last good one left it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from common.errors import OutOfDeviceMemory
@@ -17,8 +19,10 @@ from common.images_api import Size
 from common.logs import get_logger
 from common.node_api import DeviceStatus, MemoryLimit
 from node.choice import Choice
+from node.engines.base import LoadOrder
 from node.memory_limits import MemoryLimits, Way
 from node.models import Model
+from node.offload import Offload, OffloadChoice, OffloadSetting, choose_offload, possible
 from node.residency import Residency
 from node.worker.handle import Product
 
@@ -36,21 +40,46 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is loaded, and why so."""
+
+    order: LoadOrder
+    choice: Choice
+    offload: OffloadChoice
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
-    """A run that was made, and which of the model's files made it."""
+    """A run that was made, and how the model was loaded for it."""
 
     product: Product
-    choice: Choice
+    plan: Plan
 
 
 class MemoryLadder:
     """Has runs made on loaded models."""
 
-    def __init__(self, residency: Residency, limits: MemoryLimits, *, dtype: str) -> None:
-        """dtype: the setting; `auto` leaves it to each model's profile."""
+    def __init__(self, residency: Residency, limits: MemoryLimits, *, dtype: str, offload: OffloadSetting = "auto") -> None:
+        """dtype and offload: the settings; `auto` leaves the first to each model's profile, the second to what fits."""
         self._residency = residency
         self._limits = limits
         self.dtype = dtype
+        self._offload: OffloadSetting = offload
+
+    def plan(self, model: Model, device: DeviceStatus, at_least: Offload = Offload.NONE) -> Plan:
+        """How a model would be loaded. at_least: what memory ran out with less of."""
+        budget_bytes = self._residency.budget_bytes()
+        choice = model.choice(device.kind, self.dtype, budget_bytes)
+        order = model.load_order(device.kind, self.dtype, budget_bytes)
+        offload = choose_offload(
+            choice.checkpoint,
+            dtype=order.dtype,
+            device=device.kind,
+            budget_bytes=budget_bytes,
+            wanted=self._offload,
+            at_least=at_least,
+        )
+        return Plan(replace(order, offload=offload.mode), choice, offload)
 
     def check(self, asked: Asked, device: DeviceStatus | None) -> None:
         """Raises: OutOfDeviceMemory: memory ran out for as large a picture before. device: None while it is not known."""
@@ -60,13 +89,9 @@ class MemoryLadder:
         if limit is not None and asked.size.pixels >= limit.too_large_px:
             raise _told(asked, limit)
 
-    def choice(self, model: Model, device: DeviceStatus) -> Choice:
-        """Which file of a model would be run on a device."""
-        return model.choice(device.kind, self.dtype, self._residency.budget_bytes())
-
     def limits(self, model: Model, device: DeviceStatus) -> dict[str, MemoryLimit]:
         """What is known of a model, by task."""
-        return self._limits.of(self._way(model, device))
+        return self._limits.of(_way(self.plan(model, device), device))
 
     def forget(self, model: Model) -> None:
         """Try everything again: an operator wants it."""
@@ -85,17 +110,30 @@ class MemoryLadder:
 
         Raises: OutOfDeviceMemory: there is none; whatever `attempt` and Residency.hold raise.
         """
-        model, way, choice = asked.model, self._way(asked.model, device), self.choice(asked.model, device)
-        order = model.load_order(device.kind, self.dtype, self._residency.budget_bytes())
-        async with self._residency.hold(order, beside):
+        way, pixels = _way(self.plan(asked.model, device), device), asked.size.pixels
+        plan = self.plan(asked.model, device, self._limits.offload(way, asked.task, pixels))
+        while True:
+            climb = _Climb(attempt)
             try:
-                product = await self._alone_if_need_be(model, attempt)
+                async with self._residency.hold(plan.order, beside):
+                    product = await self._alone_if_need_be(asked.model, climb)
+                self._limits.made(way, asked.task, pixels, plan.offload.mode)
+                return Fitted(product, plan)
             except OutOfDeviceMemory:
-                limit = self._limits.failed(way, asked.task, asked.size.pixels)
-                log.warning("memory_limit", model=model.name, task=asked.task, **limit.model_dump())
-                raise _told(asked, limit) from None
-        self._limits.made(way, asked.task, asked.size.pixels)
-        return Fitted(product, choice)
+                more = self._more(plan, device)
+                if more is None and not climb.began:
+                    raise
+                if more is None:
+                    limit = self._limits.failed(way, asked.task, pixels)
+                    log.warning("memory_limit", model=asked.model.name, task=asked.task, **limit.model_dump())
+                    raise _told(asked, limit) from None
+                plan = self.plan(asked.model, device, more)
+                log.warning("out_of_memory_offloaded", model=asked.model.name, offload=plan.offload.mode.value)
+
+    def _more(self, plan: Plan, device: DeviceStatus) -> Offload | None:
+        """The next mode that keeps less on the device; None when there is none."""
+        modes = possible(plan.choice.checkpoint, device=device.kind, wanted=self._offload)
+        return next((mode for mode in modes if not mode.within(plan.offload.mode)), None)
 
     async def _alone_if_need_be(self, model: Model, attempt: Callable[[], Awaitable[Product]]) -> Product:
         try:
@@ -106,10 +144,23 @@ class MemoryLadder:
         log.warning("out_of_memory_retried", model=model.name)
         return await attempt()
 
-    def _way(self, model: Model, device: DeviceStatus) -> Way:
-        checkpoint = self.choice(model, device).checkpoint
-        how = (device.name, device.memory_total_bytes, checkpoint.engine.value, checkpoint.stored_bytes)
-        return Way(model.name, " ".join(map(str, (*how, model.dtype(device.kind, self.dtype)))))
+
+class _Climb:
+    """An attempt that knows whether it began: a load for which memory runs out says nothing of sizes."""
+
+    def __init__(self, attempt: Callable[[], Awaitable[Product]]) -> None:
+        self._attempt = attempt
+        self.began = False
+
+    async def __call__(self) -> Product:
+        self.began = True
+        return await self._attempt()
+
+
+def _way(plan: Plan, device: DeviceStatus) -> Way:
+    checkpoint = plan.choice.checkpoint
+    how = (device.name, device.memory_total_bytes, checkpoint.engine.value, checkpoint.stored_bytes, plan.order.dtype)
+    return Way(plan.order.model, " ".join(map(str, how)))
 
 
 def _told(asked: Asked, limit: MemoryLimit) -> OutOfDeviceMemory:

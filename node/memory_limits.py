@@ -7,7 +7,7 @@ edit needs more than a picture from noise. After a day it is tried again: what t
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.logs import get_logger
 from common.node_api import MemoryLimit
+from node.offload import Offload
 
 log = get_logger(__name__)
 
@@ -42,7 +43,9 @@ class _Seen:
     too_large_px: int | None = None
     """Area of the smallest that memory ran out for."""
     at_s: float = 0.0
-    """Unix seconds of that."""
+    """Unix seconds of that, or of what needed offloading."""
+    needs: dict[Offload, int] = field(default_factory=dict)
+    """Area of the smallest picture that was made only by keeping so much of the weights off the device."""
 
 
 class MemoryLimits:
@@ -71,9 +74,20 @@ class MemoryLimits:
         assert limit is not None
         return limit
 
-    def made(self, way: Way, task: str, pixels: int) -> None:
-        """A picture of this area was made."""
+    def offload(self, way: Way, task: str, pixels: int) -> Offload:
+        """What a picture of this area needed before."""
         seen = self._of(way, task)
+        needed = [mode for mode, least_px in seen.needs.items() if pixels >= least_px and self._trusted(seen)]
+        return max(needed, key=list(Offload).index, default=Offload.NONE)
+
+    def made(self, way: Way, task: str, pixels: int, offload: Offload) -> None:
+        """A picture of this area was made, with so much of the weights off the device."""
+        seen = self._of(way, task)
+        if self.offload(way, task, pixels) is not offload:
+            seen.needs = {mode: least_px for mode, least_px in seen.needs.items() if self._trusted(seen)}
+            if offload is not Offload.NONE:
+                seen.needs[offload], seen.at_s = pixels, self._clock()
+            self._write()
         seen.fits_px = max(seen.fits_px, pixels)
         if seen.too_large_px is not None and pixels >= seen.too_large_px:
             seen.too_large_px = None
@@ -88,15 +102,18 @@ class MemoryLimits:
         return self._seen.setdefault((way, task), _Seen(way, task))
 
     def _limit(self, seen: _Seen) -> MemoryLimit | None:
-        if seen.too_large_px is None or self._clock() - seen.at_s >= TRUSTED_S:
+        if seen.too_large_px is None or not self._trusted(seen):
             return None
         return MemoryLimit(too_large_px=seen.too_large_px, fits_px=max(1, seen.fits_px, seen.too_large_px // 2))
+
+    def _trusted(self, seen: _Seen) -> bool:
+        return self._clock() - seen.at_s < TRUSTED_S
 
     def _write(self) -> None:
         """Replace the file as a whole. One that cannot be written is told and else ignored: the limits hold without it."""
         if self._path is None:
             return
-        limits = [asdict(each) for each in self._seen.values() if each.too_large_px is not None]
+        limits = [asdict(each) for each in self._seen.values() if each.too_large_px is not None or each.needs]
         unfinished = self._path.with_name(f"{self._path.name}.part")
         try:
             unfinished.write_text(json.dumps(limits, indent=1))

@@ -58,6 +58,7 @@ class Resident:
 @dataclass(frozen=True, slots=True)
 class _Failure:
     error: AquatintError
+    order: LoadOrder
     at_s: float
 
 
@@ -102,7 +103,7 @@ class Residency:
 
     def failure(self, model: str) -> str | None:
         """Why it cannot be loaded just now; None when nothing speaks against it."""
-        failure = self._remembered(model)
+        failure = self._remembered(model, None)
         return None if failure is None else failure.message
 
     @asynccontextmanager
@@ -130,13 +131,14 @@ class Residency:
             resident.used_at_s = self._clock()
 
     async def ensure(self, order: LoadOrder, *, pin: bool = False) -> Resident:
-        """Load a model if it is not there. pin: it is then never evicted, only unloaded by order.
+        """Load a model if it is not there, or takes more of the device than it is to. pin: it is then never evicted,
+        only unloaded by order.
 
         Raises: as `hold`.
         """
         # A loop, because between the end of a load and the waking of its waiters another load may have evicted it.
-        while (resident := self._residents.get(order.model)) is None:
-            failure = self._remembered(order.model)
+        while (resident := self._residents.get(order.model)) is None or _takes_more(resident, order):
+            failure = self._remembered(order.model, order)
             if failure is not None:
                 raise failure
             load = self._loads.get(order.model)
@@ -193,7 +195,13 @@ class Residency:
 
     async def _load(self, order: LoadOrder) -> None:
         async with self._changing:
-            needed_bytes = order.checkpoint.memory_bytes(order.dtype)
+            needed_bytes = order.device_bytes
+            before = self._residents.get(order.model)
+            if before is not None and before.users:
+                # Somebody came first: what is in use stays as it is.
+                return
+            if before is not None:
+                await self._evict(order.model, f"to be loaded with offload {order.offload}")
             await self._make_room(order.model, needed_bytes)
             began_s = self._clock()
             try:
@@ -204,10 +212,11 @@ class Residency:
                     # Once may be chance; only several say something about the model.
                     self._note(order.model, error)
                 else:
-                    self._failures[order.model] = _Failure(error, self._clock())
+                    self._failures[order.model] = _Failure(error, order, self._clock())
                 raise
             self._failures.pop(order.model, None)
-            self._residents[order.model] = Resident(order, needed_bytes, self._clock())
+            pinned = before is not None and before.pinned
+            self._residents[order.model] = Resident(order, needed_bytes, self._clock(), pinned=pinned)
             self._on_load(order.model, self._clock() - began_s, True)
 
     async def _make_room(self, model: str, needed_bytes: int) -> None:
@@ -261,17 +270,25 @@ class Residency:
             self._quarantined[model] = Quarantined(model, loss.message)
             log.error("model_quarantined", model=model, reason=loss.message)
 
-    def _remembered(self, model: str) -> AquatintError | None:
+    def _remembered(self, model: str, order: LoadOrder | None) -> AquatintError | None:
+        """What speaks against a load. order: how it would be loaded; another way may well work where memory ran out."""
         if model in self._quarantined:
             return self._quarantined[model]
         failure = self._failures.get(model)
         if failure is not None and self._clock() - failure.at_s >= FAILURE_MEMORY_S:
             del self._failures[model]
             return None
-        return None if failure is None else failure.error
+        if failure is None or (order is not None and not order.offload.within(failure.order.offload)):
+            return None
+        return failure.error
 
     def _load_ended(self, model: str, load: asyncio.Task[None]) -> None:
         self._loads.pop(model, None)
         # Read, for nobody may be waiting any more; asyncio would complain of an error never retrieved.
         if not load.cancelled() and load.exception() is not None:
             log.warning("load_failed", model=model, reason=str(load.exception()))
+
+
+def _takes_more(resident: Resident, order: LoadOrder) -> bool:
+    """Whether an idle pipeline must be loaded anew because it takes more of the device than ordered now."""
+    return not resident.users and not order.offload.within(resident.order.offload)

@@ -13,7 +13,6 @@ from common.logs import bind, get_logger
 from common.node_api import JobPhase
 from common.web.background import beside
 from node.batch_table import BatchTable, shape_of
-from node.choice import Choice
 from node.control_requests import check_engine, with_controls
 from node.decoding import Decoder
 from node.engine_names import EngineName
@@ -21,7 +20,7 @@ from node.engines.base import Method, PassTime, RunSpec
 from node.image_prompt_requests import with_image_prompt
 from node.lora_requests import with_loras
 from node.masks import Canvas, as_source, canvas_of, fitted, flattened
-from node.memory_ladder import Asked, MemoryLadder
+from node.memory_ladder import Asked, MemoryLadder, Plan
 from node.metrics import NodeMetrics
 from node.models import Model, Models
 from node.recorder import Recorder, Sender, Ticket
@@ -164,7 +163,7 @@ class Runs:
         device = self._worker.device
         if self._batches is None or device is None:
             return None
-        choice = self._ladder.choice(model, device)
+        choice = self._ladder.plan(model, device).choice
         return shared_key(spec) if choice.checkpoint.engine is EngineName.DIFFUSERS else None
 
     async def _canvas(self, request: ImageRequest) -> Canvas | None:
@@ -199,13 +198,13 @@ class Runs:
         asked = Asked(model, request.task.value, resolved.spec.largest_drawn)
         # The device need not wait for the catalog to have written down that its turn has come.
         running = self._run(job, asked, resolved.spec, drawing)
-        product, load_s, choice = await beside(running, self._recorder.running(ticket))
+        product, load_s, plan = await beside(running, self._recorder.running(ticket))
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
         timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
         timings_s = {phase: round(seconds, 4) for phase, seconds in timings_s.items()}
         # Shielded: the pictures are made, so they are kept even if the client leaves at this very moment.
-        recording = asyncio.create_task(self._record(ticket, model, resolved, product, choice, request, timings_s))
+        recording = asyncio.create_task(self._record(ticket, model, resolved, product, plan, request, timings_s))
         try:
             head, ids = await asyncio.shield(recording)
         except asyncio.CancelledError:
@@ -215,8 +214,8 @@ class Runs:
         log.info("run_succeeded", model=model.name, images=len(ids), **timings_s)
         return self._answer(head, ids, product, resolved, request, sender)
 
-    async def _run(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
-        """The pictures, the seconds spent until the model was there, and which of its files made them."""
+    async def _run(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Plan]:
+        """The pictures, the seconds spent until the model was there, and how it was loaded."""
         try:
             return await self._run_once(job, asked, spec, drawing)
         except WorkerLost:
@@ -228,15 +227,18 @@ class Runs:
         await job.turn.wait()
         return await self._run_once(job, asked, spec, drawing)
 
-    async def _run_once(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Choice]:
+    async def _run_once(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Plan]:
         device = await self._worker.wait_ready()
-        if spec.preset is not Preset.FULL and self._ladder.choice(asked.model, device).checkpoint.engine is EngineName.SDCPP:
+        if (
+            spec.preset is not Preset.FULL
+            and self._ladder.plan(asked.model, device).choice.checkpoint.engine is EngineName.SDCPP
+        ):
             raise InvalidRequest(
                 f"Invalid 'preset': this node runs the model by sd.cpp, which has only 'full', but got {spec.preset.value!r}.",
                 param="preset",
             )
         if spec.controls or spec.upscale:
-            check_engine(self._ladder.choice(asked.model, device).checkpoint, "control" if spec.controls else "upscale")
+            check_engine(self._ladder.plan(asked.model, device).choice.checkpoint, "control" if spec.controls else "upscale")
         job.phase = JobPhase.LOADING
         began = loaded = time.perf_counter()
 
@@ -256,7 +258,7 @@ class Runs:
         beside = asked.model.bytes_beside(spec, device.kind, self._ladder.dtype)
         fitted = await self._ladder.make(asked, device, attempt, beside)
         self._learn(job, asked.model, spec, fitted.product, time.perf_counter() - loaded)
-        return fitted.product, loaded - began, fitted.choice
+        return fitted.product, loaded - began, fitted.plan
 
     async def _sent(self, job: Job, run: Order) -> Product:
         """Go to the worker together with those the turn came with."""
@@ -284,12 +286,12 @@ class Runs:
         model: Model,
         resolved: Resolved,
         product: Product,
-        choice: Choice,
+        plan: Plan,
         request: ImageRequest,
         timings_s: dict[str, float],
     ) -> tuple[dict[str, Any], list[str]]:
         spec = resolved.spec
-        effective = _effective(resolved, product, choice)
+        effective = _effective(resolved, product, plan)
         head = {
             "created": int(time.time()),
             "background": "opaque",
@@ -362,7 +364,7 @@ def _for_method(canvas: Canvas | None, spec: RunSpec) -> Canvas | None:
     return fitted(canvas if looks else replace(canvas, sources=()), spec.size)
 
 
-def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str, Any]:
+def _effective(resolved: Resolved, product: Product, plan: Plan) -> dict[str, Any]:
     """What really ran: enough to make the same pictures again, and what was asked for in vain."""
     spec = resolved.spec
     return {
@@ -374,9 +376,11 @@ def _effective(resolved: Resolved, product: Product, choice: Choice) -> dict[str
         "true_cfg_scale": spec.true_cfg_scale,
         "sampler": spec.sampler,
         "sampler_class": product.sampler,
-        "engine": choice.checkpoint.engine.value,
-        "format": choice.checkpoint.format.value,
-        "format_chosen": choice.reason,
+        "engine": plan.choice.checkpoint.engine.value,
+        "format": plan.choice.checkpoint.format.value,
+        "format_chosen": plan.choice.reason,
+        "offload": plan.offload.mode.value,
+        "offload_chosen": plan.offload.reason,
         "timestep_spacing": spec.timestep_spacing,
         "drawn_size": str(spec.drawn),
         "method": spec.method.value,

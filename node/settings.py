@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from common.images_api import Preset
 from common.settings import SECRET, CommonSettings, Section, SettingsError
+from node.offload import OffloadSetting
 from node.tuning import Attention, Tuning
 
 
@@ -40,6 +41,11 @@ class NodeSection(Section):
     )
     memory_budget_bytes: int | None = Field(
         default=None, ge=1, description="Device memory for weights; 80 % of the device's when absent."
+    )
+    offload: OffloadSetting = Field(
+        default="auto",
+        description="Keep weights in main memory until they are needed: auto where they do not fit a CUDA device, none, "
+        "model (a component at a time on the device), group (a layer at a time; slowest).",
     )
     max_resident: int | None = Field(default=None, ge=1, description="At most this many models loaded at once.")
     max_queued: int = Field(default=8, ge=0, le=1000, description="Runs that may wait beside the one that runs.")

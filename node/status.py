@@ -40,11 +40,10 @@ def status_of(services: Services) -> NodeStatus:
 
 def model_status(services: Services, model: Model) -> ModelStatus:
     """One model of this node."""
-    device = services.worker.device or UNKNOWN_DEVICE
     # Before the worker has told what the device is, things are said as for a CPU.
-    kind = device.kind if services.worker.device is not None else "cpu"
-    wanted = services.settings.node.dtype
-    choice = model.choice(kind, wanted, services.residency.budget_bytes())
+    device = services.worker.device or UNKNOWN_DEVICE.model_copy(update={"kind": "cpu"})
+    plan = services.ladder.plan(model, device)
+    choice = plan.choice
     shares = choice.checkpoint.engine is EngineName.DIFFUSERS
     return ModelStatus(
         id=model.name,
@@ -56,12 +55,14 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         loading=services.residency.is_loading(model.name),
         licence=model.profile.licence,
         capabilities=model.capabilities,
-        memory_bytes=choice.checkpoint.memory_bytes(model.dtype(kind, wanted)),
+        memory_bytes=plan.order.device_bytes,
         engine=choice.checkpoint.engine.value,
         format=choice.checkpoint.format.value,
         chosen=choice.reason,
+        offload=plan.offload.mode.value,
+        offload_chosen=plan.offload.reason,
         loras=[key for each in model.loras for key in each.keys],
-        memory_limits=services.ladder.limits(model, device) if services.worker.device is not None else {},
+        memory_limits=services.ladder.limits(model, device),
         extras=model.extras,
         tuning=services.worker.tuning.get(model.name, {}),
         batch=services.batches.wanted(model.name) if services.batches is not None and shares else 1,

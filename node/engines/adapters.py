@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.images_api.loras import MAX_LORAS
 from node.engines.base import EngineFailed, LoadOrder, LoraMismatch, LoraUse
+from node.engines.offloading import lifted
 from node.extras import Place
 from node.loras import inspect_lora
 
@@ -38,8 +39,9 @@ class _Kept:
 class Adapters:
     """The LoRAs of one pipeline."""
 
-    def __init__(self, order: LoadOrder, pipeline: Any) -> None:
+    def __init__(self, order: LoadOrder, pipeline: Any, device: torch.device) -> None:
         self._order = order
+        self._device = device
         self._pipeline = pipeline
         self._places = {place.name: place for place in order.loras}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -80,7 +82,8 @@ class Adapters:
         # Kept from the first, so that one that fails half way leaves nothing behind.
         self._kept[adapter] = _Kept(layers, size_bytes)
         try:
-            self._pipeline.load_lora_weights(tensors, adapter_name=adapter)
+            with lifted(self._pipeline, self._device, self._order.offload):
+                self._pipeline.load_lora_weights(tensors, adapter_name=adapter)
         except BaseException:
             self._drop(adapter)
             raise

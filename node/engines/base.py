@@ -12,6 +12,7 @@ from common.images_api import ControlKind, OutputFormat, Preprocess, Preset, Siz
 from node.checkpoints import Checkpoint
 from node.extras import Place
 from node.masks import Canvas
+from node.offload import Offload
 from node.profile import Profile
 
 __all__ = [
@@ -77,6 +78,12 @@ class LoadOrder:
     """The adapter and the encoder by which a picture takes the place of its prompts; none where there are none."""
     tiny_vae: Place | None = None
     """The autoencoder of its previews; None has its own draw them."""
+    offload: Offload = Offload.NONE
+
+    @property
+    def device_bytes(self) -> int:
+        """What its weights take of the device."""
+        return self.checkpoint.device_bytes(self.dtype, self.offload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from node.engines.base import (
 from node.engines.control_nets import ControlNets
 from node.engines.families import calls_of
 from node.engines.image_prompting import ImagePrompting
+from node.engines.offloading import back_to_main_memory, place
 from node.engines.previews import Previews, Watching
 from node.engines.prompt_cache import PromptCache
 from node.engines.prompts import read_prompt
@@ -47,6 +48,7 @@ from node.engines.together import Together
 from node.engines.tuned import Tuned
 from node.engines.upscaling import Upscaling
 from node.masks import Canvas, cut_to, kept_outside
+from node.offload import Offload
 from node.pipeline_classes import class_of
 from node.safetensors_header import CheckpointRefused
 from node.tuning import USUAL, Tuning
@@ -90,14 +92,16 @@ class DiffusersEngine:
         with _told_as_ours(f"Loading {order.model!r}", with_text=True):
             pipeline = _open(order)
             _require_weights(pipeline, order.model)
-            pipeline.to(self._device)
+            place(pipeline, self._device, order.offload)
             pipeline.set_progress_bar_config(disable=True)
             denoiser = getattr(pipeline, class_of(order.checkpoint.family).denoiser)
-            tuned = Tuned(pipeline, denoiser, self._tuning, self._device.type, backend=self._compile_backend)
+            # Compiled blocks would hold on to weights that are on their way.
+            tuning = self._tuning if order.offload is Offload.NONE else self._tuning.model_copy(update={"compile": "off"})
+            tuned = Tuned(pipeline, denoiser, tuning, self._device.type, backend=self._compile_backend)
         self._tuned[order.model] = tuned
         self._prompts.forget(order.model)
         self._loaded[order.model] = (order, pipeline)
-        self._adapters[order.model] = Adapters(order, pipeline)
+        self._adapters[order.model] = Adapters(order, pipeline, self._device)
         self._control_nets[order.model] = ControlNets(order, pipeline, self._device)
         self._image_prompting[order.model] = ImagePrompting(order, pipeline, self._device)
 
@@ -182,8 +186,12 @@ class DiffusersEngine:
         """Have in effect what a run wants of the loaded model; gives the layers that each LoRA changes."""
         adapters = self._adapters[spec.model].applied(spec.loras)
         running = self._tuned[spec.model].running(spec, order.profile.presets.get(spec.preset))
-        with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers, running:
-            yield lora_layers
+        try:
+            with _told_as_ours(f"Running {spec.model!r}"), torch.no_grad(), adapters as lora_layers, running:
+                yield lora_layers
+        finally:
+            if order.offload is Offload.MODEL:
+                back_to_main_memory(self._loaded[order.model][1])
 
     def _for_method(self, order: LoadOrder, pipeline: Any, method: Method) -> Any:
         """The pipeline of a method, made of the loaded one's components."""

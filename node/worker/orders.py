@@ -19,6 +19,7 @@ from node.engine_names import EngineName
 from node.engines.base import LoadOrder, RunSpec
 from node.extras import Place
 from node.masks import Canvas
+from node.offload import Offload
 from node.profile import Profile
 
 ALIVE_EVERY_S = 2.0
@@ -43,6 +44,7 @@ def load_to_json(order: LoadOrder) -> dict[str, Any]:
         "engine": order.checkpoint.engine.value,
         "profile": order.profile.model_dump(mode="json"),
         "dtype": order.dtype,
+        "offload": order.offload.value,
         "loras": _places(order.loras),
         "controls": _places(order.controls),
         "upscalers": _places(order.upscalers),
@@ -67,6 +69,7 @@ def load_from_json(values: dict[str, Any]) -> LoadOrder:
         _read_places(values["upscalers"]),
         _read_places(values["image_prompt"]),
         next(iter(_read_places(values["tiny_vae"])), None),
+        Offload(values["offload"]),
     )
 
 

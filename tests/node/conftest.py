@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def _write(module: str, folder: Path) -> Path:
     command = [sys.executable, "-m", f"tests.checkpoints.{module}", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=600)
     return folder
 
 

@@ -25,6 +25,8 @@ FOLDER = Checkpoint(
     traits=Traits(),
     variant=None,
     parameters=1000,
+    largest_component=700,
+    largest_tensor=100,
     stored_bytes=2000,
 )
 

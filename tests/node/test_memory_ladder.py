@@ -10,6 +10,7 @@ from common.node_api import DeviceStatus
 from node.memory_ladder import Asked, MemoryLadder
 from node.memory_limits import MemoryLimits
 from node.models import Models
+from node.offload import Offload
 from node.residency import Residency
 from node.worker.handle import Product
 from tests.node.test_residency import Device
@@ -110,3 +111,63 @@ async def test_weights_that_do_not_fit_say_nothing_of_sizes(tiny_models: Models)
 
     assert told.value.param is None
     ladder.check(asked(tiny_models), CPU)
+
+
+GPU = DeviceStatus(kind="cuda", name="a GPU", memory_total_bytes=1, memory_free_bytes=1)
+
+
+def offload_of(residency: Residency, name: str = "sd15") -> Offload:
+    return residency._residents[name].order.offload
+
+
+async def test_on_a_gpu_weights_leave_the_device_step_by_step_before_a_run_is_given_up(
+    ladder: MemoryLadder, residency: Residency, tiny_models: Models
+):
+    attempt, made = attempts(2)
+
+    fitted = await ladder.make(asked(tiny_models), GPU, attempt)
+
+    assert len(made) == 3
+    assert fitted.plan.offload.mode is offload_of(residency) is Offload.GROUP
+    assert "memory ran out for pictures as large as this" in fitted.plan.offload.reason
+    with pytest.raises(OutOfDeviceMemory, match="should fit"):
+        await ladder.make(asked(tiny_models, "sdxl"), GPU, attempts(9)[0])
+
+
+async def test_the_next_picture_as_large_begins_where_the_last_was_made_and_a_loaded_model_is_not_loaded_again_for_less(
+    tiny_models: Models,
+):
+    device = Device()
+    residency = Residency(device)
+    ladder = MemoryLadder(residency, MemoryLimits(), dtype="auto")
+    await ladder.make(asked(tiny_models), GPU, attempts(1)[0])
+    assert device.loads == ["sd15", "sd15"]
+
+    for size in (SIZE, Size(64, 64)):
+        await ladder.make(asked(tiny_models, size=size), GPU, attempts(0)[0])
+    assert device.loads == ["sd15", "sd15"]
+    await residency.unload("sd15")
+    await ladder.make(asked(tiny_models, size=Size(64, 64)), GPU, attempts(0)[0])
+    assert offload_of(residency) is Offload.NONE
+    await ladder.make(asked(tiny_models), GPU, attempts(0)[0])
+    assert offload_of(residency) is Offload.MODEL
+
+
+async def test_a_load_that_memory_runs_out_under_is_tried_again_with_less_on_the_device(tiny_models: Models):
+    device = Device(fails_with=OutOfDeviceMemory("out of memory"))
+    residency = Residency(device, on_load=lambda model, seconds, succeeded: setattr(device, "fails_with", None))
+    ladder = MemoryLadder(residency, MemoryLimits(), dtype="auto")
+
+    await ladder.make(asked(tiny_models), GPU, attempts(0)[0])
+
+    assert (device.loads, offload_of(residency)) == (["sd15", "sd15"], Offload.MODEL)
+
+
+async def test_an_operator_can_forbid_it(residency: Residency, tiny_models: Models):
+    ladder = MemoryLadder(residency, MemoryLimits(), dtype="auto", offload="none")
+    attempt, made = attempts(9)
+
+    with pytest.raises(OutOfDeviceMemory, match="should fit"):
+        await ladder.make(asked(tiny_models), GPU, attempt)
+
+    assert made == [0]

@@ -6,6 +6,7 @@ import pytest
 
 from common.node_api import MemoryLimit
 from node.memory_limits import TRUSTED_S, MemoryLimits, Way
+from node.offload import Offload
 
 SD = Way("sd", "gpu float16")
 MP = 1024 * 1024
@@ -21,7 +22,7 @@ class Clock:
 
 def test_before_anything_failed_there_is_no_limit():
     limits = MemoryLimits()
-    limits.made(SD, "generation", MP)
+    limits.made(SD, "generation", MP, Offload.NONE)
 
     assert limits.of(SD) == {}
 
@@ -30,7 +31,7 @@ def test_half_of_what_failed_is_thought_to_fit_until_something_larger_did():
     limits = MemoryLimits()
 
     assert limits.failed(SD, "generation", MP) == MemoryLimit(too_large_px=MP, fits_px=MP // 2)
-    limits.made(SD, "generation", MP * 3 // 4)
+    limits.made(SD, "generation", MP * 3 // 4, Offload.NONE)
     assert limits.of(SD) == {"generation": MemoryLimit(too_large_px=MP, fits_px=MP * 3 // 4)}
 
 
@@ -53,14 +54,14 @@ def test_a_limit_is_of_one_task_and_one_way_to_run_one_model():
 def test_what_failed_and_is_made_after_all_is_no_limit_any_more():
     limits = MemoryLimits()
     limits.failed(SD, "generation", MP)
-    limits.made(SD, "generation", MP)
+    limits.made(SD, "generation", MP, Offload.NONE)
 
     assert limits.of(SD) == {}
 
 
 def test_a_size_that_was_made_once_and_then_fails_is_not_said_to_fit():
     limits = MemoryLimits()
-    limits.made(SD, "generation", MP)
+    limits.made(SD, "generation", MP, Offload.NONE)
 
     assert limits.failed(SD, "generation", MP).fits_px == MP // 2
 
@@ -68,7 +69,7 @@ def test_a_size_that_was_made_once_and_then_fails_is_not_said_to_fit():
 def test_limits_outlive_the_process_but_not_the_day(tmp_path: Path):
     path, clock = tmp_path / "limits.json", Clock()
     before = MemoryLimits(path, clock=clock)
-    before.made(SD, "generation", MP)
+    before.made(SD, "generation", MP, Offload.NONE)
     limit = before.failed(SD, "generation", 2 * MP)
 
     after = MemoryLimits(path, clock=clock)
@@ -104,3 +105,17 @@ def test_a_home_that_cannot_be_written_costs_the_memory_of_it_and_no_run(tmp_pat
     limits.failed(SD, "generation", MP)
 
     assert limits.of(SD)
+
+
+def test_what_a_large_picture_needed_the_next_as_large_is_given_at_once_and_smaller_ones_not(tmp_path: Path):
+    path, clock = tmp_path / "limits.json", Clock()
+    MemoryLimits(path, clock=clock).made(SD, "generation", MP, Offload.MODEL)
+    limits = MemoryLimits(path, clock=clock)
+    limits.made(SD, "generation", 2 * MP, Offload.GROUP)
+
+    needed = [limits.offload(SD, "generation", pixels) for pixels in (MP - 1, MP, 2 * MP - 1, 3 * MP)]
+    assert needed == [Offload.NONE, Offload.MODEL, Offload.MODEL, Offload.GROUP]
+    assert limits.offload(SD, "edit", MP) is Offload.NONE
+    assert limits.of(SD) == {}
+    clock.now_s += TRUSTED_S
+    assert limits.offload(SD, "generation", MP) is Offload.NONE
