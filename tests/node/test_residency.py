@@ -226,9 +226,10 @@ async def test_a_model_that_ends_worker_after_worker_is_quarantined_until_an_ope
 
 
 async def test_loads_that_end_the_worker_count_too(orders: dict[str, LoadOrder]):
-    device = Device(fails_with=lost(-11))
+    device = Device()
     residency = Residency(device)
     for _ in range(QUARANTINED_AFTER):
+        device.fails_with = lost(-11)
         with pytest.raises(WorkerLost):
             await residency.ensure(orders["sd15"])
 
