@@ -167,6 +167,14 @@ class NodeStatus(_Shape):
     """Measured seconds to load, by model."""
     batch_s: dict[str, dict[int, float]] = Field(default_factory=dict)
     """Measured seconds a picture by the number of pictures in its pass, by device, model and shape in words."""
+    resident: list[str] = Field(default_factory=list)
+    """Models on the device, in the order in which they would leave it: the least recently used first."""
+    pinned: list[str] = Field(default_factory=list)
+    """Those of them that never leave for another."""
+    budget_bytes: int | None = Field(default=None, ge=0)
+    """Device memory that weights may take; None while the device is not known."""
+    max_resident: int | None = Field(default=None, ge=1)
+    """At most this many models on the device; None for no such bound."""
 
 
 class LoadOrder(BaseModel):

@@ -93,6 +93,16 @@ class Residency:
         # One change of what is on the device at a time: two loads at once could pass the budget together.
         self._changing = asyncio.Lock()
 
+    @property
+    def residents(self) -> list[str]:
+        """What is on the device, the least recently used first."""
+        return list(self._residents)
+
+    @property
+    def pinned(self) -> list[str]:
+        """Those of them that are never evicted."""
+        return [model for model, each in self._residents.items() if each.pinned]
+
     def is_resident(self, model: str) -> bool:
         """Whether a run on this model needs no load."""
         return model in self._residents

@@ -35,6 +35,10 @@ def status_of(services: Services) -> NodeStatus:
         seconds_per_unit=dict(services.pace.seconds_per_unit),
         load_s=dict(services.pace.load_s),
         batch_s={} if services.batches is None else services.batches.told(),
+        resident=services.residency.residents,
+        pinned=services.residency.pinned,
+        budget_bytes=services.residency.budget_bytes(),
+        max_resident=own.max_resident,
     )
 
 

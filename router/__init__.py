@@ -13,7 +13,11 @@
     estimate.py      what a request would cost and when it would be done
     idempotency.py   requests that come again under one Idempotency-Key
     queue.py         where runs wait for a node
+    line.py          pure: their order, fair between keys and short work first
     placement.py     pure: filter, predict the finish on each node, pick
+    candidates.py    pure: what a node said and was sent -> the node as placement sees it
+    fleet.py         all of them, indexed; binds those that wait to nodes
+    simulator/       the same placement and order on fleets of made-up nodes: `aquatint bench placement`
     registry.py      the nodes and what we think of them; probe.py looks at them; node_client.py speaks to them
     wire/            HTTP/1.1 to nodes for runs: bodies pass as they come
     bench/           `aquatint bench router`
@@ -23,8 +27,11 @@ Decisions:
 
 - Late binding: a run waits here, not at a node, until a node has a place for it. A node holds what it runs and one more,
   so it never idles, and a wrong prediction costs one run's wait at most. Costs: the router holds request bodies meanwhile.
-- Placement is a pure function of what nodes last said and of what was sent since; learned predictions replace its priors
-  without touching its callers. Every run that is turned away can be told why.
+- Placement is a pure function of what nodes last said and of what was sent since. It weighs what a load throws out by how
+  many copies the demand for it needs, and a run whose best node is full waits for it, claiming its turn there: simulated,
+  a fleet with three times the models that fit spends 3-4 % of its work on loading instead of 200 %.
+- Order and binding are the code the simulator drives, so a change of policy is judged by `aquatint bench placement` first.
+- Keys share the devices by the seconds their runs take, not by requests; within a round of ten seconds short work goes first.
 - The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
 - Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read. Runs go over a client of our
   own, as httpx costs several times what the bytes cost; everything small goes over httpx.

@@ -87,9 +87,9 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
     links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
     client = NodeClient(connect_timeout_s=own.connect_timeout_s, probe_timeout_s=own.probe_timeout_s)
     stack.push_async_callback(client.aclose)
-    registry = Registry(catalog)
+    registry = Registry(catalog, depth=own.node_depth)
     await registry.refresh()
-    queue = Queue(registry, max_queued=own.max_queued, depth=own.node_depth, no_capacity_wait_s=own.no_capacity_wait_s)
+    queue = Queue(registry, max_queued=own.max_queued, no_capacity_wait_s=own.no_capacity_wait_s)
     queue.on_wait = metrics.waited
     metrics.watch_queue(lambda: len(queue), queue.predicted_wait_s)
 

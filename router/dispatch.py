@@ -204,7 +204,8 @@ class Dispatcher:
     async def _next_try(self, journey: _Journey) -> _Try:
         """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
         run_id = journey.accepted.run_id
-        placing = asyncio.ensure_future(self._queue.place(run_id, journey.ask, deadline_s=journey.deadline_s))
+        key_id = journey.accepted.key_id
+        placing = asyncio.ensure_future(self._queue.place(run_id, journey.ask, key_id=key_id, deadline_s=journey.deadline_s))
         try:
             if not journey.recorded:
                 await asyncio.sleep(0)  # A place that is free is granted in this turn of the loop.

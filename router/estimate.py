@@ -1,13 +1,10 @@
 """What a request would cost and when it would be done (`dry_run`): the same prediction that dispatch goes by."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.placement import PRIOR_LOAD_S, Ask, Candidate, Outlook, place, seconds_per_unit
-
-NO_LIMIT = 1_000_000
-"""As many runs as a node may hold when the question is where one would run, not whether it could be sent now."""
+from router.fleet import Fleet
+from router.placement import Ask, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +41,21 @@ class Estimate:
         return told | ({"node": self.node, "turned_away": self.turned_away} if nodes else {})
 
 
-def estimate(ask: Ask, waiting: Sequence[Ask], candidates: Sequence[Candidate]) -> Estimate:
-    """Predict what becomes of `ask` behind those that wait. Pure.
+def estimate(ask: Ask, fleet: Fleet, *, queued: int, queued_s: float, now_s: float) -> Estimate:
+    """Predict what becomes of `ask` behind those that wait: `queued` of them, with `queued_s` of work. Changes nothing.
 
     Those that wait are shared out evenly among the nodes that take runs: which of them goes where is decided only when a
     place comes free.
     """
-    found = place(ask, candidates, depth=NO_LIMIT)
-    at = next((each for each in candidates if each.node_id == found.node_id), None)
-    if at is None or at.status is None:
-        away = dict(found.turned_away)
-        return Estimate(found.outlook is Outlook.FULL, None, None, None, None, len(waiting), away)
-    status = at.status
-    gpu_s = ask.units * seconds_per_unit(ask.model, status)
-    cold = not any(model.resident for model in status.models if model.id == ask.model)
-    load_s = status.load_s.get(ask.model, PRIOR_LOAD_S) if cold else 0.0
-    takers = sum(place(ask, [each], depth=NO_LIMIT).node_id is not None for each in candidates)
-    before_s = sum(each.units * seconds_per_unit(each.model, status) for each in waiting) / max(1, takers)
-    return Estimate(True, at.name, found.finish_s + before_s, load_s, gpu_s, len(waiting), dict(found.turned_away))
+    found = fleet.place(ask, now_s)
+    reasons = {each.name: refusal(ask, each) for each in fleet.candidates.values()}
+    away = {name: reason[1] for name, reason in reasons.items() if reason is not None}
+    if found.node_id is None or found.terms is None:
+        return Estimate(False, None, None, None, None, queued, away)
+    before_s = queued_s / (len(reasons) - len(away))
+    terms = found.terms
+    at = fleet.candidates[found.node_id].name
+    return Estimate(True, at, terms.finish_s + before_s, terms.load_s, terms.own_s, queued, away)
 
 
 def _rounded(seconds: float | None) -> float | None:

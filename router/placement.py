@@ -1,20 +1,22 @@
 """Choose a node: filter, predict the finish on each, pick. Pure: no clock, no I/O, no state.
 
-finish(node) = work already there + load of the checkpoint if it is cold there + this run's own work,
-each in seconds, from what the node has measured (seconds per megapixel-step, seconds to load), else from priors.
-One cold load costs as much as 30-100 pictures of a turbo model, so the load belongs into the sum.
+finish(node) = work already there + load of the checkpoint if it will be cold there + what must leave for it, as far as
+others want that + this run's own work, each in seconds. One cold load costs as much as 30-100 pictures of a turbo model,
+and a model that is thrown out has to be loaded again by somebody: so both belong into the sum.
+
+The pick is the node where the run is done first, whether or not that node has a place now. A run whose node is full waits
+in the router: a node that will be free in a moment beats one that is free and would have to load.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
-from common.node_api import MemoryLimit, ModelStatus, NodePhase, NodeStatus
+from common.node_api import MemoryLimit
 
-PRIOR_S_PER_UNIT = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
-"""Seconds for a megapixel-step before anything was measured: SDXL on a recent GPU, on a laptop's, on a few cores.
-Only their order matters: the first picture replaces them."""
-PRIOR_LOAD_S = 20.0
+SHARE_OF_RUNNING = 0.05
+"""A run at its predicted end is taken to need this share of its prediction still: predictions are means, and half are late."""
 
 
 class Health(StrEnum):
@@ -45,17 +47,75 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """One model at one node."""
+
+    tasks: frozenset[str]
+    pace: float
+    """Seconds for a megapixel-step."""
+    load_s: float
+    memory_bytes: int = 0
+    places: int = 1_000_000
+    """Runs the node may hold for one more of this model to be sent, where that is less than the node's own places."""
+    loras: frozenset[str] = frozenset()
+    extras: frozenset[str] = frozenset()
+    limits: Mapping[str, MemoryLimit] = field(default_factory=dict)
+    """By task: what the node has found out about the pictures its memory suffices for."""
+    unavailable: str | None = None
+    """Why it cannot be had there at present."""
+
+    def own_s(self, ask: Ask) -> float:
+        """Seconds of the run's own work here."""
+        return ask.units * self.pace
+
+    def too_small(self, ask: Ask) -> MemoryLimit | None:
+        """The limit of the node's memory that a picture is beyond; None where it may fit."""
+        limit = self.limits.get(ask.task)
+        return limit if limit is not None and ask.pixels >= limit.too_large_px else None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node as placement sees it. `ours`: units of each run this router sent and that is unanswered, by run id."""
+    """A node as placement sees it: what it offers and what it has taken on. Changes are new candidates."""
 
     node_id: str
     name: str
-    health: Health
-    status: NodeStatus | None
-    ours: Mapping[str, tuple[str, float]] = field(default_factory=dict)
-    """run id -> (model, units)"""
-    sitting_out: Mapping[str, str] = field(default_factory=dict)
-    """model -> why this node is not given it at present"""
+    offers: Mapping[str, Offer]
+    places: int
+    """Runs it may hold: those it runs at once and those that wait there so that it never idles."""
+    held: int = 0
+    free_at_s: float = 0.0
+    """When its work would be done, on the caller's clock."""
+    floor_s: float = 0.0
+    """What is left of its work at least, however late it is: what waits there, and a share of what runs."""
+    resident: tuple[str, ...] = ()
+    """Models on the device once all it holds has run, the least recently used first."""
+    pinned: frozenset[str] = frozenset()
+    """Models that are never evicted."""
+    budget_bytes: int | None = None
+    """Device memory for weights; None for no bound."""
+    max_resident: int | None = None
+    away: str | None = None
+    """Why it takes no runs at all; None when it does."""
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a run of some model could be sent now."""
+        return self.held < self.places
+
+    def has_place_for(self, model: str) -> bool:
+        """Whether a run of this model could be sent now."""
+        return self.held < min(self.places, self.offers[model].places)
+
+    def wait_s(self, now_s: float) -> float:
+        """Predicted seconds until its work is done.
+
+        Work that is late is taken to need as long again as it is late: a node that hangs so loses its runs to others.
+        """
+        left_s = self.free_at_s - now_s
+        if left_s >= self.floor_s:
+            return left_s
+        return self.floor_s - min(0.0, left_s) if self.held else 0.0
 
 
 class Outlook(IntEnum):
@@ -70,113 +130,193 @@ class Outlook(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """The predicted finish, taken apart; all in seconds."""
+
+    waiting_s: float
+    load_s: float
+    eviction_s: float
+    """Not waited for by this run, but by those whose model leaves: it weighs in the choice and is left out of the ETA."""
+    own_s: float
+
+    @property
+    def finish_s(self) -> float:
+        """Seconds from now until the run is done."""
+        return self.waiting_s + self.load_s + self.own_s
+
+    @property
+    def cost_s(self) -> float:
+        """What the pick goes by."""
+        return self.waiting_s + self.load_s + self.eviction_s + self.own_s
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
-    """The pick, and why the others were turned away."""
+    """The pick, or why every node was turned away."""
 
     node_id: str | None
-    finish_s: float
-    turned_away: Mapping[str, str]
-    outlook: Outlook
+    """Where the run would finish first; None when no node can take it."""
+    has_place: bool
+    """Whether that node can be sent the run now."""
+    terms: Terms | None
+    turned_away: Mapping[str, str] = field(default_factory=dict)
+    """name of node -> why; told only where none can take it, as every run that waits is placed again and again"""
+    outlook: Outlook = Outlook.FULL
     fits_px: int | None = None
     """Area of the largest picture that nodes turned away for their memory would take; None where there are none of them."""
 
 
-def place(ask: Ask, candidates: Sequence[Candidate], *, depth: int) -> Placement:
-    """The node where `ask` would finish first; ties go to the one holding fewer of our runs, then by name.
+Want = Callable[[str], float]
+"""How much a model is wanted elsewhere once it leaves a node: 0, not at all, to 1, at once."""
 
-    depth: runs a node may hold beyond those it runs at once; so many times the model's batch where it makes batches.
+
+def place(ask: Ask, candidates: Collection[Candidate], *, now_s: float, want: Want) -> Placement:
+    """The node where `ask` would finish first; ties go to the one that holds fewer runs, then by name.
+
+    now_s: on the clock of `free_at_s`.
     """
-    turned_away: dict[str, str] = {}
-    outlook = Outlook.NONE
-    best: tuple[float, int, str, str] | None = None
-    fits_px: int | None = None
+    best = _cheapest(ask, candidates, now_s, want)
+    if best is not None:
+        return Placement(best.node_id, best.has_place_for(ask.model), terms_of(ask, best, now_s=now_s, want=want))
+    refused = [(candidate.name, *why) for candidate in candidates if (why := refusal(ask, candidate)) is not None]
+    outlook = max((each for _, each, _ in refused), default=Outlook.NONE)
+    offers = [candidate.offers[ask.model] for candidate in candidates if ask.model in candidate.offers]
+    limits = [limit.fits_px for offer in offers if (limit := offer.too_small(ask)) is not None]
+    turned_away = {name: why for name, _, why in refused}
+    return Placement(None, False, None, turned_away, outlook, max(limits, default=None))
+
+
+def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Want) -> Candidate | None:
+    """The candidate of the least cost; None when all refuse.
+
+    Written out instead of calling `refusal` and `terms_of`, which a test holds it to: over a thousand nodes the calls alone
+    would take longer than a pick may.
+    """
+    model, task, units, loras, extras, tried = ask.model, ask.task, ask.units, ask.loras, ask.extras, ask.tried
+    best: Candidate | None = None
+    best_s = math.inf
     for candidate in candidates:
-        refusal = _refusal(ask, candidate, depth)
-        if refusal is not None:
-            turned_away[candidate.name] = refusal[1]
-            outlook = max(outlook, refusal[0])
-            if (limit := too_small(ask, candidate.status)) is not None:
-                fits_px = max(fits_px or 0, limit.fits_px)
+        offer = candidate.offers.get(model)
+        if offer is None or candidate.away is not None or offer.unavailable is not None or task not in offer.tasks:
             continue
-        rank = (predict_finish_s(ask, candidate), len(candidate.ours), candidate.name, candidate.node_id)
-        best = rank if best is None else min(best, rank)
-    if best is None:
-        return Placement(None, float("inf"), turned_away, outlook, fits_px)
-    return Placement(best[3], best[0], turned_away, Outlook.FULL)
+        if (loras and not loras <= offer.loras) or (extras and not extras <= offer.extras):
+            continue
+        if (tried and candidate.node_id in tried) or (offer.limits and offer.too_small(ask) is not None):
+            continue
+        cost_s = units * offer.pace
+        if candidate.held:
+            left_s = candidate.free_at_s - now_s
+            cost_s += left_s if left_s >= candidate.floor_s else candidate.wait_s(now_s)
+        if cost_s > best_s:
+            continue
+        if model not in candidate.resident:
+            cost_s += offer.load_s
+            if cost_s > best_s or _too_large(offer, candidate):
+                continue
+            cost_s += eviction_s(model, candidate, want)
+        if cost_s < best_s or (cost_s == best_s and best is not None and _before(candidate, best)):
+            best, best_s = candidate, cost_s
+    return best
 
 
-def _refusal(ask: Ask, candidate: Candidate, depth: int) -> tuple[Outlook, str] | None:
+def _before(one: Candidate, other: Candidate) -> bool:
+    return (one.held, one.name, one.node_id) < (other.held, other.name, other.node_id)
+
+
+def _too_large(offer: Offer, candidate: Candidate) -> bool:
+    return candidate.budget_bytes is not None and offer.memory_bytes > candidate.budget_bytes
+
+
+def terms_of(ask: Ask, candidate: Candidate, *, now_s: float, want: Want) -> Terms:
+    """The predicted finish at a node that does not refuse."""
+    offer, cold = candidate.offers[ask.model], ask.model not in candidate.resident
+    return Terms(
+        waiting_s=candidate.wait_s(now_s),
+        load_s=offer.load_s if cold else 0.0,
+        eviction_s=eviction_s(ask.model, candidate, want) if cold else 0.0,
+        own_s=offer.own_s(ask),
+    )
+
+
+def refusal(ask: Ask, candidate: Candidate) -> tuple[Outlook, str] | None:
+    """Why a node cannot take the run, and what prospects that leaves; None when it can, if not at once."""
     if candidate.node_id in ask.tried:
         return Outlook.NONE, "failed under this run before"
-    if candidate.health is not Health.ONLINE or candidate.status is None:
-        return Outlook.AWAY, str(candidate.health)
-    if candidate.status.phase is not NodePhase.READY:
-        return Outlook.AWAY, str(candidate.status.phase)
-    model = _model(ask.model, candidate.status)
-    if model is None:
+    if candidate.away is not None:
+        return Outlook.AWAY, candidate.away
+    offer = candidate.offers.get(ask.model)
+    if offer is None:
         return Outlook.NONE, "does not have the model"
-    if ask.task not in model.tasks:
+    if ask.task not in offer.tasks:
         return Outlook.NONE, f"the model makes no {ask.task} there"
-    if missing := ask.loras.difference(model.loras):
+    if missing := ask.loras.difference(offer.loras):
         return Outlook.NONE, f"does not have the LoRA {min(missing)!r}"
-    if (limit := too_small(ask, candidate.status)) is not None:
+    if (limit := offer.too_small(ask)) is not None:
         return Outlook.NONE, f"has not the memory for more than {limit.fits_px:,} pixels"
-    if missing := ask.extras.difference(model.extras):
+    if missing := ask.extras.difference(offer.extras):
         return Outlook.NONE, f"does not have {min(missing)}"
-    why = model.unavailable or candidate.sitting_out.get(ask.model)
-    if why is not None:
-        return Outlook.AWAY, why
-    # A node that makes several runs of the model in one pass is given as many, and as many again to wait.
-    room = min((candidate.status.max_concurrency + depth) * model.batch, model.batch + candidate.status.max_queued)
-    if held(candidate) >= room:
-        return Outlook.FULL, "full"
+    if ask.model not in candidate.resident and _too_large(offer, candidate):
+        return Outlook.NONE, f"the weights need {offer.memory_bytes:,} bytes of {candidate.budget_bytes:,}"
+    if offer.unavailable is not None:
+        return Outlook.AWAY, offer.unavailable
     return None
 
 
-def too_small(ask: Ask, status: NodeStatus | None) -> MemoryLimit | None:
-    """The limit of a node's memory that a picture is beyond, as the node itself found out; None where it may fit."""
-    model = None if status is None else _model(ask.model, status)
-    limit = None if model is None else model.memory_limits.get(ask.task)
-    return limit if limit is not None and ask.pixels >= limit.too_large_px else None
+def eviction_s(model: str, candidate: Candidate, want: Want) -> float:
+    """Seconds of loading that others will have to wait for when `model` comes onto the device."""
+    victims = _victims(model, candidate.resident, candidate)
+    return sum(candidate.offers[victim].load_s * want(victim) for victim in victims if victim in candidate.offers)
 
 
-def held(candidate: Candidate) -> int:
-    """Runs at the node: ours, known exactly, and those its last status says others sent."""
-    if candidate.status is None:
-        return len(candidate.ours)
-    return len(candidate.ours) + sum(job.run_id not in candidate.ours for job in candidate.status.jobs)
+def with_run(ask: Ask, candidate: Candidate, *, now_s: float) -> Candidate:
+    """The node once it has taken on `ask` as well."""
+    offer = candidate.offers[ask.model]
+    took_s = offer.own_s(ask) + (0.0 if ask.model in candidate.resident else offer.load_s)
+    return replace(
+        candidate,
+        held=candidate.held + 1,
+        free_at_s=now_s + candidate.wait_s(now_s) + took_s,
+        floor_s=candidate.floor_s + took_s if candidate.held else SHARE_OF_RUNNING * took_s,
+        resident=residents_after([ask.model], candidate),
+    )
 
 
-def predict_finish_s(ask: Ask, candidate: Candidate) -> float:
-    """Seconds from now until `ask` would be done at `candidate`, which must have a status."""
-    status = candidate.status
-    assert status is not None
-    waiting_s = 0.0
-    reported = {job.run_id: job for job in status.jobs}
-    for run_id, (model, units) in candidate.ours.items():
-        job = reported.pop(run_id, None)
-        waiting_s += (units if job is None else _left(job.work_units, job.step, job.steps)) * seconds_per_unit(model, status)
-    for job in reported.values():
-        waiting_s += _left(job.work_units, job.step, job.steps) * seconds_per_unit(job.model, status)
-    model_status = _model(ask.model, status)
-    cold = model_status is None or not model_status.resident
-    load_s = status.load_s.get(ask.model, PRIOR_LOAD_S) if cold else 0.0
-    return waiting_s + load_s + ask.units * seconds_per_unit(ask.model, status)
+def with_claim(ask: Ask, candidate: Candidate, *, now_s: float) -> Candidate:
+    """The node with `ask` waiting for it in the router: those that come after wait for that work too."""
+    offer = candidate.offers[ask.model]
+    took_s = offer.own_s(ask) + (0.0 if ask.model in candidate.resident else offer.load_s)
+    return replace(candidate, free_at_s=now_s + candidate.wait_s(now_s) + took_s, floor_s=candidate.floor_s + took_s)
 
 
-def seconds_per_unit(model: str, status: NodeStatus) -> float:
-    """Measured at the node, else the mean of what it measured for other models, else the prior of its kind of device."""
-    measured = status.seconds_per_unit
-    if model in measured:
-        return measured[model]
-    if measured:
-        return sum(measured.values()) / len(measured)
-    return PRIOR_S_PER_UNIT.get(status.device.kind, PRIOR_S_PER_UNIT["cpu"])
+def residents_after(models: Iterable[str], candidate: Candidate) -> tuple[str, ...]:
+    """What is on the device after runs on `models`, in their order: as `Candidate.resident`."""
+    resident = candidate.resident
+    for model in models:
+        if resident and resident[-1] == model:
+            continue
+        gone = {model, *(() if model in resident else _victims(model, resident, candidate))}
+        resident = (*(each for each in resident if each not in gone), model)
+    return resident
 
 
-def _left(units: float, step: int, steps: int) -> float:
-    return units * (1 - step / steps) if steps else units
+def _victims(model: str, resident: Sequence[str], candidate: Candidate) -> list[str]:
+    """Who leaves when `model` comes, the least recently used first, as residency does it on the node."""
+    victims: list[str] = []
+    count = len(resident)
+    if candidate.max_resident is None and candidate.budget_bytes is None:
+        return victims
+    used_bytes = _bytes_of(model, candidate) + sum(_bytes_of(each, candidate) for each in resident)
+    for each in resident:
+        crowded = candidate.max_resident is not None and count >= candidate.max_resident
+        if not crowded and (candidate.budget_bytes is None or used_bytes <= candidate.budget_bytes):
+            break
+        if each not in candidate.pinned:
+            victims.append(each)
+            count -= 1
+            used_bytes -= _bytes_of(each, candidate)
+    return victims
 
 
-def _model(name: str, status: NodeStatus) -> ModelStatus | None:
-    return next((model for model in status.models if model.id == name), None)
+def _bytes_of(model: str, candidate: Candidate) -> int:
+    offer = candidate.offers.get(model)
+    return 0 if offer is None else offer.memory_bytes

@@ -1,7 +1,7 @@
 """Where runs wait for a node. Late binding: a run is tied to a node only when that node has a place for it.
 
-Bounded, first come first served among runs that can be placed; a run whose nodes are all full does not hold up
-one behind it that another node can take.
+In which order is `line.py`'s business, who goes where `fleet.py`'s; here are the futures, the bounds and the clock. A run
+whose best node is full does not hold up one behind it that another node can take.
 """
 
 import asyncio
@@ -9,22 +9,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from common.errors import DeadlineExceeded, NoCapacity, OutOfDeviceMemory, TooManyRequests, bounded_s
-from router.placement import Ask, Outlook, Placement, place
+from common.errors import AquatintError, DeadlineExceeded, NoCapacity, OutOfDeviceMemory, TooManyRequests, bounded_s
+from router.fleet import bind
+from router.line import Line, Waiting
+from router.placement import Ask, Outlook, Placement
 from router.registry import Node, Registry
 
-LOOK_AHEAD = 64
-"""Waiting runs looked at when a place comes free; more would cost more than it finds."""
+SWEEP_EVERY_S = 0.25
+"""How often those that wait are looked at for what only time brings: deadlines, and nodes that do not come back."""
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Ticket(Waiting):
     """One waiting run."""
 
     run_id: str
-    ask: Ask
+    deadline_s: float
     granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    last: Placement | None = None
     stranded_since_s: float | None = None
     """Since when no node at all could take it, on the monotonic clock; None while some node is only full."""
 
@@ -32,105 +33,141 @@ class Ticket:
 class Queue:
     """Grants places. Every change that may free one ends in `pump`."""
 
-    def __init__(self, registry: Registry, *, max_queued: int, depth: int, no_capacity_wait_s: float) -> None:
+    def __init__(self, registry: Registry, *, max_queued: int, no_capacity_wait_s: float) -> None:
         self._registry = registry
         self._max_queued = max_queued
-        self._depth = depth
         self._no_capacity_wait_s = no_capacity_wait_s
-        self._waiting: list[Ticket] = []
-        self._seconds_per_run = 1.0
+        self._line: Line[Ticket] = Line()
+        self._granted: dict[str, Ticket] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
         self.on_wait: Callable[[float], None] = lambda seconds: None
         registry.changed = self.pump
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._line)
 
     def waiting(self) -> list[str]:
         """Ids of waiting runs, in their order."""
-        return [ticket.run_id for ticket in self._waiting]
+        return [ticket.run_id for ticket in self._line]
+
+    @property
+    def work_s(self) -> float:
+        """Predicted device seconds of all that waits."""
+        return self._line.work_s
 
     def check_room(self) -> None:
         """Raises: TooManyRequests: as many runs wait as may."""
-        if len(self._waiting) >= self._max_queued:
+        if len(self._line) >= self._max_queued:
             wait_s = bounded_s(self._turnover_s())
             # In OpenAI's words, because old clients read the time out of them.
             raise TooManyRequests(
-                f"Rate limit reached for requests that wait: {len(self._waiting)} of {self._max_queued} wait already. "
+                f"Rate limit reached for requests that wait: {len(self._line)} of {self._max_queued} wait already. "
                 f"Please try again in {wait_s}s.",
                 retry_after_s=wait_s,
             )
 
-    async def place(self, run_id: str, ask: Ask, *, deadline_s: float) -> Node:
-        """Wait for a node; its place is taken until `release`. deadline_s: on the monotonic clock.
+    async def place(self, run_id: str, ask: Ask, *, key_id: str | None, deadline_s: float) -> Node:
+        """Wait for a node; its place is taken until `release`. key_id: whose share of the devices it takes.
+        deadline_s: on the monotonic clock.
 
         Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
         model; DeadlineExceeded.
         """
-        ticket = Ticket(run_id, ask)
-        began_s = time.monotonic()
-        self._waiting.append(ticket)
+        now_s, fleet = time.monotonic(), self._registry.fleet
+        ticket = Ticket(ask, now_s, fleet.work_s(ask), key_id, run_id=run_id, deadline_s=deadline_s)
+        fleet.demand.note(ask.model, ticket.work_s, now_s)
+        self._line.add(ticket)
         try:
             self.pump()
-            while not ticket.granted.done():
-                now_s = time.monotonic()
-                if now_s >= deadline_s:
-                    raise DeadlineExceeded("The request waited for a node until its time was over.", retryable=True)
-                self._raise_if_stranded(ticket, now_s)
-                # Woken by a grant; otherwise once a while, as "stranded" and "deadline" are about time passing.
-                await asyncio.wait({ticket.granted}, timeout=min(0.25, deadline_s - now_s))
-            self.on_wait(time.monotonic() - began_s)
-            return ticket.granted.result()
+            self._look_at(ticket, fleet.place(ask, now_s), now_s)
+            self._sweep_later()
+            node = await ticket.granted
         except BaseException:
-            if ticket.granted.done() and not ticket.granted.cancelled():
+            if ticket.granted.done() and not ticket.granted.cancelled() and ticket.granted.exception() is None:
                 # Granted in the very moment the client left: give the place back.
                 self.release(ticket.granted.result(), run_id)
             raise
         finally:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+            if ticket in self._line:
+                self._line.leave(ticket)
+        self.on_wait(time.monotonic() - now_s)
+        return node
 
     def release(self, node: Node, run_id: str, *, took_s: float | None = None) -> None:
         """The run has left the node. took_s: how long it was there, if it succeeded."""
-        node.ours.pop(run_id, None)
-        if took_s is not None:
-            self._seconds_per_run += 0.2 * (took_s - self._seconds_per_run)
+        self._registry.ended(node, run_id)
+        ticket = self._granted.pop(run_id, None)
+        if ticket is not None:
+            self._line.correct(ticket, 0.0 if took_s is None else min(took_s, MAX_CHARGE * ticket.work_s))
         self.pump()
 
     def pump(self) -> None:
         """Give free places to waiting runs."""
-        for ticket in self._waiting[:LOOK_AHEAD]:
-            ticket.last = place(ticket.ask, self._registry.candidates(), depth=self._depth)
-            if ticket.last.node_id is None:
-                if ticket.last.outlook is Outlook.FULL:
-                    ticket.stranded_since_s = None
-                elif ticket.stranded_since_s is None:
-                    ticket.stranded_since_s = time.monotonic()
-                continue
-            node = self._registry.get(ticket.last.node_id)
-            node.ours[ticket.run_id] = (ticket.ask.model, ticket.ask.units)
-            self._waiting.remove(ticket)
-            ticket.granted.set_result(node)
+        bind(self._line, self._registry.fleet, time.monotonic(), grant=self._grant)
 
-    def _raise_if_stranded(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.last is None or ticket.stranded_since_s is None:
+    def _grant(self, ticket: Ticket, placement: Placement) -> None:
+        assert placement.node_id is not None
+        self._line.serve(ticket)
+        node = self._registry.get(placement.node_id)
+        self._registry.sent(node, ticket.run_id, ticket.ask)
+        self._granted[ticket.run_id] = ticket
+        ticket.granted.set_result(node)
+
+    def _sweep_later(self) -> None:
+        if self._sweeping is None and len(self._line):
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the wait of those whose time is over, or whom no node can take. One look for all that ask for the same."""
+        self._sweeping = None
+        now_s, looks = time.monotonic(), dict[Ask, Placement]()
+        for ticket in self._line:
+            # What no node can take does not hang on how much work it is.
+            alike = replace(ticket.ask, units=0.0)
+            if alike not in looks:
+                looks[alike] = self._registry.fleet.place(alike, now_s)
+            self._look_at(ticket, looks[alike], now_s)
+        self._sweep_later()
+
+    def _look_at(self, ticket: Ticket, placement: Placement, now_s: float) -> None:
+        if ticket.granted.done():
             return
-        hopeless = ticket.last.outlook is Outlook.NONE
-        if hopeless and ticket.last.fits_px is not None and not ticket.ask.tried:
-            raise OutOfDeviceMemory(
+        ended = self._why_ended(ticket, placement, now_s)
+        if ended is not None:
+            self._line.leave(ticket)
+            ticket.granted.set_exception(ended)
+
+    def _why_ended(self, ticket: Ticket, last: Placement, now_s: float) -> AquatintError | None:
+        if now_s >= ticket.deadline_s:
+            return DeadlineExceeded("The request waited for a node until its time was over.", retryable=True)
+        if last.outlook is Outlook.FULL:
+            ticket.stranded_since_s = None
+            return None
+        if ticket.stranded_since_s is None:
+            ticket.stranded_since_s = now_s
+        hopeless = last.outlook is Outlook.NONE
+        if hopeless and last.fits_px is not None and not ticket.ask.tried:
+            return OutOfDeviceMemory(
                 f"No node has the memory for pictures as large as this by model {ticket.ask.model!r}; going by what was "
-                f"seen, {ticket.last.fits_px:,} pixels would fit.",
+                f"seen, {last.fits_px:,} pixels would fit.",
                 param="size",
             )
         if hopeless or now_s - ticket.stranded_since_s >= self._no_capacity_wait_s:
-            raise NoCapacity(ticket.ask.model, ticket.last.turned_away, hopeless=hopeless)
+            return NoCapacity(ticket.ask.model, last.turned_away, hopeless=hopeless)
+        return None
 
     def predicted_wait_s(self) -> float:
         """Seconds until a run accepted now would get its place, from how long runs took of late."""
         return self._turnover_s()
 
     def _turnover_s(self) -> float:
+        """Predicted seconds until one of those that wait has a place."""
         places = sum(node.status.max_concurrency for node in self._registry.nodes() if node.status is not None) or 1
-        return len(self._waiting) * self._seconds_per_run / places
+        return self._line.work_s / places
+
+
+MAX_CHARGE = 10.0
+"""What a run took is charged to its key up to this many times what was predicted: a node that hung is nobody's fault."""
 
 
 def excluding(ask: Ask, node: Node) -> Ask:

@@ -13,7 +13,9 @@ from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
 from common.node_api import ModelStatus, NodeStatus
-from router.placement import Candidate, Health
+from router.candidates import Known, Sent, candidate_of
+from router.fleet import Fleet
+from router.placement import Ask, Health
 
 log = get_logger(__name__)
 
@@ -34,7 +36,10 @@ class Node:
     status: NodeStatus | None = None
     failures: int = 0
     last_error: str | None = None
-    ours: dict[str, tuple[str, float]] = field(default_factory=dict)
+    said_at_s: float = 0.0
+    """When `status` came, on the monotonic clock."""
+    ours: dict[str, Sent] = field(default_factory=dict)
+    """Runs this router sent there that are unanswered, by id. Changed by the registry alone."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the node is offline: whoever waits for its answer gives up."""
     model_failures: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -51,22 +56,34 @@ class Node:
         """The name the operator gave it."""
         return self.record.name
 
-    def candidate(self) -> Candidate:
-        """This node as placement sees it."""
+    def known(self) -> Known:
+        """What placement goes by."""
         now_s = time.monotonic()
         sitting_out = {
             model: f"failed {count} times in a row"
             for model, (count, when_s) in self.model_failures.items()
             if count >= BREAK_AFTER_FAILURES and now_s - when_s < SIT_OUT_S
         }
-        return Candidate(self.id, self.name, self.health, self.status, dict(self.ours), sitting_out)
+        return Known(
+            node_id=self.id,
+            name=self.name,
+            health=self.health,
+            status=self.status,
+            said_at_s=self.said_at_s,
+            ours=self.ours,
+            sitting_out=sitting_out,
+        )
 
 
 class Registry:
     """All nodes. `changed` is called whenever a waiting run might now find a place."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, depth: int) -> None:
+        """depth: runs sent to a node beyond what it runs at once."""
         self._catalog = catalog
+        self._depth = depth
+        self.fleet = Fleet()
+        """The nodes as placement sees them, kept true with every change."""
         self._nodes: dict[str, Node] = {}
         self.changed: Callable[[], None] = lambda: None
 
@@ -81,9 +98,23 @@ class Registry:
                 return node
         raise NotFound(f"There is no node {name_or_id!r}.", code="node_not_found")
 
-    def candidates(self) -> list[Candidate]:
-        """All nodes as placement sees them."""
-        return [node.candidate() for node in self._nodes.values()]
+    def sent(self, node: Node, run_id: str, ask: Ask) -> None:
+        """A run of ours is on its way to a node."""
+        node.ours[run_id] = Sent(ask, time.monotonic())
+        self._look(node)
+
+    def ended(self, node: Node, run_id: str) -> None:
+        """A run of ours has left a node, which need not have told of it yet."""
+        node.ours.pop(run_id, None)
+        if node.status is not None and any(job.run_id == run_id for job in node.status.jobs):
+            jobs = [job for job in node.status.jobs if job.run_id != run_id]
+            node.status = node.status.model_copy(update={"jobs": jobs})
+        self._look(node)
+
+    def _look(self, node: Node) -> None:
+        """Show placement a node as it is now, if it is registered still."""
+        if self._nodes.get(node.id) is node:
+            self.fleet.put(candidate_of(node.known(), depth=self._depth))
 
     def models(self, *, online: bool) -> dict[str, ModelStatus]:
         """Models by name: of nodes that are online, or that any node ever told this router of."""
@@ -117,28 +148,33 @@ class Registry:
         records = {record.id: record for record in await self._catalog.nodes.list()}
         for node_id in self._nodes.keys() - records.keys():
             self._nodes.pop(node_id).lost.set()
+            self.fleet.drop(node_id)
         for record in records.values():
             node = self._nodes.get(record.id)
             if node is None:
                 health = Health.DRAINING if record.state == Health.DRAINING else Health.PENDING
                 self._nodes[record.id] = Node(record, health)
+                self._look(self._nodes[record.id])
             elif (record.url, record.token, record.state) != (node.record.url, node.record.token, node.record.state):
                 self._take_over(node, record)
 
-    @staticmethod
-    def _take_over(node: Node, record: NodeRecord) -> None:
+    def _take_over(self, node: Node, record: NodeRecord) -> None:
         node.record = record
         if (record.state == Health.DRAINING) != (node.health is Health.DRAINING):
             # Draining is an operator's order, so it travels by the catalog; all other states each router sees for itself.
             node.health = Health.DRAINING if record.state == Health.DRAINING else Health.PENDING
+        self._look(node)
 
     async def seen(self, node: Node, status: NodeStatus) -> None:
         """A good look."""
         node.status, node.failures, node.last_error = status, 0, None
+        node.said_at_s = time.monotonic()
         node.lost.clear()
         if node.health is not Health.DRAINING:
             before, node.health = node.health, Health.ONLINE
+            self._look(node)
             await self._note(node, before)
+        self._look(node)
         self.changed()
 
     async def failed(self, node: Node, why: str, *, gone: bool = False) -> None:
@@ -150,6 +186,7 @@ class Registry:
             node.lost.set()
         if node.health is not Health.DRAINING:
             node.health = Health.OFFLINE if node.failures >= OFFLINE_AFTER_FAILURES else Health.ERROR
+            self._look(node)
             await self._note(node, before)
         if gone or node.failures >= OFFLINE_AFTER_FAILURES:
             self.changed()
@@ -158,10 +195,12 @@ class Registry:
         """A run of `model` failed on `node` by the node's fault."""
         count, _ = node.model_failures.get(model, (0, 0.0))
         node.model_failures[model] = (count + 1, time.monotonic())
+        self._look(node)
 
     def model_worked(self, node: Node, model: str) -> None:
         """A run of `model` succeeded on `node`."""
-        node.model_failures.pop(model, None)
+        if node.model_failures.pop(model, None) is not None:
+            self._look(node)
 
     async def _note(self, node: Node, before: Health) -> None:
         now_s = time.monotonic()

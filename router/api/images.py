@@ -20,8 +20,9 @@ from router.accepting import Sender
 from router.answers import REPLAYED
 from router.api.runs import shown
 from router.auth import UserKey
-from router.estimate import estimate
+from router.estimate import Estimate, estimate
 from router.idempotency import claim_of, closed_after, remember
+from router.placement import Ask
 from router.quotas import Held
 from router.relay import Accepted, Reply
 from router.services import Services, ServicesDep, public_url
@@ -75,7 +76,7 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
     accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services))
     gpu_s = None
     if key.limits.gpu_seconds_per_day is not None:
-        gpu_s = estimate(accepted.ask, [], services.registry.candidates()).gpu_s
+        gpu_s = _estimate(accepted.ask, services).gpu_s
     hold = await services.quotas.admit(key, images=asked.n, gpu_s=gpu_s or 0.0, is_async=is_async)
     try:
         if not is_async:
@@ -100,9 +101,13 @@ async def _admitted(accepted: Accepted, request: Request, services: Services) ->
 async def _estimated(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:
     """A dry run: what dispatch would predict just now."""
     accepted = await services.acceptance.accept(asked, _sender(asked, None, request, key, services))
-    waiting = [services.dispatcher.held[run_id].ask for run_id in services.queue.waiting()]
-    found = estimate(accepted.ask, waiting, services.registry.candidates())
+    found = _estimate(accepted.ask, services)
     return JSONResponse(found.shown(accepted.ask, nodes="admin" in key.scopes))
+
+
+def _estimate(ask: Ask, services: Services) -> Estimate:
+    queue, fleet = services.queue, services.registry.fleet
+    return estimate(ask, fleet, queued=len(queue), queued_s=queue.work_s, now_s=time.monotonic())
 
 
 def _wants_async(request: Request, asked: ImageRequest) -> bool:

@@ -1,12 +1,27 @@
 """The pick, as a table of fleets."""
 
+from collections.abc import Collection
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.node_api import DeviceStatus, JobPhase, JobStatus, MemoryLimit, ModelStatus, NodePhase, NodeStatus
-from router.placement import Ask, Candidate, Health, Outlook, place, predict_finish_s
+from router.candidates import Known, Sent, candidate_of
+from router.placement import (
+    Ask,
+    Candidate,
+    Health,
+    Offer,
+    Outlook,
+    Placement,
+    Terms,
+    Want,
+    place,
+    refusal,
+    residents_after,
+    terms_of,
+)
 
 MODEL = "sdxl"
 
@@ -37,9 +52,21 @@ def status(
     return NodeStatus(**(told | changes))
 
 
-def node(name: str, told: NodeStatus | None = None, **changes: Any) -> Candidate:
-    fields: dict[str, Any] = {"node_id": name, "name": name, "health": Health.ONLINE, "status": told or status()}
-    return Candidate(**(fields | changes))
+def node(name: str, told: NodeStatus | None = None, *, depth: int = 1, **changes: Any) -> Candidate:
+    fields: dict[str, Any] = {"health": Health.ONLINE, "status": told or status(), "ours": {}, "sitting_out": {}}
+    return candidate_of(Known(node_id=name, name=name, **(fields | changes)), depth=depth)
+
+
+def pick(ask: Ask, fleet: Collection[Candidate], want: Want = lambda model: 1.0) -> Placement:
+    return place(ask, fleet, now_s=0.0, want=want)
+
+
+def finish_s(ask: Ask, candidate: Candidate) -> float:
+    return terms_of(ask, candidate, now_s=0.0, want=lambda model: 1.0).finish_s
+
+
+def sent(units: float) -> Sent:
+    return Sent(Ask(MODEL, "generation", units), at_s=0.0)
 
 
 def job(run_id: str, units: float, *, step: int = 0, steps: int = 0) -> JobStatus:
@@ -50,39 +77,39 @@ ASK = Ask(MODEL, "generation", units=10)
 
 
 def test_the_faster_node_is_picked():
-    assert place(ASK, [node("slow", status(speed=2)), node("fast", status(speed=0.5))], depth=1).node_id == "fast"
+    assert pick(ASK, [node("slow", status(speed=2)), node("fast", status(speed=0.5))]).node_id == "fast"
 
 
 def test_a_fast_node_with_much_to_do_loses_to_a_slow_one_that_is_free():
     busy = status(speed=0.5, jobs=[job("other", 100)])
 
-    assert place(ASK, [node("fast", busy), node("slow", status(speed=2))], depth=1).node_id == "slow"
+    assert pick(ASK, [node("fast", busy), node("slow", status(speed=2))]).node_id == "slow"
 
 
 def test_a_cold_node_pays_for_its_load():
     cold = node("cold", status(models={MODEL: False}, load_s=30))
     warm = node("warm", status(jobs=[job("other", 20)]))
 
-    assert place(ASK, [cold, warm], depth=1).node_id == "warm"
-    assert predict_finish_s(ASK, cold) == 40
+    assert pick(ASK, [cold, warm]).node_id == "warm"
+    assert finish_s(ASK, cold) == 40
 
 
 def test_work_that_is_half_done_counts_half():
-    assert predict_finish_s(ASK, node("a", status(jobs=[job("other", 20, step=10, steps=20)]))) == 20
+    assert finish_s(ASK, node("a", status(jobs=[job("other", 20, step=10, steps=20)]))) == 20
 
 
 def test_our_own_runs_count_once_whether_or_not_the_node_has_told_of_them():
-    ours = {"r1": (MODEL, 20.0)}
+    ours = {"r1": sent(20)}
 
-    assert predict_finish_s(ASK, node("a", status(), ours=ours)) == 30
-    assert predict_finish_s(ASK, node("a", status(jobs=[job("r1", 20)]), ours=ours)) == 30
+    assert finish_s(ASK, node("a", status(), ours=ours)) == 30
+    assert finish_s(ASK, node("a", status(jobs=[job("r1", 20)]), ours=ours)) == 30
 
 
 def test_a_device_that_never_measured_anything_is_judged_by_its_kind():
     gpu = node("gpu", status(speed=None))
     cpu = node("cpu", status(speed=None, device=DeviceStatus(kind="cpu", name="", memory_total_bytes=0, memory_free_bytes=0)))
 
-    assert place(ASK, [cpu, gpu], depth=1).node_id == "gpu"
+    assert pick(ASK, [cpu, gpu]).node_id == "gpu"
 
 
 def test_every_node_that_is_turned_away_is_named_with_its_reason():
@@ -91,12 +118,11 @@ def test_every_node_that_is_turned_away_is_named_with_its_reason():
         node("draining", health=Health.DRAINING),
         node("starting", status(phase=NodePhase.STARTING)),
         node("other", status(models={"z-image": True})),
-        node("full", status(jobs=[job("a", 1), job("b", 1)])),
         node("tried"),
         node("sits-out", sitting_out={MODEL: "failed 3 times in a row"}),
     ]
 
-    placement = place(Ask(MODEL, "generation", 1, tried=frozenset({"tried"})), fleet, depth=1)
+    placement = pick(Ask(MODEL, "generation", 1, tried=frozenset({"tried"})), fleet)
 
     assert placement.node_id is None
     assert placement.turned_away == {
@@ -104,7 +130,6 @@ def test_every_node_that_is_turned_away_is_named_with_its_reason():
         "draining": "draining",
         "starting": "starting",
         "other": "does not have the model",
-        "full": "full",
         "tried": "failed under this run before",
         "sits-out": "failed 3 times in a row",
     }
@@ -117,15 +142,58 @@ def test_the_outlook_is_the_best_that_any_node_offers():
         node("c", status(models={})),
     )
 
-    assert place(ASK, [full, away, never], depth=1).outlook is Outlook.FULL
-    assert place(ASK, [away, never], depth=1).outlook is Outlook.AWAY
-    assert place(ASK, [never], depth=1).outlook is Outlook.NONE
-    assert place(ASK, [], depth=1).outlook is Outlook.NONE
+    assert pick(ASK, [full, away, never]).outlook is Outlook.FULL
+    assert pick(ASK, [away, never]).outlook is Outlook.AWAY
+    assert pick(ASK, [never]).outlook is Outlook.NONE
+    assert pick(ASK, []).outlook is Outlook.NONE
+
+
+def test_a_run_waits_for_a_full_node_that_will_be_quicker_than_a_free_one():
+    full = node("full", status(jobs=[job("x", 1), job("y", 1)]))
+    cold = node("cold", status(models={MODEL: False}, load_s=30))
+
+    placement = pick(ASK, [full, cold])
+
+    assert (placement.node_id, placement.has_place) == ("full", False)
+
+
+def crowded(name: str, resident: str) -> Candidate:
+    """A node with room for one model, which is `resident`."""
+    return node(name, status(models={MODEL: False, resident: True}, load_s=30, max_resident=1, resident=[resident]))
+
+
+def test_what_nobody_wants_leaves_before_what_others_want():
+    fleet = [crowded("a", "wanted"), crowded("b", "idle")]
+
+    placement = pick(ASK, fleet, want=lambda model: 1.0 if model == "wanted" else 0.0)
+
+    assert placement.node_id == "b"
+    assert placement.terms == Terms(waiting_s=0, load_s=30, eviction_s=0, own_s=10)
+    assert pick(ASK, fleet[:1]).terms == Terms(waiting_s=0, load_s=30, eviction_s=30, own_s=10)
+
+
+def test_pinned_models_are_taken_to_stay():
+    told = status(models={MODEL: False, "old": True, "new": True}, max_resident=2, resident=["old", "new"], pinned=["old"])
+
+    assert residents_after([MODEL], node("a", told)) == ("old", MODEL)
+
+
+def test_weights_that_do_not_fit_are_not_sent_there():
+    told = status(models={MODEL: False}, budget_bytes=10)
+    told = told.model_copy(update={"models": [told.models[0].model_copy(update={"memory_bytes": 11})]})
+
+    assert pick(ASK, [node("a", told)]).turned_away == {"a": "the weights need 11 bytes of 10"}
+
+
+def test_a_run_that_is_late_is_waited_for_ever_less():
+    busy = node("a", status(jobs=[job("x", 10), job("y", 5)]))
+
+    assert [busy.wait_s(now_s) for now_s in (0, 5, 15, 25)] == [15, 10, 5.5, 15.5]
 
 
 def test_equal_nodes_take_turns_as_they_fill():
-    first = place(ASK, [node("a"), node("b")], depth=1)
-    second = place(ASK, [node("a", ours={"r1": (MODEL, 10.0)}), node("b")], depth=1)
+    first = pick(ASK, [node("a"), node("b")])
+    second = pick(ASK, [node("a", ours={"r1": sent(10)}), node("b")])
 
     assert (first.node_id, second.node_id) == ("a", "b")
 
@@ -137,15 +205,66 @@ def test_equal_nodes_take_turns_as_they_fill():
 )
 def test_no_run_goes_to_a_node_that_is_not_well_or_is_full(healths: list[Health], held: list[int], depth: int):
     fleet = [
-        node(str(i), health=health, ours={f"{i}.{k}": (MODEL, 1.0) for k in range(held[i])}) for i, health in enumerate(healths)
+        node(str(i), health=health, depth=depth, ours={f"{i}.{k}": sent(1) for k in range(held[i])})
+        for i, health in enumerate(healths)
     ]
 
-    placement = place(ASK, fleet, depth=depth)
+    placement = pick(ASK, fleet)
 
-    fit = [c for c in fleet if c.health is Health.ONLINE and len(c.ours) < 1 + depth]
-    assert (placement.node_id is not None) == bool(fit)
-    assert placement.node_id is None or placement.node_id in {c.node_id for c in fit}
-    assert len(placement.turned_away) == len(fleet) - len(fit)
+    well = [c for c in fleet if c.away is None]
+    assert {c.name for c in well} == {str(i) for i, health in enumerate(healths) if health is Health.ONLINE}
+    assert (placement.node_id is not None) == bool(well)
+    if placement.node_id is not None:
+        assert placement.has_place == (held[int(placement.node_id)] < 1 + depth)
+    else:
+        assert len(placement.turned_away) == len(fleet)
+
+
+candidates = st.builds(
+    lambda name, pace, load_s, resident, work_s, held, away, loras: Candidate(
+        name,
+        name,
+        {model: Offer(frozenset({"generation"}), pace, load_s, 4, loras=loras) for model in (MODEL, "b", "c")},
+        2,
+        held=held,
+        free_at_s=work_s if held else 0.0,
+        floor_s=work_s / 2 if held else 0.0,
+        resident=tuple(resident),
+        budget_bytes=9,
+        away=away,
+    ),
+    st.text("xyz", min_size=1),
+    st.sampled_from([0.5, 1.0, 2.0]),
+    st.sampled_from([0.0, 5.0]),
+    st.lists(st.sampled_from([MODEL, "b", "c"]), max_size=2, unique=True),
+    st.sampled_from([0.0, 4.0, 20.0]),
+    st.integers(0, 2),
+    st.sampled_from([None, None, "draining"]),
+    st.sampled_from([frozenset(), frozenset({"ink"})]),
+)
+
+
+@given(
+    fleet=st.lists(candidates, max_size=6, unique_by=lambda each: each.node_id),
+    loras=st.sampled_from([frozenset(), frozenset({"ink"})]),
+    tried=st.frozensets(st.text("xyz", min_size=1, max_size=1), max_size=2),
+)
+def test_the_pick_is_the_least_of_what_the_terms_add_up_to(
+    fleet: list[Candidate], loras: frozenset[str], tried: frozenset[str]
+):
+    ask = Ask(MODEL, "generation", 3, loras=loras, tried=tried)
+    costs = {
+        each.node_id: terms_of(ask, each, now_s=1.0, want=lambda model: 0.5).cost_s
+        for each in fleet
+        if refusal(ask, each) is None
+    }
+
+    placement = place(ask, fleet, now_s=1.0, want=lambda model: 0.5)
+
+    if placement.node_id is None:
+        assert not costs
+    else:
+        assert costs[placement.node_id] == min(costs.values())
 
 
 def test_a_node_without_the_lora_is_not_picked_however_idle_it_is():
@@ -153,11 +272,11 @@ def test_a_node_without_the_lora_is_not_picked_however_idle_it_is():
     having = having.model_copy(update={"models": [having.models[0].model_copy(update={"loras": ["ink", "detail"]})]})
     ask = Ask(MODEL, "generation", 10, loras=frozenset({"ink"}))
 
-    placement = place(ask, [node("idle"), node("having", having)], depth=2)
+    placement = pick(ask, [node("idle"), node("having", having)])
 
     assert placement.node_id == "having"
-    assert placement.turned_away == {"idle": "does not have the LoRA 'ink'"}
-    assert place(ask, [node("idle")], depth=1).outlook is Outlook.NONE
+    assert refusal(ask, node("idle")) == (Outlook.NONE, "does not have the LoRA 'ink'")
+    assert pick(ask, [node("idle")]).outlook is Outlook.NONE
 
 
 def limited(too_large_px: int, fits_px: int) -> NodeStatus:
@@ -171,16 +290,16 @@ def test_a_picture_too_large_for_a_nodes_memory_goes_to_another_however_busy():
     large = Ask(MODEL, "generation", 10, pixels=1_000_000)
     fleet = [node("small", limited(1_000_000, 600_000)), node("large", status(jobs=[job("other", 100)]))]
 
-    placement = place(large, fleet, depth=2)
+    placement = pick(large, fleet)
 
     assert (placement.node_id, placement.fits_px) == ("large", None)
-    assert placement.turned_away == {"small": "has not the memory for more than 600,000 pixels"}
-    assert place(Ask(MODEL, "generation", 10, pixels=999_999), fleet, depth=2).node_id == "small"
+    assert refusal(large, fleet[0]) == (Outlook.NONE, "has not the memory for more than 600,000 pixels")
+    assert pick(Ask(MODEL, "generation", 10, pixels=999_999), fleet).node_id == "small"
 
 
 def test_where_it_fits_no_node_the_largest_that_would_is_known():
     large = Ask(MODEL, "generation", 10, pixels=2_000_000)
 
-    placement = place(large, [node("a", limited(1_000_000, 600_000)), node("b", limited(2_000_000, 900_000))], depth=2)
+    placement = pick(large, [node("a", limited(1_000_000, 600_000)), node("b", limited(2_000_000, 900_000))])
 
     assert (placement.node_id, placement.outlook, placement.fits_px) == (None, Outlook.NONE, 900_000)

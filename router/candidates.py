@@ -1,0 +1,120 @@
+"""A node as placement sees it, from what the node last said and what this router has sent it since. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
+from router.placement import SHARE_OF_RUNNING, Ask, Candidate, Health, Offer, residents_after
+
+PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
+"""Seconds for a megapixel-step before anything was measured: SDXL on a recent GPU, on a laptop's, on a few cores.
+Only their order matters: the first picture replaces them."""
+PRIOR_LOAD_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A run of ours at a node, unanswered. at_s: when it was sent, on the monotonic clock."""
+
+    ask: Ask
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """All a router knows of one node. said_at_s: when `status` came, on the monotonic clock."""
+
+    node_id: str
+    name: str
+    health: Health
+    status: NodeStatus | None
+    said_at_s: float = 0.0
+    ours: Mapping[str, Sent]
+    """By run id."""
+    sitting_out: Mapping[str, str]
+    """model -> why this node is not given it at present"""
+
+
+def candidate_of(known: Known, *, depth: int) -> Candidate:
+    """The node as placement sees it. depth: runs it may hold beyond those it runs at once."""
+    status = known.status
+    if status is None:
+        return Candidate(known.node_id, known.name, {}, 0, held=len(known.ours), away=str(known.health))
+    offers = {model.id: offer_of(model, status, depth, known.sitting_out.get(model.id)) for model in status.models}
+    idle = Candidate(
+        known.node_id,
+        known.name,
+        offers,
+        max((offer.places for offer in offers.values()), default=0),
+        resident=_resident(status),
+        pinned=frozenset(status.pinned),
+        budget_bytes=status.budget_bytes,
+        max_resident=status.max_resident,
+        away=_away(known.health, status.phase),
+    )
+    return _with_work(idle, status, known)
+
+
+def offer_of(model: ModelStatus, status: NodeStatus, depth: int, sitting_out: str | None) -> Offer:
+    """One model at a node. sitting_out: why this router gives it no runs on this model.
+
+    depth: as `candidate_of`; so many times the model's batch where it makes batches.
+    """
+    return Offer(
+        tasks=frozenset(model.tasks),
+        pace=pace_of(model.id, status),
+        load_s=status.load_s.get(model.id, PRIOR_LOAD_S),
+        memory_bytes=model.memory_bytes or 0,
+        # A node that makes several runs of the model in one pass is given as many, and as many again to wait.
+        places=min((status.max_concurrency + depth) * model.batch, model.batch + status.max_queued),
+        loras=frozenset(model.loras),
+        extras=frozenset(model.extras),
+        limits=model.memory_limits,
+        unavailable=model.unavailable or sitting_out,
+    )
+
+
+def pace_of(model: str, status: NodeStatus) -> float:
+    """Measured at the node, else the mean of what it measured for other models, else the prior of its kind of device."""
+    measured = status.seconds_per_unit
+    if model in measured:
+        return measured[model]
+    if measured:
+        return sum(measured.values()) / len(measured)
+    return PRIOR_PACE.get(status.device.kind, PRIOR_PACE["cpu"])
+
+
+def _away(health: Health, phase: NodePhase) -> str | None:
+    if health is not Health.ONLINE:
+        return str(health)
+    return None if phase is NodePhase.READY else str(phase)
+
+
+def _resident(status: NodeStatus) -> tuple[str, ...]:
+    """In the order in which they would leave, as far as the node tells it: older ones do not."""
+    loaded = [model.id for model in status.models if model.resident]
+    told = [model for model in status.resident if model in loaded]
+    return (*(model for model in loaded if model not in told), *told)
+
+
+def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
+    """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet."""
+    told = {job.run_id for job in status.jobs}
+    untold = [sent for run_id, sent in known.ours.items() if run_id not in told]
+    work = [(job.model, _left(job)) for job in status.jobs] + [(sent.ask.model, sent.ask.units) for sent in untold]
+    if not work:
+        return idle
+    at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
+    for model, units in work:
+        load_s = status.load_s.get(model, PRIOR_LOAD_S) if model not in resident and model in idle.offers else 0.0
+        seconds.append(load_s + units * pace_of(model, status))
+        resident = residents_after([model], replace(idle, resident=resident))
+    began_s = known.said_at_s if status.jobs else min(sent.at_s for sent in untold)
+    # With a place beside what runs, the next run waits for nothing.
+    whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0
+    floor_s = (sum(seconds[at_once:]) + SHARE_OF_RUNNING * sum(seconds[:at_once])) / at_once if whole_s else 0.0
+    return replace(idle, held=len(work), free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
+
+
+def _left(job: JobStatus) -> float:
+    return job.work_units * (1 - job.step / job.steps) if job.steps else job.work_units

@@ -1,0 +1,154 @@
+"""The order of waiting runs: fair between keys in predicted device seconds, and short work first within a round.
+
+Every key has an account of the device seconds it was given, corrected by what its runs really took. Accounts are compared
+in rounds of `ROUND_S`: a key that was given less comes first, and one that was idle starts where the others are, so that it
+does not save up. It is deficit round robin with accounts instead of turns.
+
+Within a round the order is `arrival + SHORT_FIRST x work`: short runs overtake long ones, and nothing is overtaken by
+what arrived more than `SHORT_FIRST x work` after it, so nothing starves.
+"""
+
+import heapq
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Generic, TypeVar
+
+from router.placement import Ask
+
+MIN_REMEMBERED = 512
+"""Accounts that are kept before idle ones are looked for."""
+SHORT_FIRST = 2.0
+MAX_PATIENCE_S = 300.0
+"""No run is overtaken by one that came this much later, however long it takes itself."""
+ROUND_S = 10.0
+"""Device seconds that accounts may differ by before it counts. Shorter is fairer; longer lets more short runs pass."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One run that waits. Times are on the caller's clock."""
+
+    ask: Ask
+    arrived_s: float
+    work_s: float
+    """Predicted seconds of device time."""
+    key: str | None = None
+    """Whose share of the devices it takes."""
+
+    @property
+    def order_s(self) -> float:
+        """Its turn within a round."""
+        return self.arrived_s + min(MAX_PATIENCE_S, SHORT_FIRST * self.work_s)
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+@dataclass(slots=True)
+class _Account(Generic[W]):
+    """One key: the device seconds it was given, and what it waits for, in its order."""
+
+    given_s: float = 0.0
+    queue: list[tuple[float, int, W]] = field(default_factory=list)
+
+
+class Line(Generic[W]):
+    """See the module. Holds no clock and wakes nobody."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str | None, _Account[W]] = {}
+        self._numbers = count()
+        self._places: dict[int, tuple[float, int]] = {}
+        self._horizon_s = 0.0
+        """The account of the key that was served last: where keys that come back begin."""
+        self._remembered = MIN_REMEMBERED
+        self.work_s = 0.0
+        """Predicted device seconds of all that waits."""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, waiting: object) -> bool:
+        return id(waiting) in self._places
+
+    def add(self, waiting: W) -> None:
+        """Let a run wait."""
+        account = self._account(waiting.key)
+        if not account.queue:
+            account.given_s = max(account.given_s, self._horizon_s)
+        place = (waiting.order_s, next(self._numbers))
+        self._places[id(waiting)] = place
+        insort(account.queue, (*place, waiting))
+        self.work_s += waiting.work_s
+
+    def leave(self, waiting: W) -> None:
+        """Take a run out that gave up."""
+        place = self._places.pop(id(waiting))
+        account = self._accounts[waiting.key]
+        index = _index(account.queue, place)
+        del account.queue[index]
+        self.work_s = self.work_s - waiting.work_s if self._places else 0.0
+
+    def serve(self, waiting: W) -> None:
+        """Take a run out that was given a place, at its key's cost."""
+        self.leave(waiting)
+        account = self._accounts[waiting.key]
+        self._horizon_s = max(self._horizon_s, account.given_s)
+        account.given_s += waiting.work_s
+        self._forget_idle()
+
+    def correct(self, waiting: W, took_s: float) -> None:
+        """A run that was served has ended: its key is charged what it took."""
+        account = self._accounts.get(waiting.key)
+        if account is not None:
+            account.given_s += took_s - waiting.work_s
+
+    def front(self, limit: int) -> list[W]:
+        """The first `limit` runs in the order in which they would be served one after another."""
+        heap = [self._entry(account, 0, account.given_s) for account in self._accounts.values() if account.queue]
+        heapq.heapify(heap)
+        first: list[W] = []
+        while heap and len(first) < limit:
+            _, _, _, given_s, index, account = heap[0]
+            waiting = account.queue[index][2]
+            first.append(waiting)
+            if index + 1 < len(account.queue):
+                heapq.heapreplace(heap, self._entry(account, index + 1, given_s + waiting.work_s))
+            else:
+                heapq.heappop(heap)
+        return first
+
+    def __iter__(self) -> Iterator[W]:
+        """All of them, in order."""
+        return iter(self.front(len(self)))
+
+    @staticmethod
+    def _entry(account: _Account[W], index: int, given_s: float) -> tuple[int, float, int, float, int, _Account[W]]:
+        order_s, number, _ = account.queue[index]
+        return (int(given_s // ROUND_S), order_s, number, given_s, index, account)
+
+    def _account(self, key: str | None) -> _Account[W]:
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account(self._horizon_s)
+        return account
+
+    def _forget_idle(self) -> None:
+        """Keys that wait for nothing and are not ahead: they would begin at the horizon all the same."""
+        if len(self._accounts) > 2 * self._remembered:
+            horizon_s = self._horizon_s
+            self._accounts = {key: each for key, each in self._accounts.items() if each.queue or each.given_s > horizon_s}
+            self._remembered = max(MIN_REMEMBERED, len(self._accounts))
+
+
+def _index(queue: list[tuple[float, int, W]], place: tuple[float, int]) -> int:
+    low, high = 0, len(queue)
+    while low < high:
+        middle = (low + high) // 2
+        if queue[middle][:2] < place:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,101 @@
+"""The order of those that wait: fair between keys, short work first, and nobody for ever."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.line import MAX_PATIENCE_S, Line, Waiting
+from router.placement import Ask
+
+
+def waiting(work_s: float, *, at_s: float = 0, key: str = "a") -> Waiting:
+    return Waiting(Ask("m", "generation", work_s), at_s, work_s, key)
+
+
+def served(line: Line[Waiting]) -> list[Waiting]:
+    order = []
+    while len(line):
+        [first] = line.front(1)
+        line.serve(first)
+        order.append(first)
+    return order
+
+
+def line_of(*runs: Waiting) -> Line[Waiting]:
+    line: Line[Waiting] = Line()
+    for run in runs:
+        line.add(run)
+    return line
+
+
+def test_runs_of_one_key_that_are_alike_are_first_come_first_served():
+    runs = [waiting(2, at_s=i) for i in range(50)]
+
+    assert served(line_of(*runs)) == runs
+
+
+def test_a_short_run_overtakes_a_long_one_that_came_a_little_earlier():
+    long, short = waiting(20), waiting(1, at_s=5)
+
+    assert served(line_of(long, short)) == [short, long]
+
+
+def test_no_run_is_overtaken_for_ever():
+    endless = waiting(10_000)
+    line = line_of(endless, *(waiting(0.1, at_s=second) for second in range(1000)))
+
+    assert served(line).index(endless) <= MAX_PATIENCE_S + 1
+
+
+def test_a_key_that_offers_a_hundred_times_as_much_gets_no_more_than_the_others():
+    greedy = [waiting(1, key="greedy") for _ in range(4000)]
+    modest = [waiting(1, key=key) for key in "bcde" for _ in range(40)]
+
+    first = served(line_of(*greedy, *modest))[: 5 * 40]
+
+    given_s = Counter[str]()
+    for run in first:
+        given_s[str(run.key)] += run.work_s
+    shares = list(given_s.values())
+    assert sum(shares) ** 2 / (5 * sum(share**2 for share in shares)) >= 0.95
+
+
+def test_a_key_that_was_idle_does_not_save_up():
+    line = line_of(*(waiting(1, key="busy") for _ in range(200)))
+    for run in line.front(100):
+        line.serve(run)
+    for _ in range(100):
+        line.add(waiting(1, at_s=1, key="back"))
+
+    assert Counter(run.key for run in served(line)[:80])["back"] <= 50
+
+
+def test_a_key_pays_for_what_its_runs_really_took():
+    line = line_of(waiting(1, key="slow"), waiting(1, key="quick"))
+    for run in line.front(2):
+        line.serve(run)
+        line.correct(run, 100 if run.key == "slow" else 1)
+    for key in ("slow", "quick"):
+        for _ in range(5):
+            line.add(waiting(1, key=key))
+
+    assert [run.key for run in line][:5] == ["quick"] * 5
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.booleans()), max_size=40))
+def test_whoever_joins_is_served_once_or_has_left(steps: list[tuple[str, int, bool]]):
+    line: Line[Waiting] = Line()
+    joined, gone = [], []
+    for number, (key, work_s, leaves) in enumerate(steps):
+        run = waiting(work_s, at_s=number, key=key)
+        line.add(run)
+        joined.append(run)
+        if leaves:
+            line.leave(run)
+            gone.append(run)
+    order = list(line)
+
+    assert {id(run) for run in order} == {id(run) for run in joined} - {id(run) for run in gone}
+    assert len(served(line)) == len(order)
+    assert line.work_s == 0
