@@ -26,5 +26,10 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
     except ClientDisconnect:
         raise RunCancelled("The client left before its request was complete.") from None
     if size > max_bytes:
-        raise PayloadTooLarge(f"The body of the request is larger than {max_bytes:,} bytes.")
+        raise too_large(max_bytes)
     return b"".join(chunks)
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    """What a body of more than `max_bytes` is answered."""
+    return PayloadTooLarge(f"The body of the request is larger than {max_bytes:,} bytes.")

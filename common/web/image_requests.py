@@ -9,9 +9,11 @@ from common.images_api.control import max_control_bytes
 from common.images_api.reading import parse_json_object
 from common.images_api.remote import fetch_named
 from common.images_api.uploads import MAX_IMAGES
-from common.web.bodies import read_body
+from common.web.bodies import read_body, too_large
 
 NOWHERE = ImageOrigins()
+CONTROL = b'"control"'
+"""Without the field that carries pictures a generation is only text, and text is bounded as tightly as ever."""
 
 
 async def read_image_request(
@@ -36,6 +38,8 @@ async def read_image_request(
     if task is Task.EDIT:
         most += limits.max_bytes * 4 // 3 * (MAX_IMAGES + 1)
     body = await read_body(request, max_bytes=most)
+    if task is Task.GENERATION and len(body) > MAX_JSON_BYTES and CONTROL not in body:
+        raise too_large(MAX_JSON_BYTES)
     fetched = {}
     if task is Task.EDIT and origins.origins:
         fetched = await fetch_named(parse_json_object(body), origins, limits)
