@@ -81,7 +81,8 @@ class Queue:
             self.pump()
             self._look_at(ticket, fleet.place(ask, now_s), now_s)
             self._sweep_later()
-            node = await ticket.granted
+            # Shielded, or a client that leaves would end the future while the ticket is still in line, to be granted.
+            node = await asyncio.shield(ticket.granted)
         except BaseException:
             if ticket.granted.done() and not ticket.granted.cancelled() and ticket.granted.exception() is None:
                 # Granted in the very moment the client left: give the place back.
