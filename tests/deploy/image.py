@@ -35,6 +35,14 @@ BASE_ENVIRONMENT = {
 }
 
 
+def overlays() -> bool:
+    """Whether a process here may have mounts of its own, and overlays among them: some sandboxes let not even root."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = "mkdir lower upper work root && mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work x root"
+        command = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs x . && cd $PWD && {steps}"]
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
 @dataclass(slots=True)
 class Image:
     """A stage that was built, and what its instructions left for the run."""

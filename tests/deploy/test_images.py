@@ -9,6 +9,7 @@ import pytest
 
 from tests.deploy.conftest import ROOT, Tool, slow
 from tests.deploy.dockerfile import needed, stages
+from tests.deploy.image import overlays
 
 FILES = ("Dockerfile.router", "Dockerfile.node")
 BUILT_WITHIN_S = 900
@@ -63,6 +64,8 @@ def test_every_package_is_pinned_to_a_version_the_project_allows():
 def _tried(file: str, *arguments: str) -> str:
     """The output of building and running an image, as far as that goes without a container engine."""
     slow()
+    if not overlays():
+        pytest.skip("this machine lets nobody mount an overlay, so no image can be tried without a container engine")
     command = [sys.executable, "-m", "tests.deploy.image", file, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BUILT_WITHIN_S, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
