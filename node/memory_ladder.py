@@ -1,7 +1,8 @@
 """What is done when memory runs out under a load or a run, one means after another, each dearer than the one before.
 
-    1. give the caches back, and have the autoencoder work in tiles      in the engine (`vae_tiled`)
-    2. make the pictures of a pass in halves, down to one at a time      in the engine, where runs share passes
+    1. make the pictures of a pass in halves, down to one at a time      in the engine, where runs share passes: it
+                                                                         changes no picture, so it comes first
+    2. give the caches back, and have the autoencoder work in tiles      in the engine (`vae_tiled`)
     3. unload every other model
     4. keep more of the weights in main memory (`offload.py`)
     5. tell the router, with the largest picture that would fit, and remember it
