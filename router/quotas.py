@@ -147,8 +147,10 @@ class Quotas:
                     del self._keys[key_id]
 
     async def _exchange(self, key_id: str, ours: _Key, want: Amounts, now: datetime) -> None:
-        spent = ours.spent
-        ours.lease = await self._catalog.quotas.exchange(key_id, self._holder, ours.limits, want, lease_s=LEASE_S, now=now)
+        spent, held = ours.spent, ours.needs(Amounts(), now)
+        ours.lease = await self._catalog.quotas.exchange(
+            key_id, self._holder, ours.limits, want, held=held, lease_s=LEASE_S, now=now
+        )
         ours.until_s = time.monotonic() + LEASE_S / 2
         # What left meanwhile was still part of what was asked for.
         ours.spent = _plus(ours.spent, spent, -1)

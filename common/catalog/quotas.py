@@ -19,6 +19,7 @@ from common.catalog.records import Amounts, Lease, Limits, UsageRecord
 from common.catalog.tables import ApiKey, AsyncRun, KeyUsage, QuotaLease, Run
 
 UNLIMITED = 2**31 - 1
+NOTHING = Amounts()
 
 UsageRecords = list[UsageRecord]
 
@@ -30,19 +31,32 @@ class Quotas:
         self._db = database
 
     async def exchange(
-        self, key_id: str, holder: str, limits: Limits, want: Amounts, *, lease_s: float, now: datetime | None = None
+        self,
+        key_id: str,
+        holder: str,
+        limits: Limits,
+        want: Amounts,
+        *,
+        held: Amounts = NOTHING,
+        lease_s: float,
+        now: datetime | None = None,
     ) -> Lease:
-        """Replace the lease that `holder` has of a key's limits by one of `want`, or of as much of it as there is."""
+        """Replace the lease that `holder` has of a key's limits by one of `want`, or of as much of it as there is.
+
+        held: what it has admitted already, which stays leased in any case. What another router has in flight may stand in
+        the usage and in its lease at once, so there can seem to be less left than was given out; a lease that shrank below
+        what is held would be given out a second time.
+        """
         now = now or utc_now()
         async with self._db.write() as session:
             # Two routers that ask for the same key's last credits take turns.
             await session.get(ApiKey, key_id, with_for_update=True)
             room = await _room(session, key_id, holder, limits, now)
             granted = Amounts(
-                requests=max(0, min(want.requests, room.requests)),
-                images=max(0, min(want.images, room.images)),
-                gpu_s=max(0.0, min(want.gpu_s, room.gpu_s)),
-                in_flight=max(0, min(want.in_flight, room.in_flight)),
+                requests=max(held.requests, min(want.requests, room.requests)),
+                images=max(held.images, min(want.images, room.images)),
+                gpu_s=max(held.gpu_s, min(want.gpu_s, room.gpu_s)),
+                in_flight=max(held.in_flight, min(want.in_flight, room.in_flight)),
             )
             await session.execute(delete(QuotaLease).where(QuotaLease.key_id == key_id, QuotaLease.holder == holder))
             if granted != Amounts():
