@@ -130,7 +130,7 @@ async def test_a_webhook_that_is_never_taken_is_given_up(
 ):
     monkeypatch.setattr(webhooks, "AGAIN_AFTER_S", (0.05, 0.05))
     monkeypatch.setattr(webhooks, "LOOK_EVERY_S", 0.02)
-    receiver.answers = answers
+    receiver.answers = list(answers)
     house = await house_for(make_house, receiver)
     run_id = (await start(house, f"{receiver.url}/done")).json()["id"]
 
