@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import ControlRefused
 from common.images_api import ControlAsk, ControlKind
 from node.diffusers_folder import check_inside, read_json
-from node.extras import Folders, Place, Sha256
+from node.extras import Folders, Place, Sha256, check_place
 from node.pipeline_classes import Family
 from node.safetensors_header import FLOAT_DTYPES, CheckpointRefused, TensorEntry, read_header
 
@@ -87,9 +87,7 @@ def inspect_control(place: Place) -> ControlFile:
     Raises: CheckpointRefused, naming the file; OSError.
     """
     path = place.path
-    check_inside(path, place.root)
-    if path.suffix != ".safetensors":
-        raise CheckpointRefused(path, "a ControlNet's file name must end in .safetensors; pickle formats are never loaded")
+    check_place(path, place.root, "a ControlNet's file name must end in .safetensors; pickle formats are never loaded")
     tensors = read_header(path)
     family = _family(tensors)
     if not isinstance(family, Family):

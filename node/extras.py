@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.diffusers_folder import PICKLE_SUFFIXES
+from node.diffusers_folder import PICKLE_SUFFIXES, check_inside
 from node.hashes import digest
+from node.safetensors_header import CheckpointRefused
 
 MAX_DEPTH = 6
 
@@ -22,6 +23,16 @@ class Place:
     path: Path
     root: Path
     """The models folder it was found in; symbolic links must stay inside."""
+
+
+def check_place(path: Path, root: Path, otherwise: str) -> None:
+    """Before a file is opened: it lies in the models folder and is called a safetensors file.
+
+    otherwise: what is said of a file that is called something else. Raises: CheckpointRefused, naming the file; OSError.
+    """
+    check_inside(path, root)
+    if path.suffix != ".safetensors":
+        raise CheckpointRefused(path, otherwise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from node.diffusers_folder import check_inside, read_json
-from node.extras import Folders, Place, Sha256
+from node.extras import Folders, Place, Sha256, check_place
 from node.pipeline_classes import Family
 from node.safetensors_header import CheckpointRefused, TensorEntry, read_header
 
@@ -153,9 +153,7 @@ def _heads_and_activation(place: Place, width: int) -> tuple[int, str]:
 
 
 def _tensors(place: Place) -> Mapping[str, TensorEntry]:
-    check_inside(place.path, place.root)
-    if place.path.suffix != ".safetensors":
-        raise CheckpointRefused(place.path, "its file name must end in .safetensors; pickle formats are never loaded")
+    check_place(place.path, place.root, "its file name must end in .safetensors; pickle formats are never loaded")
     return read_header(place.path)
 
 

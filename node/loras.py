@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import LoraRefused
 from common.images_api import LoraAsk
-from node.diffusers_folder import check_inside
-from node.extras import Folders, Place, Sha256
+from node.extras import Folders, Place, Sha256, check_place
 from node.hashes import AUTOV2_DIGITS
 from node.lora_family import LoraShape, shape_of
 from node.pipeline_classes import Family
@@ -69,9 +68,7 @@ def inspect_lora(path: Path, *, root: Path, name: str) -> LoraFile:
 
     Raises: CheckpointRefused, naming the file; OSError.
     """
-    check_inside(path, root)
-    if path.suffix != ".safetensors":
-        raise CheckpointRefused(path, "a LoRA's file name must end in .safetensors; pickle formats are never loaded")
+    check_place(path, root, "a LoRA's file name must end in .safetensors; pickle formats are never loaded")
     shape = shape_of(*read_header_and_metadata(path))
     if isinstance(shape, str):
         raise CheckpointRefused(path, shape)

@@ -16,8 +16,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from node.diffusers_folder import check_inside
-from node.extras import Folders, Place
+from node.extras import Folders, Place, check_place
 from node.pipeline_classes import Family
 from node.safetensors_header import CheckpointRefused, read_header
 
@@ -77,9 +76,7 @@ def inspect_tiny_vae(place: Place) -> TinyVae | None:
     Raises: CheckpointRefused, naming the file; OSError.
     """
     path = place.path
-    check_inside(path, place.root)
-    if path.suffix != ".safetensors":
-        raise CheckpointRefused(path, "a tiny autoencoder's file name must end in .safetensors; pickles are never loaded")
+    check_place(path, place.root, "a tiny autoencoder's file name must end in .safetensors; pickles are never loaded")
     tensors = read_header(path)
     if place.name.lower().endswith("encoder"):
         return None

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.diffusers_folder import check_inside
-from node.extras import Folders, Place, Sha256
+from node.extras import Folders, Place, Sha256, check_place
 from node.safetensors_header import CheckpointRefused, TensorEntry, read_header
 
 FOLDERS = Folders(frozenset({"upscale_models", "esrgan", "realesrgan"}))
@@ -78,9 +77,7 @@ def inspect_upscaler(place: Place) -> UpscalerFile:
 
     Raises: CheckpointRefused, naming the file; OSError.
     """
-    check_inside(place.path, place.root)
-    if place.path.suffix != ".safetensors":
-        raise CheckpointRefused(place.path, "an upscaler's file name must end in .safetensors; pickle formats are never loaded")
+    check_place(place.path, place.root, "an upscaler's file name must end in .safetensors; pickle formats are never loaded")
     tensors = read_header(place.path)
     names = plain_names(tensors)
     shape = _shape({names[name]: entry for name, entry in tensors.items()})
