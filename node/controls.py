@@ -17,11 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import ControlRefused
 from common.images_api import ControlAsk, ControlKind
 from node.diffusers_folder import check_inside, read_json
-from node.extras import Folders, Place, Sha256, check_place
+from node.extras import WHOLE, Folders, Place, Sha256, check_place
 from node.pipeline_classes import Family
 from node.safetensors_header import FLOAT_DTYPES, CheckpointRefused, TensorEntry, read_header
 
-WHOLE = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 FOLDERS = Folders(frozenset({"controlnet"}), whole=WHOLE)
 CONFIG_CLASS = "ControlNetModel"
 

@@ -13,6 +13,8 @@ from node.hashes import digest
 from node.safetensors_header import CheckpointRefused
 
 MAX_DEPTH = 6
+WHOLE = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+"""The weights of a diffusers folder that holds one model."""
 
 
 @dataclass(frozen=True, slots=True)

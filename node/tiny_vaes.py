@@ -16,11 +16,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from node.extras import Folders, Place, check_place
+from node.extras import WHOLE, Folders, Place, check_place
 from node.pipeline_classes import Family
 from node.safetensors_header import CheckpointRefused, read_header
 
-WHOLE = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 FOLDERS = Folders(frozenset({"vae_approx", "vae-approx", "vae-taesd"}), whole=WHOLE)
 T = TypeVar("T")
 MAX_WIDTH = 512

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from router.candidates import PRIOR_PACE
 from router.line import Line, Waiting
 from router.placement import Ask, Candidate, Placement, place, with_claim
 
@@ -16,7 +17,6 @@ LOOK_AHEAD = 64
 """Waiting runs looked at when a place comes free; more would cost more than it finds."""
 DEMAND_HALF_LIFE_S = 600.0
 """An arrival counts half after this long: demand follows the hour, not the minute."""
-PRIOR_PACE = 0.1
 SPARE_COPIES = 1.0
 
 W = TypeVar("W", bound=Waiting)
@@ -114,7 +114,7 @@ class Fleet:
     def work_s(self, ask: Ask) -> float:
         """Seconds of the run's own work on the quickest node that has the model: what order and fairness go by."""
         offers = (self.candidates[node_id].offers[ask.model] for node_id in self._having.get(ask.model, ()))
-        return min((offer.own_s(ask) for offer in offers), default=ask.units * PRIOR_PACE)
+        return min((offer.own_s(ask) for offer in offers), default=ask.units * PRIOR_PACE["cuda"])
 
     @property
     def has_place(self) -> bool:
