@@ -7,7 +7,6 @@ is read from its tensors. What its pictures must show cannot be: a sidecar's `ki
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,17 +91,11 @@ def inspect_control(place: Place) -> ControlFile:
     if not isinstance(family, Family):
         raise CheckpointRefused(path, family)
     config = path.with_name("config.json") if path.name in WHOLE else None
-    sidecar = path.with_suffix(".toml")
     if config is not None:
-        sidecar = path.parent.with_name(f"{path.parent.name}.toml")
         check_inside(config, place.root)
         if (name := read_json(config).get("_class_name")) != CONFIG_CLASS:
             raise CheckpointRefused(config, f"its class is {str(name)[:80]!r}, not {CONFIG_CLASS}")
-    try:
-        text = sidecar.read_text("utf-8") if sidecar.is_file() else ""
-        said = ControlSidecar.model_validate(tomllib.loads(text))
-    except (ValueError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
+    said = FOLDERS.said(path, ControlSidecar)
     parameters = sum(each.elements for each in tensors.values() if each.dtype in FLOAT_DTYPES)
     name = said.name or place.name
     return ControlFile(name, path, place.root, family, said.kind or _kind(place.name), parameters, config)
@@ -178,15 +171,12 @@ class Controls:
 def find_controls(roots: Sequence[Path]) -> Controls:
     """Look through the models folders. Of two with one name the first is taken, the other told as refused."""
     found: dict[str, ControlFile] = {}
-    refused: list[CheckpointRefused] = []
-    for place in FOLDERS.places(roots):
-        try:
-            file = inspect_control(place)
-            if file.name in found:
-                raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another ControlNet")
-            found[file.name] = file
-        except CheckpointRefused as refusal:
-            refused.append(refusal)
-        except OSError as error:
-            refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
+
+    def look(place: Place) -> None:
+        file = inspect_control(place)
+        if file.name in found:
+            raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another ControlNet")
+        found[file.name] = file
+
+    refused = FOLDERS.look(roots, look)
     return Controls(tuple(found.values()), tuple(refused))

@@ -4,9 +4,13 @@ A kind's folder may lie anywhere below a models folder, as ComfyUI and A1111 hav
 without the ending. What a request names is looked up by that name and never joined to a path.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from node.diffusers_folder import PICKLE_SUFFIXES, check_inside
 from node.hashes import digest
@@ -15,6 +19,7 @@ from node.safetensors_header import CheckpointRefused
 MAX_DEPTH = 6
 WHOLE = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 """The weights of a diffusers folder that holds one model."""
+S = TypeVar("S", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,31 @@ class Folders:
         for root in roots:
             for path, name in self._below(root, root if self.hold(root) else None, MAX_DEPTH):
                 yield Place(name, path, root)
+
+    def look(self, roots: Sequence[Path], look: Callable[[Place], None]) -> list[CheckpointRefused]:
+        """Call `look` with every candidate; gives what it refuses, and what cannot be read."""
+        refused = []
+        for place in self.places(roots):
+            try:
+                look(place)
+            except CheckpointRefused as refusal:
+                refused.append(refusal)
+            except OSError as error:
+                refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
+        return refused
+
+    def said(self, path: Path, kind: type[S]) -> S:
+        """What an operator says of a file in the `NAME.toml` beside it, or beside its folder where that is one thing.
+
+        Raises: CheckpointRefused: it is not of that kind; OSError.
+        """
+        named = path.parent if path.name in self.whole else path.with_suffix("")
+        # Not with_suffix for a folder: what follows a dot in its name is no ending.
+        sidecar = named.with_name(f"{named.name}.toml")
+        try:
+            return kind.model_validate(tomllib.loads(sidecar.read_text("utf-8") if sidecar.is_file() else ""))
+        except ValueError as error:
+            raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
 
     def _below(self, folder: Path, home: Path | None, depth: int) -> Iterator[tuple[Path, str]]:
         """Candidates below a folder with their names. home: the folder of the kind this is in; None when still above any."""

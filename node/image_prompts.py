@@ -5,12 +5,10 @@ pictures, as a file or with its `config.json` in a folder, in `clip_vision` (Com
 when the adapter reads vectors as wide as the encoder gives; both are told by their tensors.
 """
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,7 +26,6 @@ _HEADS = {768: 12, 1024: 16, 1280: 16, 1664: 16}
 _QUICK = frozenset({768, 1024})
 """Those of OpenAI, whose activation is the quick one."""
 _EMBEDDINGS = "vision_model.embeddings."
-F = TypeVar("F")
 
 
 class AdapterSidecar(BaseModel):
@@ -95,19 +92,10 @@ def inspect_adapter(place: Place) -> AdapterFile:
     strangers = [name for name in tensors if not name.startswith(("image_proj.", "ip_adapter."))]
     if projection is None or keys is None or strangers or len(projection.shape) != 2 or len(keys.shape) != 2:
         raise CheckpointRefused(place.path, "no plain IP-Adapter: its tensors are not those of one")
-    family = _said_family(place) or _FAMILIES.get(keys.shape[1])
+    family = ADAPTERS.said(place.path, AdapterSidecar).family or _FAMILIES.get(keys.shape[1])
     if family not in (Family.SD15, Family.SDXL):
         raise CheckpointRefused(place.path, f"for no family that is known here: its tokens are {keys.shape[1]} wide")
     return AdapterFile(place, family, projection.shape[1], sum(entry.elements for entry in tensors.values()))
-
-
-def _said_family(place: Place) -> Family | None:
-    sidecar = place.path.with_suffix(".toml")
-    try:
-        text = sidecar.read_text("utf-8") if sidecar.is_file() else ""
-        return AdapterSidecar.model_validate(tomllib.loads(text)).family
-    except (ValueError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
 
 
 def inspect_encoder(place: Place) -> EncoderFile:
@@ -172,9 +160,10 @@ class ImagePrompts:
 
 def find_image_prompts(roots: Sequence[Path]) -> ImagePrompts:
     """Look through the models folders. An adapter without an encoder that goes with it is told as refused."""
-    refused: list[CheckpointRefused] = []
-    adapters = _found(ADAPTERS, roots, inspect_adapter, refused)
-    encoders = _found(ENCODERS, roots, inspect_encoder, refused)
+    adapters: list[AdapterFile] = []
+    encoders: list[EncoderFile] = []
+    refused = ADAPTERS.look(roots, lambda place: adapters.append(inspect_adapter(place)))
+    refused += ENCODERS.look(roots, lambda place: encoders.append(inspect_encoder(place)))
     pairs = []
     for adapter in sorted(adapters, key=lambda each: each.place.name):
         encoder = next((each for each in encoders if each.gives == adapter.reads), None)
@@ -184,15 +173,3 @@ def find_image_prompts(roots: Sequence[Path]) -> ImagePrompts:
         else:
             pairs.append(ImagePrompt(adapter, encoder))
     return ImagePrompts(tuple(pairs), tuple(refused))
-
-
-def _found(folders: Folders, roots: Sequence[Path], look: Callable[[Place], F], refused: list[CheckpointRefused]) -> list[F]:
-    found = []
-    for place in folders.places(roots):
-        try:
-            found.append(look(place))
-        except CheckpointRefused as refusal:
-            refused.append(refusal)
-        except OSError as error:
-            refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
-    return found

@@ -5,7 +5,6 @@ in there without the ending; a folder that holds diffusers' `pytorch_lora_weight
 folder's name. `NAME.toml` beside a file may say more. What a request names is looked up here and never joined to a path.
 """
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,11 +71,7 @@ def inspect_lora(path: Path, *, root: Path, name: str) -> LoraFile:
     shape = shape_of(*read_header_and_metadata(path))
     if isinstance(shape, str):
         raise CheckpointRefused(path, shape)
-    sidecar = path.with_suffix(".toml") if path.name != DIFFUSERS_FILE else path.parent.with_suffix(".toml")
-    try:
-        said = LoraSidecar.model_validate(tomllib.loads(sidecar.read_text("utf-8"))) if sidecar.is_file() else LoraSidecar()
-    except (ValueError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
+    said = FOLDERS.said(path, LoraSidecar)
     return LoraFile(said.name or name, path, root, shape, said)
 
 
@@ -135,15 +130,12 @@ class Loras:
 def find_loras(roots: Sequence[Path]) -> Loras:
     """Look through the models folders. Of two LoRAs with one name the first is taken, the other told as refused."""
     found: dict[str, LoraFile] = {}
-    refused: list[CheckpointRefused] = []
-    for place in FOLDERS.places(roots):
-        try:
-            file = inspect_lora(place.path, root=place.root, name=place.name)
-            if file.name in found:
-                raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another LoRA")
-            found[file.name] = file
-        except CheckpointRefused as refusal:
-            refused.append(refusal)
-        except OSError as error:
-            refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
+
+    def look(place: Place) -> None:
+        file = inspect_lora(place.path, root=place.root, name=place.name)
+        if file.name in found:
+            raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another LoRA")
+        found[file.name] = file
+
+    refused = FOLDERS.look(roots, look)
     return Loras(list(found.values()), refused)

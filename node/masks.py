@@ -64,12 +64,16 @@ def flattened(picture: Image.Image) -> Image.Image:
 
 
 def as_source(picture: Image.Image) -> Image.Image:
-    """RGB of the same shape, within the sizes that models look at; sides at most 8 to 1, as `check_task` has seen to."""
-    scale = min(1.0, (MAX_SOURCE_PIXELS / (picture.width * picture.height)) ** 0.5)
-    scale = max(scale, MIN_SOURCE_PX / min(picture.size))
+    """RGB of the same shape, within the sizes that models look at.
+
+    A strip a thousand times as long as wide stays narrower than the least: to be as wide it would take gigabytes. Models
+    that mind are never shown one (`check_task`).
+    """
+    most = (MAX_SOURCE_PIXELS / (picture.width * picture.height)) ** 0.5
+    scale = min(most, max(1.0, MIN_SOURCE_PX / min(picture.size)))
     if scale == 1.0:
         return flattened(picture)
-    size = (round(picture.width * scale), round(picture.height * scale))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return flattened(picture).resize(size, Image.Resampling.LANCZOS)
 
 

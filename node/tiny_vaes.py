@@ -7,7 +7,6 @@ read from it beyond their number of channels: a sidecar's `latents` says it, els
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -82,23 +81,15 @@ def inspect_tiny_vae(place: Place) -> TinyVae | None:
     first = decoder_of(tensors).get("layers.0.weight")
     if first is None or len(first.shape) != 4 or first.shape[0] > MAX_WIDTH:
         raise CheckpointRefused(path, "no tiny autoencoder: its tensors are not those of TAESD's decoder")
-    latents = _said(place) or next((latents for word, latents in _WORDS.items() if word in place.name.lower()), None)
+    latents = FOLDERS.said(path, TinyVaeSidecar).latents or next(
+        (latents for word, latents in _WORDS.items() if word in place.name.lower()), None
+    )
     if latents is None:
         words = ", ".join(_WORDS)
         raise CheckpointRefused(path, f"for which latents it is, neither its name ({words}) nor a sidecar's `latents` says")
     if first.shape[1] != _CHANNELS[latents]:
         raise CheckpointRefused(path, f"it decodes {first.shape[1]} channels; latents of {latents} have {_CHANNELS[latents]}")
     return TinyVae(place, latents, first.shape[1], first.shape[0])
-
-
-def _said(place: Place) -> Latents | None:
-    path = place.path
-    sidecar = path.parent.with_name(f"{path.parent.name}.toml") if path.name in WHOLE else path.with_suffix(".toml")
-    try:
-        text = sidecar.read_text("utf-8") if sidecar.is_file() else ""
-        return TinyVaeSidecar.model_validate(tomllib.loads(text)).latents
-    except (ValueError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
 
 
 def decoder_of(tensors: Mapping[str, T]) -> dict[str, T]:
@@ -130,13 +121,10 @@ class TinyVaes:
 def find_tiny_vaes(roots: Sequence[Path]) -> TinyVaes:
     """Look through the models folders."""
     found: list[TinyVae] = []
-    refused: list[CheckpointRefused] = []
-    for place in FOLDERS.places(roots):
-        try:
-            vae = inspect_tiny_vae(place)
-            found += [] if vae is None else [vae]
-        except CheckpointRefused as refusal:
-            refused.append(refusal)
-        except OSError as error:
-            refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
+
+    def look(place: Place) -> None:
+        vae = inspect_tiny_vae(place)
+        found.extend([] if vae is None else [vae])
+
+    refused = FOLDERS.look(roots, look)
     return TinyVaes(tuple(found), tuple(refused))

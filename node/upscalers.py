@@ -169,14 +169,11 @@ class Upscalers:
 def find_upscalers(roots: Sequence[Path]) -> Upscalers:
     """Look through the models folders. Of two with one name the first is taken, the other told as refused."""
     found: dict[str, UpscalerFile] = {}
-    refused: list[CheckpointRefused] = []
-    for place in FOLDERS.places(roots):
-        try:
-            if place.name in (*found, LATENT):
-                raise CheckpointRefused(place.path, f"the name {place.name!r} is taken by another upscaler")
-            found[place.name] = inspect_upscaler(place)
-        except CheckpointRefused as refusal:
-            refused.append(refusal)
-        except OSError as error:
-            refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
+
+    def look(place: Place) -> None:
+        if place.name in (*found, LATENT):
+            raise CheckpointRefused(place.path, f"the name {place.name!r} is taken by another upscaler")
+        found[place.name] = inspect_upscaler(place)
+
+    refused = FOLDERS.look(roots, look)
     return Upscalers(found, tuple(refused))

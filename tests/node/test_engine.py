@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion_xl import (
+    pipeline_stable_diffusion_xl_img2img,
+    pipeline_stable_diffusion_xl_inpaint,
+)
 from PIL import Image
 
 from common.images_api import Size
@@ -262,6 +266,19 @@ def test_previews_are_pictures_of_the_size_asked_for_in_their_order(bench: Bench
 
     assert seen == [(0, (60, 64)), (1, (60, 64)), (2, (60, 64))]
     assert made.images[0].tobytes() == bench.make(name, steps=steps, size=Size(60, 64)).images[0].tobytes()
+
+
+def test_no_pipeline_of_sdxl_puts_its_watermark_into_pictures_where_the_library_for_it_is_installed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (pipeline_stable_diffusion_xl_img2img, pipeline_stable_diffusion_xl_inpaint):
+        # Made without being told, they would now reach for it, and fail.
+        monkeypatch.setattr(module, "is_invisible_watermark_available", lambda: True)
+    bench.engine._others.clear()
+
+    for method in (Method.IMAGE_TO_IMAGE, Method.INPAINT):
+        assert bench.make("sdxl", Canvas(noise(), None), method=method, strength=0.8).images
+        assert bench.engine._others["sdxl", method].watermark is None
 
 
 def test_progress_of_an_edit_counts_the_steps_that_are_made(bench: Bench):

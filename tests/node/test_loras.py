@@ -172,6 +172,16 @@ def test_a_sidecar_gives_name_aliases_trigger_words_and_air(tmp_path: Path):
         choose(loras, "v1-000010")
 
 
+def test_the_sidecar_of_a_folder_has_its_whole_name_whatever_dots_are_in_it(tmp_path: Path):
+    for version in ("v1.0", "v1.5"):
+        put(tmp_path / f"loras/{version}/pytorch_lora_weights.safetensors", lora_bytes())
+        put(tmp_path / f"loras/{version}.toml", f'trigger_words = ["{version}"]\n'.encode())
+
+    loras = find_loras([tmp_path])
+
+    assert {each.name: each.sidecar.trigger_words for each in loras} == {"v1.0": ("v1.0",), "v1.5": ("v1.5",)}
+
+
 @pytest.mark.parametrize("sidecar", ['nmae = "x"', "name = 5", "=", 'name = "a:b"', 'air = "12@34"'])
 def test_a_sidecar_with_a_mistake_is_told(tmp_path: Path, sidecar: str):
     put(tmp_path / "loras/ink.safetensors", lora_bytes())

@@ -5,7 +5,7 @@ from PIL import Image, ImageChops
 
 from common.errors import UserImageError
 from common.images_api import Size
-from node.masks import Canvas, canvas_of, fitted, kept_outside, padded
+from node.masks import MAX_SOURCE_PIXELS, Canvas, as_source, canvas_of, fitted, kept_outside, padded
 
 
 def rgba(alpha: int = 255, hole: tuple[int, int, int, int] | None = None) -> Image.Image:
@@ -84,3 +84,22 @@ def test_a_canvas_is_padded_to_what_a_model_can_draw_and_stays_in_the_middle():
 
     assert larger.picture.size == (64, 56)
     assert larger.picture.crop((2, 2, 62, 54)).tobytes() == canvas.picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ((800, 600), (800, 600)),
+        ((3000, 3000), (2048, 2048)),
+        ((16, 128), (64, 512)),
+        # As wide as the least it would be 6,400,000 px long.
+        ((1, 100_000), (6, 647_634)),
+        ((8, 8000), (64, 64_000)),
+    ],
+)
+def test_sources_are_scaled_to_what_models_look_at_and_never_beyond(sent: tuple[int, int], shown: tuple[int, int]):
+    source = as_source(Image.new("RGBA", sent, "red"))
+
+    assert source.size == shown
+    assert source.width * source.height <= MAX_SOURCE_PIXELS
+    assert source.getcolors() == [(shown[0] * shown[1], (255, 0, 0))]

@@ -36,6 +36,10 @@ class StableDiffusionXL(FamilyCalls):
     load_options: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
     single_file_options = load_options
 
+    def sharing_options(self, pipeline: Any) -> dict[str, Any]:
+        # None, their default, puts an invisible watermark into every picture where the library for it happens to be.
+        return {"add_watermarker": False, "force_zeros_for_empty_prompt": pipeline.config.force_zeros_for_empty_prompt}
+
     def encode(self, pipeline: Any, spec: RunSpec, canvas: Canvas | None) -> dict[str, Any]:
         guided = spec.guidance > 1
         plain, unwanted, pooled, unwanted_pooled = pipeline.encode_prompt(
