@@ -58,6 +58,8 @@ class LoraShape:
     """The largest of its layers."""
     layers: int
     """How many layers of the model it changes."""
+    elements: int
+    """Of all its tensors."""
 
     def fits(self, family: str) -> bool:
         """Whether it was made for a family of models, or for the one that this one is a variety of (`NAME-variety`)."""
@@ -77,7 +79,8 @@ def shape_of(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
     family = _family(downs) or _told_family(metadata)
     if family is None:
         return "a LoRA of no family that is known here"
-    return LoraShape(family, max(entry.shape[0] for entry in downs.values()), len(downs))
+    elements = sum(entry.elements for entry in tensors.values())
+    return LoraShape(family, max(entry.shape[0] for entry in downs.values()), len(downs), elements)
 
 
 def _family(downs: Mapping[str, TensorEntry]) -> str | None:

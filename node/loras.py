@@ -55,6 +55,10 @@ class LoraFile:
         """What a worker needs to find it."""
         return Place(self.name, self.path, self.root)
 
+    def memory_bytes(self, dtype: str) -> int:
+        """Bytes of its weights on a device when loaded as `dtype`."""
+        return self.shape.elements * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+
     @property
     def keys(self) -> tuple[str, ...]:
         """Every name it answers to, hashes aside. Without its folders too, for A1111 knows no others."""

@@ -3,7 +3,7 @@
     1. make the pictures of a pass in halves, down to one at a time      in the engine, where runs share passes: it
                                                                          changes no picture, so it comes first
     2. give the caches back, and have the autoencoder work in tiles      in the engine (`vae_tiled`)
-    3. unload every other model
+    3. drop the LoRAs that the run does not use, and unload every other model
     4. keep more of the weights in main memory (`offload.py`)
     5. tell the router, with the largest picture that would fit, and remember it
 
@@ -11,14 +11,14 @@ What helped is remembered as well: the next picture as large begins there. Whate
 device as the last good one left it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 
 from common.errors import OutOfDeviceMemory
 from common.images_api import Size
 from common.logs import get_logger
 from common.node_api import DeviceStatus, MemoryLimit
+from node.beside import Beside
 from node.choice import Choice
 from node.engines.base import LoadOrder
 from node.memory_limits import MemoryLimits, Way
@@ -32,12 +32,13 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What decides whether a run fits: the model, what is asked of it, and how large."""
+    """What decides whether a run fits: the model, what is asked of it, how large, and what it has beside the model."""
 
     model: Model
     task: str
     size: Size
     """Of the picture the client gets."""
+    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +83,32 @@ class MemoryLadder:
         )
         return Plan(replace(order, offload=offload.mode), choice, offload)
 
-    def check(self, asked: Asked, device: DeviceStatus | None) -> None:
-        """Raises: OutOfDeviceMemory: memory ran out for as large a picture before. device: None while it is not known."""
-        if device is None:
-            return
-        limit = self.limits(asked.model, device).get(asked.task)
+    def check(self, asked: Asked, device: DeviceStatus) -> None:
+        """Raises: OutOfDeviceMemory: memory ran out before for as large a picture, with as much beside the model or less."""
+        limit = self._limits.of(self._way(asked, device)).get(asked.task)
         if limit is not None and asked.size.pixels >= limit.too_large_px:
             raise _told(asked, limit)
 
     def limits(self, model: Model, device: DeviceStatus) -> dict[str, MemoryLimit]:
-        """What is known of a model, by task."""
-        return self._limits.of(_way(self.plan(model, device), device))
+        """What is known of a model with nothing beside it, by task."""
+        return self._limits.of(_way(self.plan(model, device), device, Beside()))
 
     def forget(self, model: Model) -> None:
         """Try everything again: an operator wants it."""
         self._limits.forget(model.name)
 
-    async def make(
-        self,
-        asked: Asked,
-        device: DeviceStatus,
-        attempt: Callable[[], Awaitable[Product]],
-        beside: Mapping[str, int] = MappingProxyType({}),
-    ) -> Fitted:
+    async def make(self, asked: Asked, device: DeviceStatus, attempt: Callable[[], Awaitable[Product]]) -> Fitted:
         """Have the model on the device and `attempt` a run on it, again where there is a means left.
-
-        beside: bytes of what the run loads with the model, by name.
 
         Raises: OutOfDeviceMemory: there is none; whatever `attempt` and Residency.hold raise.
         """
-        way, pixels = _way(self.plan(asked.model, device), device), asked.size.pixels
+        way, pixels = self._way(asked, device), asked.size.pixels
         plan = self.plan(asked.model, device, self._limits.offload(way, asked.task, pixels))
         while True:
             climb = _Climb(attempt)
             try:
-                async with self._residency.hold(plan.order, beside):
-                    product = await self._alone_if_need_be(asked.model, climb)
+                async with self._residency.hold(plan.order, asked.beside):
+                    product = await self._alone_if_need_be(asked, climb)
                 self._limits.made(way, asked.task, pixels, plan.offload.mode)
                 return Fitted(product, plan)
             except OutOfDeviceMemory:
@@ -136,14 +127,17 @@ class MemoryLadder:
         modes = possible(plan.choice.checkpoint, device=device.kind, wanted=self._offload)
         return next((mode for mode in modes if not mode.within(plan.offload.mode)), None)
 
-    async def _alone_if_need_be(self, model: Model, attempt: Callable[[], Awaitable[Product]]) -> Product:
+    async def _alone_if_need_be(self, asked: Asked, attempt: Callable[[], Awaitable[Product]]) -> Product:
         try:
             return await attempt()
         except OutOfDeviceMemory:
-            if not await self._residency.unload_others(model.name):
+            if not await self._residency.unload_others(asked.model.name, asked.beside.loras):
                 raise
-        log.warning("out_of_memory_retried", model=model.name)
+        log.warning("out_of_memory_retried", model=asked.model.name)
         return await attempt()
+
+    def _way(self, asked: Asked, device: DeviceStatus) -> Way:
+        return _way(self.plan(asked.model, device), device, asked.beside)
 
 
 class _Climb:
@@ -158,10 +152,10 @@ class _Climb:
         return await self._attempt()
 
 
-def _way(plan: Plan, device: DeviceStatus) -> Way:
+def _way(plan: Plan, device: DeviceStatus, beside: Beside) -> Way:
     checkpoint = plan.choice.checkpoint
     how = (device.name, device.memory_total_bytes, checkpoint.engine.value, checkpoint.stored_bytes, plan.order.dtype)
-    return Way(plan.order.model, " ".join(map(str, how)))
+    return Way(plan.order.model, " ".join(map(str, how)), tuple(sorted(beside.names)))
 
 
 def _told(asked: Asked, limit: MemoryLimit) -> OutOfDeviceMemory:

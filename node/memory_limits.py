@@ -1,7 +1,9 @@
 """Which pictures the device's memory did not suffice for, so that they are not tried again and again.
 
 Kept in the node's home over restarts. A limit holds for one model, run one way on one device, and for one task, for an
-edit needs more than a picture from noise. After a day it is tried again: what took the memory may have been something else.
+edit needs more than a picture from noise. What was beside the model counts too: a limit found with a ControlNet holds
+for runs with that ControlNet and more, not for those without. After a day a limit is tried again: what took the memory may
+have been something else.
 """
 
 import json
@@ -30,6 +32,12 @@ class Way:
     model: str
     how: str
     """Device, engine, file and number format."""
+    beside: tuple[str, ...] = ()
+    """What is on the device with it, sorted."""
+
+    def within(self, other: "Way") -> bool:
+        """Whether it is the same with no more beside the model."""
+        return (self.model, self.how) == (other.model, other.how) and set(self.beside) <= set(other.beside)
 
 
 @dataclass(slots=True)
@@ -59,8 +67,12 @@ class MemoryLimits:
 
     def of(self, way: Way) -> dict[str, MemoryLimit]:
         """What is known of a way, by task."""
-        held = [each for each in self._seen.values() if each.way == way]
-        return {each.task: limit for each in held if (limit := self._limit(each)) is not None}
+        limits = dict[str, MemoryLimit]()
+        for each in self._seen.values():
+            limit = self._limit(each) if each.way.within(way) else None
+            if limit is not None and (each.task not in limits or limit.too_large_px < limits[each.task].too_large_px):
+                limits[each.task] = limit
+        return limits
 
     def failed(self, way: Way, task: str, pixels: int) -> MemoryLimit:
         """Memory ran out for a picture of this area, with nothing left to try."""
@@ -76,8 +88,8 @@ class MemoryLimits:
 
     def offload(self, way: Way, task: str, pixels: int) -> Offload:
         """What a picture of this area needed before."""
-        seen = self._of(way, task)
-        needed = [mode for mode, least_px in seen.needs.items() if pixels >= least_px and self._trusted(seen)]
+        held = [each for each in self._seen.values() if each.task == task and each.way.within(way) and self._trusted(each)]
+        needed = [mode for each in held for mode, least_px in each.needs.items() if pixels >= least_px]
         return max(needed, key=list(Offload).index, default=Offload.NONE)
 
     def made(self, way: Way, task: str, pixels: int, offload: Offload) -> None:
@@ -88,10 +100,11 @@ class MemoryLimits:
             if offload is not Offload.NONE:
                 seen.needs[offload], seen.at_s = pixels, self._clock()
             self._write()
-        seen.fits_px = max(seen.fits_px, pixels)
-        if seen.too_large_px is not None and pixels >= seen.too_large_px:
-            seen.too_large_px = None
-            self._write()
+        for each in [each for each in self._seen.values() if each.task == task and each.way.within(way)]:
+            each.fits_px = max(each.fits_px, pixels)
+            if each.too_large_px is not None and pixels >= each.too_large_px:
+                each.too_large_px = None
+                self._write()
 
     def forget(self, model: str) -> None:
         """An operator wants it tried again."""

@@ -10,6 +10,7 @@ from common.errors import Unavailable
 from common.images_api import Task
 from common.logs import get_logger
 from common.node_api import control_words, upscaler_words
+from node.beside import Beside
 from node.checkpoints import Checkpoint, inspect, scan
 from node.choice import Choice, choose
 from node.controls import ControlFile, Controls, find_controls
@@ -84,16 +85,21 @@ class Model:
             self.name, chosen, self.profile, self.dtype(device, wanted_dtype), places, controls, upscalers, prompt, tiny
         )
 
-    def bytes_beside(self, spec: RunSpec, device: str, wanted_dtype: str) -> dict[str, int]:
-        """Device memory of what a run loads with the model, by name."""
+    def beside(self, spec: RunSpec, device: str, wanted_dtype: str) -> Beside:
+        """What a run has on the device with the model."""
         dtype = self.dtype(device, wanted_dtype)
         used = {use.name for use in spec.controls if use.scale}
-        beside = {each.name: each.memory_bytes(dtype) for each in self.controls if each.name in used}
-        if spec.image_prompt is not None and self.image_prompt is not None:
-            beside |= self.image_prompt.bytes_beside(dtype)
-        if spec.upscale is not None:
-            beside |= {each.name: each.memory_bytes for each in self.upscalers if each.name == spec.upscale.method}
-        return beside
+        upscaler = None if spec.upscale is None else spec.upscale.method
+        nets = {
+            "control": {each.name: each.memory_bytes(dtype) for each in self.controls if each.name in used},
+            "image_prompt": {} if self.image_prompt is None else self.image_prompt.bytes_beside(dtype),
+            "upscale": {each.name: each.memory_bytes for each in self.upscalers if each.name == upscaler},
+        }
+        if spec.image_prompt is None:
+            del nets["image_prompt"]
+        sizes = {each.name: each.memory_bytes(dtype) for each in self.loras}
+        loras = {use.sha256: sizes[use.name] for use in spec.loras if use.scale}
+        return Beside({kind: each for kind, each in nets.items() if each}, loras)
 
     @property
     def by_diffusers(self) -> bool:

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Protocol
 
 from common.errors import AquatintError, Conflict, Unavailable
 from common.logs import get_logger
+from node.beside import Beside, KeptLoras
 from node.engines.base import LoadOrder, OutOfDeviceMemory
 from node.worker.causes import WorkerLost
 
@@ -18,6 +18,7 @@ log = get_logger(__name__)
 
 QUARANTINED_AFTER = 3
 """Workers lost under one model, with no run of it in between that ended, until it is not tried any more."""
+NOTHING = Beside()
 FAILURE_MEMORY_S = 30.0
 """A load that failed is not tried again for this long: it fails the same way, and takes the device while it does."""
 
@@ -41,6 +42,8 @@ class Loader(Protocol):
 
     async def unload(self, model: str) -> None: ...
 
+    async def drop_loras(self, model: str, sha256s: Sequence[str]) -> None: ...
+
 
 @dataclass(slots=True)
 class Resident:
@@ -51,8 +54,19 @@ class Resident:
     used_at_s: float
     users: int = 0
     pinned: bool = False
-    beside: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of what its last run that needed such had loaded with it, ControlNets for example, by name. It stays there."""
+    nets: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    """As Beside has them: what stays of its last runs."""
+    loras: KeptLoras = field(default_factory=KeptLoras)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while nobody uses it."""
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    @property
+    def all_bytes(self) -> int:
+        """Of the device, with everything that lies beside it."""
+        return self.memory_bytes + self.loras.size_bytes + sum(sum(nets.values()) for nets in self.nets.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +131,10 @@ class Residency:
         return None if failure is None else failure.message
 
     @asynccontextmanager
-    async def hold(self, order: LoadOrder, beside: Mapping[str, int] = MappingProxyType({})) -> AsyncIterator[None]:
+    async def hold(self, order: LoadOrder, beside: Beside = NOTHING) -> AsyncIterator[None]:
         """Have a model on the device for the length of the block; nothing evicts it meanwhile.
 
-        beside: bytes of what the run loads with it, by name; room is made for them first.
+        beside: what the run has with it; room is made for that first.
 
         A caller that is cancelled leaves the load to go on for the others. A worker that is lost inside the block is
         held against the model; a block that ends well clears it.
@@ -128,8 +142,9 @@ class Residency:
         """
         resident = await self.ensure(order)
         resident.users += 1
+        resident.idle.clear()
         try:
-            if beside:
+            if beside != NOTHING:
                 await self._have_room_beside(resident, beside)
             yield
             self._losses.pop(order.model, None)
@@ -139,6 +154,8 @@ class Residency:
         finally:
             resident.users -= 1
             resident.used_at_s = self._clock()
+            if not resident.users:
+                resident.idle.set()
 
     async def ensure(self, order: LoadOrder, *, pin: bool = False) -> Resident:
         """Load a model if it is not there, or takes more of the device than it is to. pin: it is then never evicted,
@@ -148,6 +165,10 @@ class Residency:
         """
         # A loop, because between the end of a load and the waking of its waiters another load may have evicted it.
         while (resident := self._residents.get(order.model)) is None or _takes_more(resident, order):
+            if resident is not None and resident.users:
+                # What is in use stays as it is, and loaded as it is it was not enough for the run that asks now.
+                await resident.idle.wait()
+                continue
             failure = self._remembered(order.model, order)
             if failure is not None:
                 raise failure
@@ -182,13 +203,20 @@ class Residency:
             await self._evict(model, "ordered")
             return True
 
-    async def unload_others(self, model: str) -> bool:
-        """Unload every idle pipeline but one, after memory ran out. True when that freed anything."""
+    async def unload_others(self, model: str, spared: Collection[str] = ()) -> bool:
+        """Unload every idle pipeline but one, and of that one the LoRAs beside the spared, after memory ran out.
+
+        True when that freed anything.
+        """
         async with self._changing:
             idle = [name for name, each in self._residents.items() if not each.users and name != model]
             for name in idle:
                 await self._evict(name, "memory ran out")
-            return bool(idle)
+            freed, own = bool(idle), self._residents.get(model)
+            while own is not None and (sha256 := own.loras.oldest(spared)) is not None:
+                await self._drop_loras(model, own, [sha256])
+                freed = True
+            return freed
 
     async def unload_idle(self, idle_s: float) -> list[str]:
         """Unload what nobody used for `idle_s` seconds and nobody pinned; gives their names."""
@@ -236,16 +264,44 @@ class Residency:
             raise OutOfDeviceMemory(
                 f"The weights of {model!r} need {needed_bytes:,} bytes; this node has {budget_bytes:,} for weights."
             )
-        while self._is_full(needed_bytes, budget_bytes):
+        while self._is_full():
             await self._evict_one(model)
+        while self._is_above(needed_bytes, budget_bytes):
+            await self._free_some(model)
 
-    async def _have_room_beside(self, resident: Resident, beside: Mapping[str, int]) -> None:
-        """Evict the least recently used until what a run needs beside its model fits. Raises: OutOfDeviceMemory."""
+    async def _have_room_beside(self, resident: Resident, beside: Beside) -> None:
+        """Free what is least needed until what a run has beside its model fits. Raises: OutOfDeviceMemory."""
+        model = resident.order.model
         async with self._changing:
-            more_bytes = sum(beside.values()) - sum(resident.beside.values())
-            while self._is_above(more_bytes, self.budget_bytes()):
-                await self._evict_one(", ".join(beside))
-            resident.beside = dict(beside)
+            await self._drop_loras(model, resident, resident.loras.excess(beside.loras))
+            new_bytes = sum(
+                sum(nets.values()) - sum(resident.nets.get(kind, {}).values()) for kind, nets in beside.nets.items()
+            )
+            while self._is_above(new_bytes + resident.loras.missing_bytes(beside.loras), self.budget_bytes()):
+                await self._free_some(beside.shown, resident, beside.loras)
+            resident.nets |= beside.nets
+            resident.loras.use(beside.loras)
+
+    async def _free_some(self, newcomer: str, own: Resident | None = None, wanted: Collection[str] = ()) -> None:
+        """Give back the LoRA that was idle longest, by the use of its model; where there is none, a model.
+
+        own: the model that the newcomer is for, whose other LoRAs are idle while it is in use; wanted: those it comes with.
+        """
+        for model, resident in self._residents.items():
+            if resident is own or not resident.users:
+                sha256 = resident.loras.oldest(wanted if resident is own else ())
+                if sha256 is not None:
+                    await self._drop_loras(model, resident, [sha256])
+                    return
+        await self._evict_one(newcomer)
+
+    async def _drop_loras(self, model: str, resident: Resident, sha256s: Sequence[str]) -> None:
+        if not sha256s:
+            return
+        await self._loader.drop_loras(model, sha256s)
+        for sha256 in sha256s:
+            resident.loras.drop(sha256)
+        log.info("loras_dropped", model=model, loras=[sha256[:10] for sha256 in sha256s])
 
     async def _evict_one(self, newcomer: str) -> None:
         victim = next((name for name, each in self._residents.items() if self._evictable(each)), None)
@@ -254,13 +310,11 @@ class Residency:
             raise OutOfDeviceMemory(f"There is no room for {newcomer!r} beside what is in use or pinned ({held}).")
         await self._evict(victim, f"room for {newcomer}")
 
-    def _is_full(self, needed_bytes: int, budget_bytes: int | None) -> bool:
-        if self._max_resident is not None and len(self._residents) >= self._max_resident:
-            return True
-        return self._is_above(needed_bytes, budget_bytes)
+    def _is_full(self) -> bool:
+        return self._max_resident is not None and len(self._residents) >= self._max_resident
 
     def _is_above(self, needed_bytes: int, budget_bytes: int | None) -> bool:
-        used_bytes = sum(each.memory_bytes + sum(each.beside.values()) for each in self._residents.values())
+        used_bytes = sum(each.all_bytes for each in self._residents.values())
         return budget_bytes is not None and used_bytes + needed_bytes > budget_bytes
 
     def _evictable(self, resident: Resident) -> bool:
@@ -300,5 +354,5 @@ class Residency:
 
 
 def _takes_more(resident: Resident, order: LoadOrder) -> bool:
-    """Whether an idle pipeline must be loaded anew because it takes more of the device than ordered now."""
-    return not resident.users and not order.offload.within(resident.order.offload)
+    """Whether a pipeline must be loaded anew because it takes more of the device than ordered now."""
+    return not order.offload.within(resident.order.offload)

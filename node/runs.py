@@ -10,7 +10,7 @@ from common.catalog import AttemptFenced, new_id
 from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImageError
 from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
-from common.node_api import JobPhase
+from common.node_api import DeviceStatus, JobPhase
 from common.web.background import beside
 from node.batch_table import BatchTable, shape_of
 from node.control_requests import check_engine, with_controls
@@ -117,7 +117,8 @@ class Runs:
         spec = await with_controls(spec, request.control, model, self._models.controls, self._decoder)
         spec = await with_upscale(spec, request.upscale, model, self._models.upscalers, masked=masked)
         resolved = replace(resolved, spec=spec)
-        self._ladder.check(Asked(model, request.task.value, spec.largest_drawn), self._worker.device)
+        if (device := self._worker.device) is not None:
+            self._ladder.check(self._asked(model, request.task, spec, device), device)
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
@@ -195,9 +196,8 @@ class Runs:
         entered = time.perf_counter()
         await job.turn.wait()
         began = time.perf_counter()
-        asked = Asked(model, request.task.value, resolved.spec.largest_drawn)
         # The device need not wait for the catalog to have written down that its turn has come.
-        running = self._run(job, asked, resolved.spec, drawing)
+        running = self._run(job, model, request.task, resolved.spec, drawing)
         product, load_s, plan = await beside(running, self._recorder.running(ticket))
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
@@ -214,31 +214,33 @@ class Runs:
         log.info("run_succeeded", model=model.name, images=len(ids), **timings_s)
         return self._answer(head, ids, product, resolved, request, sender)
 
-    async def _run(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Plan]:
+    def _asked(self, model: Model, task: Task, spec: RunSpec, device: DeviceStatus) -> Asked:
+        return Asked(model, task.value, spec.largest_drawn, model.beside(spec, device.kind, self._ladder.dtype))
+
+    async def _run(self, job: Job, model: Model, task: Task, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Plan]:
         """The pictures, the seconds spent until the model was there, and how it was loaded."""
         try:
-            return await self._run_once(job, asked, spec, drawing)
+            return await self._run_once(job, model, task, spec, drawing)
         except WorkerLost:
             if job.share is None or job.share.runs <= 1:
                 raise
         # One of those in the pass may have been the worker's end: it must not be the end of the others.
-        log.warning("run_repeated_alone", model=asked.model.name)
+        log.warning("run_repeated_alone", model=model.name)
         self._scheduler.again_alone(job)
         await job.turn.wait()
-        return await self._run_once(job, asked, spec, drawing)
+        return await self._run_once(job, model, task, spec, drawing)
 
-    async def _run_once(self, job: Job, asked: Asked, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Plan]:
+    async def _run_once(
+        self, job: Job, model: Model, task: Task, spec: RunSpec, drawing: Drawing
+    ) -> tuple[Product, float, Plan]:
         device = await self._worker.wait_ready()
-        if (
-            spec.preset is not Preset.FULL
-            and self._ladder.plan(asked.model, device).choice.checkpoint.engine is EngineName.SDCPP
-        ):
+        if spec.preset is not Preset.FULL and self._ladder.plan(model, device).choice.checkpoint.engine is EngineName.SDCPP:
             raise InvalidRequest(
                 f"Invalid 'preset': this node runs the model by sd.cpp, which has only 'full', but got {spec.preset.value!r}.",
                 param="preset",
             )
         if spec.controls or spec.upscale:
-            check_engine(self._ladder.plan(asked.model, device).choice.checkpoint, "control" if spec.controls else "upscale")
+            check_engine(self._ladder.plan(model, device).choice.checkpoint, "control" if spec.controls else "upscale")
         job.phase = JobPhase.LOADING
         began = loaded = time.perf_counter()
 
@@ -255,9 +257,8 @@ class Runs:
             shared = False
             return await self._sent(job, run)
 
-        beside = asked.model.bytes_beside(spec, device.kind, self._ladder.dtype)
-        fitted = await self._ladder.make(asked, device, attempt, beside)
-        self._learn(job, asked.model, spec, fitted.product, time.perf_counter() - loaded)
+        fitted = await self._ladder.make(self._asked(model, task, spec, device), device, attempt)
+        self._learn(job, model, spec, fitted.product, time.perf_counter() - loaded)
         return fitted.product, loaded - began, fitted.plan
 
     async def _sent(self, job: Job, run: Order) -> Product:

@@ -1,13 +1,11 @@
-"""LoRAs on a loaded pipeline: brought in when a run names them, switched off behind it, a few kept for the next.
+"""LoRAs on a loaded pipeline: brought in when a run names them, switched off behind it, and kept until they are dropped.
 
 They lie beside the weights and never in them (nothing is merged), so a run without LoRAs takes the very path it took
 before any was loaded, bit for bit. All methods share the components, hence the LoRAs as well.
 """
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,25 +13,16 @@ from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_
 from safetensors.torch import load_file
 from torch import Tensor
 
-from common.images_api.loras import MAX_LORAS
 from node.engines.base import EngineFailed, LoadOrder, LoraMismatch, LoraUse
 from node.engines.offloading import lifted
 from node.extras import Place
 from node.loras import inspect_lora
 
-MAX_KEPT_BYTES = 1024**3
-"""What LoRAs that no run is using may hold of the device: a dozen of SDXL's, or thirty of SD 1.5's."""
 SHOWN = 5
 """Layers named in an error; the number of all is told."""
 
 Layers = Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
 """component -> path of a module in it -> (down, up)"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    layers: int
-    size_bytes: int
 
 
 class Adapters:
@@ -44,8 +33,8 @@ class Adapters:
         self._device = device
         self._pipeline = pipeline
         self._places = {place.name: place for place in order.loras}
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        """By adapter name, the least recently used first."""
+        self._kept: dict[str, int] = {}
+        """Number of its layers, by adapter name."""
 
     @contextmanager
     def applied(self, uses: Sequence[LoraUse]) -> Iterator[dict[str, int]]:
@@ -54,11 +43,11 @@ class Adapters:
         Gives the number of layers each changes. One of scale 0 is left out, for adding nothing is not yet the same bits.
         Raises: LoraMismatch, CheckpointRefused, OSError.
         """
-        active = {_adapter(use): use for use in uses if use.scale}
+        active = {_adapter(use.sha256): use for use in uses if use.scale}
         layers = dict.fromkeys((use.name for use in uses), 0)
         try:
             for adapter, use in active.items():
-                layers[use.name] = self._have(adapter, use, spared=active.keys())
+                layers[use.name] = self._have(adapter, use)
             if active:
                 self._pipeline.enable_lora()
                 self._pipeline.set_adapters(list(active), [use.scale for use in active.values()])
@@ -67,20 +56,23 @@ class Adapters:
             if self._kept:
                 self._pipeline.disable_lora()
 
-    def _have(self, adapter: str, use: LoraUse, *, spared: Collection[str]) -> int:
+    def drop(self, sha256s: Iterable[str]) -> None:
+        """Give their memory back. Those that are not there are fine: the aim is that they are not."""
+        for adapter in map(_adapter, sha256s):
+            if adapter in self._kept:
+                self._drop(adapter)
+
+    def _have(self, adapter: str, use: LoraUse) -> int:
         """Load a LoRA unless it is there; gives the number of its layers."""
         if adapter in self._kept:
-            self._kept.move_to_end(adapter)
-            return self._kept[adapter].layers
+            return self._kept[adapter]
         place = self._places.get(use.name)
         if place is None:
             raise EngineFailed(f"The LoRA {use.name!r} is not known to the worker.", retryable=True)
         tensors = self._read(place)
         layers = sum(len(modules) for modules in self._fitting(use.name, tensors).values())
-        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        self._make_room(size_bytes, spared)
         # Kept from the first, so that one that fails half way leaves nothing behind.
-        self._kept[adapter] = _Kept(layers, size_bytes)
+        self._kept[adapter] = layers
         try:
             with lifted(self._pipeline, self._device, self._order.offload):
                 self._pipeline.load_lora_weights(tensors, adapter_name=adapter)
@@ -123,21 +115,14 @@ class Adapters:
         components = [getattr(self._pipeline, name) for name in _components(self._pipeline)]
         return sum(adapter in getattr(module, "lora_A", ()) for each in components for module in each.modules())
 
-    def _make_room(self, size_bytes: int, spared: Collection[str]) -> None:
-        for adapter in [name for name in self._kept if name not in spared]:
-            kept_bytes = sum(each.size_bytes for each in self._kept.values())
-            if len(self._kept) < MAX_LORAS and kept_bytes + size_bytes <= MAX_KEPT_BYTES:
-                return
-            self._drop(adapter)
-
     def _drop(self, adapter: str) -> None:
         self._pipeline.delete_adapters(adapter)
         del self._kept[adapter]
 
 
-def _adapter(use: LoraUse) -> str:
+def _adapter(sha256: str) -> str:
     """The name a library knows a LoRA by: its content's, so that a file that was replaced is another."""
-    return f"x{use.sha256[:24]}"
+    return f"x{sha256[:24]}"
 
 
 def _components(pipeline: Any) -> list[str]:

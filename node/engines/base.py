@@ -366,6 +366,10 @@ class Engine(Protocol):
         """Give its memory back. Unknown names are fine: the aim is that it is not there."""
         ...
 
+    def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
+        """Give back the memory of LoRAs that lie beside a model for runs to come; which stay there is not its to decide."""
+        ...
+
     def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         """Make the pictures of a run whose model is loaded. canvas: of size `RunSpec.size`, where the method needs one.
 

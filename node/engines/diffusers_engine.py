@@ -115,6 +115,11 @@ class DiffusersEngine:
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
         self._free_caches()
 
+    def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
+        if model in self._adapters:
+            self._adapters[model].drop(sha256s)
+            self._free_caches()
+
     def told(self) -> dict[str, dict[str, str]]:
         """By loaded model, what came of each setting of its tuning."""
         return {model: tuned.told for model, tuned in list(self._tuned.items())}

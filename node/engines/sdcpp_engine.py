@@ -6,6 +6,7 @@ another. The pictures of one run are made one after another, each from its own s
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from PIL import Image
@@ -60,6 +61,9 @@ class SdcppEngine:
         loaded = self._loaded.pop(model, None)
         if loaded is not None:
             loaded[1].close()
+
+    def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
+        """None stays: each run reads its own."""
 
     def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         if spec.model not in self._loaded:

@@ -99,6 +99,9 @@ class Child:
         elif kind == "unload":
             self._engines.unload(order["model"])
             self._send({"kind": "done", "call": call})
+        elif kind == "drop_loras":
+            self._engines.drop_loras(order["model"], order["loras"])
+            self._send({"kind": "done", "call": call})
         else:
             spec, blobs = with_control_pictures(RunSpec.from_json(order["spec"]), blobs)
             self._generate(call, spec, canvas_from_blobs(order["canvas"], blobs, spec.size))

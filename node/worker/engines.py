@@ -48,6 +48,11 @@ class Engines:
         if engine is not None:
             engine.unload(model)
 
+    def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
+        engine = self._by_model.get(model)
+        if engine is not None:
+            engine.drop_loras(model, sha256s)
+
     def generate(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         return self._of(spec.model).generate(spec, canvas, on_step, on_preview)
 

@@ -194,6 +194,10 @@ class Worker:
         """Give a pipeline's memory back. Raises: WorkerLost, Unavailable."""
         await self._call({"kind": "unload", "model": model})
 
+    async def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
+        """Give back the memory of LoRAs beside a pipeline. Raises: WorkerLost, Unavailable."""
+        await self._call({"kind": "drop_loras", "model": model, "loras": list(sha256s)})
+
     async def generate(
         self,
         spec: RunSpec,

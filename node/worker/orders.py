@@ -1,6 +1,7 @@
 """The orders a node gives its worker, as JSON and back.
 
-node -> worker    load, unload, generate, cancel        each with the number of its call
+node -> worker    load, unload, drop_loras,             each with the number of its call
+                  generate, cancel
                   together                              several of generate, made in common passes
 worker -> node    hello, alive, step, preview, done, failed
                   `failed` with `leaving`: the run was cancelled by the end of the process, which comes now

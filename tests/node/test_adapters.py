@@ -10,7 +10,6 @@ import torch
 
 from common.errors import LoraMismatch, RunCancelled
 from common.images_api import Size
-from common.images_api.loras import MAX_LORAS
 from node.demo.evaluate import held_out_captions, judge, shares
 from node.engines.base import LoraUse, Method
 from node.masks import Canvas
@@ -253,25 +252,32 @@ def _with(bench: Bench, model: str, lora: str) -> Bench:
     return bench
 
 
-def test_only_a_few_loras_are_kept_and_those_in_use_never_leave(workshop: Workshop):
-    uses = [
-        workshop.add(f"many-{seed}", random_lora(workshop.parts["sd15"].unet, "unet", rank=1, seed=seed))
-        for seed in range(MAX_LORAS + 4)
-    ]
+def test_loras_stay_until_they_are_dropped_and_come_back_as_they_were(workshop: Workshop):
+    uses = [workshop.use("sd15-1"), workshop.use("sd15-2")]
     bench = workshop.bench()
-    first = pixels(bench.make("sd15", loras=(uses[0],)))
-    before = pixels(bench.make("sd15"))
+    before, first = pixels(bench.make("sd15")), pixels(bench.make("sd15", loras=(uses[0],)))
+    together = pixels(bench.make("sd15", loras=tuple(uses)))
+    assert len(kept(bench)) == 2
 
-    for each in uses:
-        bench.make("sd15", loras=(each,))
-        assert len(kept(bench)) <= MAX_LORAS
-    assert f"x{uses[0].sha256[:24]}" not in kept(bench)
+    bench.engine.drop_loras("sd15", [uses[0].sha256, "never there"])
+    bench.engine.drop_loras("not loaded", [uses[0].sha256])
+    assert kept(bench) == [f"x{uses[1].sha256[:24]}"]
 
-    together = bench.make("sd15", loras=tuple(uses[:MAX_LORAS]))
-    assert len(together.lora_layers) == MAX_LORAS
-    assert len(kept(bench)) == MAX_LORAS
-    assert pixels(bench.make("sd15", loras=(uses[0],))) == first
     assert pixels(bench.make("sd15")) == before
+    assert pixels(bench.make("sd15", loras=(uses[0],))) == first
+    assert pixels(bench.make("sd15", loras=tuple(uses))) == together
+
+
+def test_the_memory_counted_for_a_lora_is_what_its_tensors_take(workshop: Workshop):
+    bench = workshop.bench()
+    (file,) = [each for each in bench.models.loras if each.name == "sd15-both"]
+    bench.make("sd15", loras=(workshop.use("sd15-both"),))
+
+    pipeline = bench.engine._loaded["sd15"][1]
+    adapters = [
+        each for part in (pipeline.unet, pipeline.text_encoder) for each in part.named_parameters() if "lora_" in each[0]
+    ]
+    assert file.memory_bytes("float32") == sum(weight.nbytes for _, weight in adapters) == 2 * file.memory_bytes("bfloat16")
 
 
 def kept(bench: Bench) -> list[str]:

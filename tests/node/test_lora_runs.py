@@ -157,3 +157,13 @@ async def test_one_that_does_not_fit_is_answered_422_and_the_next_run_is_as_befo
     assert opened(await make(runs)).tobytes() == opened(before).tobytes()
     statuses = [run.status for run in await sqlite_catalog.runs.list()]
     assert sorted(statuses) == [RunStatus.FAILED, RunStatus.SUCCEEDED, RunStatus.SUCCEEDED]
+
+
+async def test_a_lora_that_left_for_want_of_room_comes_back_as_it_was(runs: Runs, worker: Worker, models: Models):
+    (file,) = (each for each in models.loras if each.name == "ink")
+    first = await make(runs, loras=(LoraAsk("ink"),))
+
+    await worker.drop_loras("sd15", [models.loras.sha256(file)])
+
+    assert opened(await make(runs)).tobytes() != opened(first).tobytes()
+    assert opened(await make(runs, loras=(LoraAsk("ink"),))).tobytes() == opened(first).tobytes()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,9 @@ SHAPES = {
 def test_the_family_is_told_from_the_tensors_whatever_the_metadata_says(case: str):
     tensors = {name: TensorEntry("F16", shape, 0, 0) for name, shape in SHAPES[case].items()}
 
-    assert shape_of(tensors, {"ss_base_model_version": "sd_v3000"}) == LoraShape(case.partition(",")[0], 8, 1)
+    assert shape_of(tensors, {"ss_base_model_version": "sd_v3000"}) == LoraShape(
+        case.partition(",")[0], 8, 1, math.prod(*SHAPES[case].values())
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,11 +285,11 @@ def test_the_family_is_told_from_the_tensors_whatever_the_metadata_says(case: st
 def test_metadata_tells_where_tensors_do_not(metadata: dict[str, str], family: str):
     tensors = {"blocks.0.proj.lora_A.weight": TensorEntry("F16", (4, 64), 0, 0)}
 
-    assert shape_of(tensors, metadata) == LoraShape(family, 4, 1)
+    assert shape_of(tensors, metadata) == LoraShape(family, 4, 1, 256)
 
 
 def test_a_lora_of_a_family_fits_its_varieties():
-    shape = LoraShape("qwen-image", 4, 1)
+    shape = LoraShape("qwen-image", 4, 1, 256)
 
     assert [shape.fits(family) for family in ("qwen-image", "qwen-image-edit", "qwen", "qwen-imagery")] == [
         True,

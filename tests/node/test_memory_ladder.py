@@ -1,12 +1,15 @@
 """What a node does when memory runs out under a run, in order, and what it says when nothing is left."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from common.errors import OutOfDeviceMemory
 from common.images_api import Size
 from common.node_api import DeviceStatus
+from node.beside import Beside
 from node.memory_ladder import Asked, MemoryLadder
 from node.memory_limits import MemoryLimits
 from node.models import Models
@@ -81,7 +84,6 @@ async def test_what_fits_nowhere_is_told_with_a_size_that_would_and_not_tried_ag
     for fits in (asked(tiny_models, size=Size(496, 512)), asked(tiny_models, task="edit"), asked(tiny_models, "sdxl")):
         ladder.check(fits, CPU)
     ladder.check(asked(tiny_models), CPU.model_copy(update={"name": "another CPU"}))
-    ladder.check(asked(tiny_models), None)
 
 
 async def test_the_next_smaller_picture_is_made_and_is_the_size_told_from_then_on(ladder: MemoryLadder, tiny_models: Models):
@@ -171,3 +173,63 @@ async def test_an_operator_can_forbid_it(residency: Residency, tiny_models: Mode
         await ladder.make(asked(tiny_models), GPU, attempt)
 
     assert made == [0]
+
+
+async def test_two_runs_that_fail_together_both_end_with_less_on_the_device_and_no_limit_is_remembered(
+    ladder: MemoryLadder, residency: Residency, tiny_models: Models
+):
+    """As of two that shared a pass: both are there when memory runs out under it, and each is then tried by itself."""
+    both_there, tried = asyncio.Barrier(2), list[Offload]()
+
+    def run() -> Callable[[], Awaitable[Product]]:
+        first = True
+
+        async def attempt() -> Product:
+            nonlocal first
+            tried.append(offload_of(residency))
+            if first:
+                first = False
+                await both_there.wait()
+            await asyncio.sleep(0)
+            if tried[-1] is not Offload.GROUP:
+                raise OutOfDeviceMemory("out of memory")
+            return PRODUCT
+
+        return attempt
+
+    first, second = await asyncio.gather(*(ladder.make(asked(tiny_models), GPU, run()) for _ in range(2)))
+
+    assert first.plan.offload.mode is second.plan.offload.mode is Offload.GROUP
+    assert tried == [Offload.NONE, Offload.NONE, Offload.MODEL, Offload.MODEL, Offload.GROUP, Offload.GROUP]
+    assert ladder.limits(tiny_models.by_name["sd15"], GPU) == {}
+
+
+async def test_a_limit_found_with_a_controlnet_is_none_of_the_plain_task_but_one_of_all_that_has_more(
+    ladder: MemoryLadder, tiny_models: Models
+):
+    plain = asked(tiny_models)
+    edges = replace(plain, beside=Beside({"control": {"edges": 1}}))
+    with pytest.raises(OutOfDeviceMemory):
+        await ladder.make(edges, CPU, attempts(9)[0])
+
+    ladder.check(plain, CPU)
+    ladder.check(replace(plain, beside=Beside({"control": {"depth": 1}})), CPU)
+    assert ladder.limits(plain.model, CPU) == {}
+    for more in (edges, replace(plain, beside=Beside({"control": {"edges": 1}}, {"a-lora": 1}))):
+        with pytest.raises(OutOfDeviceMemory, match="360x360 should fit"):
+            ladder.check(more, CPU)
+
+    with pytest.raises(OutOfDeviceMemory):
+        await ladder.make(replace(plain, size=Size(448, 448)), CPU, attempts(9)[0])
+    with pytest.raises(OutOfDeviceMemory, match="should fit"):
+        ladder.check(replace(edges, size=Size(448, 448)), CPU)
+
+
+async def test_what_is_made_with_a_controlnet_lifts_the_limit_of_the_plain_task(ladder: MemoryLadder, tiny_models: Models):
+    plain = asked(tiny_models)
+    with pytest.raises(OutOfDeviceMemory):
+        await ladder.make(plain, CPU, attempts(9)[0])
+
+    await ladder.make(replace(plain, beside=Beside({"control": {"edges": 1}})), CPU, attempts(0)[0])
+
+    ladder.check(plain, CPU)

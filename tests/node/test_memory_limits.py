@@ -1,5 +1,6 @@
 """What memory did not suffice for is remembered, told, kept over restarts, and tried again after a day."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,18 @@ def test_what_a_large_picture_needed_the_next_as_large_is_given_at_once_and_smal
     assert limits.of(SD) == {}
     clock.now_s += TRUSTED_S
     assert limits.offload(SD, "generation", MP) is Offload.NONE
+
+
+def test_what_was_beside_the_model_is_kept_with_a_limit_and_holds_for_as_much_and_more(tmp_path: Path):
+    path = tmp_path / "limits.json"
+    one, two = replace(SD, beside=("edges",)), replace(SD, beside=("depth", "edges"))
+    MemoryLimits(path).failed(one, "generation", MP)
+    limits = MemoryLimits(path)
+    limits.made(one, "edit", MP, Offload.MODEL)
+
+    assert limits.of(SD) == limits.of(replace(SD, beside=("depth",))) == {}
+    assert limits.of(one) == limits.of(two) == {"generation": MemoryLimit(too_large_px=MP, fits_px=MP // 2)}
+    assert [limits.offload(way, "edit", MP) for way in (SD, one, two)] == [Offload.NONE, Offload.MODEL, Offload.MODEL]
+    limits.failed(two, "generation", MP // 2)
+    assert limits.of(two)["generation"].too_large_px == MP // 2
+    assert limits.of(one)["generation"].too_large_px == MP

@@ -1,13 +1,17 @@
 """Loads happen once, what is least needed leaves, and failures are remembered for a while."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from common.errors import Conflict
+from common.images_api.loras import MAX_LORAS
+from node.beside import MAX_IDLE_LORA_BYTES, Beside
 from node.engines.base import EngineFailed, LoadOrder, OutOfDeviceMemory
 from node.models import Models
+from node.offload import Offload
 from node.residency import FAILURE_MEMORY_S, QUARANTINED_AFTER, Quarantined, Residency
 from node.worker.causes import WorkerLost, lost
 
@@ -18,6 +22,7 @@ class Device:
 
     loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     fails_with: Exception | None = None
     may_load: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -32,6 +37,17 @@ class Device:
 
     async def unload(self, model: str) -> None:
         self.unloads.append(model)
+
+    async def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
+        self.dropped += [f"{model} {sha256}" for sha256 in sha256s]
+
+
+def nets(**sizes: int) -> Beside:
+    return Beside({"control": sizes})
+
+
+def loras(**sizes: int) -> Beside:
+    return Beside(loras=sizes)
 
 
 @dataclass
@@ -254,14 +270,14 @@ async def test_what_a_run_needs_beside_its_model_counts_and_makes_room(orders: d
     residency = Residency(device, budget_bytes=lambda: sizes["sd15"] + sizes["sdxl"] + 1000)
     await residency.ensure(orders["sdxl"])
 
-    async with residency.hold(orders["sd15"], {"edges": 1000}):
+    async with residency.hold(orders["sd15"], nets(edges=1000)):
         assert device.unloads == []
-    async with residency.hold(orders["sd15"], {"edges": 1000, "depth": 1}):
+    async with residency.hold(orders["sd15"], nets(edges=1000, depth=1)):
         assert device.unloads == ["sdxl"]
         # What that run loaded stays, and is counted: there is no room for the other model any more.
         with pytest.raises(OutOfDeviceMemory, match="no room for 'sdxl'"):
             await residency.ensure(orders["sdxl"])
-    async with residency.hold(orders["sd15"], {"edges": 1000}):
+    async with residency.hold(orders["sd15"], nets(edges=1000)):
         pass
     await residency.ensure(orders["sdxl"])
     assert device.unloads == ["sdxl"]
@@ -272,9 +288,111 @@ async def test_what_never_fits_beside_a_model_is_refused_and_the_model_stays(ord
     residency = Residency(device, budget_bytes=lambda: orders["sd15"].checkpoint.memory_bytes("float32") + 10)
 
     with pytest.raises(OutOfDeviceMemory, match="no room for 'edges'"):
-        async with residency.hold(orders["sd15"], {"edges": 11}):
+        async with residency.hold(orders["sd15"], nets(edges=11)):
             pass
-    async with residency.hold(orders["sd15"], {"edges": 10}):
+    async with residency.hold(orders["sd15"], nets(edges=10)):
         pass
 
     assert device.loads == ["sd15"]
+
+
+async def test_nets_of_one_kind_take_each_others_place_and_those_of_another_stay(orders: dict[str, LoadOrder]):
+    residency = Residency(Device())
+    for beside in (Beside({"control": {"edges": 5}, "image_prompt": {"adapter": 70}}), nets(depth=6), nets(depth=6)):
+        async with residency.hold(orders["sd15"], beside):
+            pass
+
+    assert residency._residents["sd15"].all_bytes == orders["sd15"].device_bytes + 6 + 70
+
+
+async def test_idle_loras_leave_before_models_do_the_longest_idle_first(orders: dict[str, LoadOrder]):
+    device = Device()
+    sizes = {name: order.device_bytes for name, order in orders.items()}
+    residency = Residency(device, budget_bytes=lambda: sizes["sd15"] + sizes["sdxl"] + 100)
+    await residency.ensure(orders["sdxl"])
+    for beside in (loras(ink=40), loras(oil=40), loras(ink=40)):
+        async with residency.hold(orders["sd15"], beside):
+            pass
+    assert (device.dropped, device.unloads) == ([], [])
+
+    async with residency.hold(orders["sd15"], loras(chalk=40)):
+        assert device.dropped == ["sd15 oil"]
+    async with residency.hold(orders["sdxl"], nets(edges=50)):
+        assert device.dropped == ["sd15 oil", "sd15 ink"]
+        assert residency._residents["sd15"].all_bytes == sizes["sd15"] + 40
+    async with residency.hold(orders["sd15"], loras(chalk=40, ink=40)):
+        # What it comes with may not leave for it, and the net of the other model is not given back alone.
+        assert (device.dropped, device.unloads) == (["sd15 oil", "sd15 ink"], ["sdxl"])
+
+
+async def test_a_load_makes_room_of_idle_loras_first(orders: dict[str, LoadOrder]):
+    device = Device()
+    budget_bytes = orders["sd15"].device_bytes + orders["sdxl"].device_bytes
+    residency = Residency(device, budget_bytes=lambda: budget_bytes)
+    async with residency.hold(orders["sd15"], loras(ink=1, oil=1)):
+        pass
+
+    await residency.ensure(orders["sdxl"])
+
+    assert (device.dropped, device.unloads) == (["sd15 ink", "sd15 oil"], [])
+
+
+async def test_loras_of_a_run_that_goes_on_never_leave(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device, budget_bytes=lambda: orders["sd15"].device_bytes + orders["sdxl"].device_bytes)
+    async with residency.hold(orders["sd15"], loras(ink=1)):
+        with pytest.raises(OutOfDeviceMemory, match="no room for 'sdxl'"):
+            await residency.ensure(orders["sdxl"])
+
+    assert device.dropped == []
+
+
+async def test_idle_loras_beside_a_model_are_bounded_in_number_and_bytes(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device)
+    for number in range(MAX_LORAS + 2):
+        async with residency.hold(orders["sd15"], loras(**{f"n{number}": 1})):
+            pass
+    assert device.dropped == ["sd15 n0", "sd15 n1"]
+
+    async with residency.hold(orders["sd15"], loras(large=MAX_IDLE_LORA_BYTES + 1)):
+        pass
+    assert device.dropped[2:] == ["sd15 n2"]
+    async with residency.hold(orders["sd15"], loras(small=1)):
+        pass
+
+    # All that is older than the large one leaves with it: they go in the order of their last use.
+    assert device.dropped[3:] == [f"sd15 n{number}" for number in range(3, MAX_LORAS + 2)] + ["sd15 large"]
+
+
+async def test_after_memory_ran_out_the_loras_that_are_not_used_leave_too(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device)
+    for beside in (loras(ink=1), loras(oil=1)):
+        async with residency.hold(orders["sd15"], beside):
+            pass
+
+    assert await residency.unload_others("sd15", spared=["oil"])
+    assert not await residency.unload_others("sd15", spared=["oil"])
+
+    assert device.dropped == ["sd15 ink"]
+
+
+async def test_who_needs_a_model_loaded_with_less_waits_until_nobody_uses_it_as_it_is(orders: dict[str, LoadOrder]):
+    device = Device()
+    residency = Residency(device)
+    less = replace(orders["sd15"], offload=Offload.MODEL)
+    entered = asyncio.Event()
+
+    async def use() -> None:
+        async with residency.hold(less):
+            entered.set()
+
+    async with residency.hold(orders["sd15"]):
+        waiting = asyncio.create_task(use())
+        await asyncio.sleep(0)
+        assert not entered.is_set()
+    await waiting
+
+    assert device.loads == ["sd15", "sd15"]
+    assert residency._residents["sd15"].order.offload is Offload.MODEL
