@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 GROUP = "aquatint.commands"
-ORDER = ("up", "generate", "router", "node", "nodes", "keys", "models", "db", "config", "top", "doctor", "bench", "train")
+ORDER = (
+    "up",
+    "generate",
+    "router",
+    "node",
+    "nodes",
+    "keys",
+    "models",
+    "db",
+    "backup",
+    "config",
+    "top",
+    "doctor",
+    "bench",
+    "train",
+)
 
 
 def build_cli() -> typer.Typer:

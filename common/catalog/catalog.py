@@ -8,15 +8,13 @@ from common.catalog.encryption import TokenCipher
 from common.catalog.errors import SchemaOutdated
 from common.catalog.idempotency import Idempotency
 from common.catalog.keys import Keys
-from common.catalog.migrate import head, knows
+from common.catalog.migrate import UPGRADE, require_head
 from common.catalog.models import Models
 from common.catalog.nodes import Nodes
 from common.catalog.quotas import Quotas
 from common.catalog.results import Results
 from common.catalog.runs import Runs
 from common.catalog.shared_secrets import Secrets
-
-UPGRADE = "Run `aquatint db upgrade`."
 
 
 class Catalog:
@@ -50,7 +48,7 @@ class Catalog:
             raise SchemaOutdated(f"There is no catalog in {path} yet. {UPGRADE}")
         database = Database(parsed)
         try:
-            await _check_schema(database)
+            require_head(await database.revision())
         except BaseException:
             await database.close()
             raise
@@ -63,12 +61,3 @@ class Catalog:
     async def ping(self) -> None:
         """Ask the database something small. Raises: CatalogUnavailable, after 2 s at the latest."""
         await self._database.ping()
-
-
-async def _check_schema(database: Database) -> None:
-    revision = await database.revision()
-    if revision == head():
-        return
-    if revision is not None and not knows(revision):
-        raise SchemaOutdated(f"The catalog was upgraded by a newer version of aquatint (to {revision}); install that.")
-    raise SchemaOutdated(f"The catalog's tables are of an older version ({revision or 'none'}). {UPGRADE}")

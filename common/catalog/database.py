@@ -67,11 +67,12 @@ def sqlite_path(url: URL) -> Path | None:
     return Path(url.database.removeprefix("file:"))
 
 
-def make_engine(url: URL, *, migrating: bool = False) -> AsyncEngine:
-    """An engine for `url`. migrating: no time limit on statements, and SQLite's tables may be rebuilt."""
+def make_engine(url: URL, *, migrating: bool = False, patient: bool = False) -> AsyncEngine:
+    """An engine for `url`. migrating: SQLite's tables may be rebuilt. Then, or when patient, statements may take any time."""
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, migrating=migrating)
-    timeout_ms = 0 if migrating else round(STATEMENT_TIMEOUT_S * 1000)
+    patient = patient or migrating
+    timeout_ms = 0 if patient else round(STATEMENT_TIMEOUT_S * 1000)
     return create_async_engine(
         url,
         pool_pre_ping=True,
@@ -81,7 +82,7 @@ def make_engine(url: URL, *, migrating: bool = False) -> AsyncEngine:
         hide_parameters=True,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": None if migrating else STATEMENT_TIMEOUT_S,
+            "command_timeout": None if patient else STATEMENT_TIMEOUT_S,
             "server_settings": {
                 "application_name": "aquatint",
                 "statement_timeout": str(timeout_ms),

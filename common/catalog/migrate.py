@@ -17,6 +17,7 @@ from common.catalog.errors import SchemaOutdated
 from common.errors import CatalogUnavailable
 
 FOLDER = Path(__file__).parent / "migrations"
+UPGRADE = "Run `aquatint db upgrade`."
 LOCK = 0x61_71_75_61_74_69_6E_74
 """PostgreSQL's advisory lock of those who migrate: "aquatint" in ASCII."""
 
@@ -47,6 +48,15 @@ def knows(revision: str) -> bool:
         return _scripts().get_revision(revision) is not None
     except CommandError:
         return False
+
+
+def require_head(revision: str | None) -> None:
+    """Raises: SchemaOutdated: tables of this revision are not those that this version of the code needs."""
+    if revision == head():
+        return
+    if revision is not None and not knows(revision):
+        raise SchemaOutdated(f"The catalog was upgraded by a newer version of aquatint (to {revision}); install that.")
+    raise SchemaOutdated(f"The catalog's tables are of an older version ({revision or 'none'}). {UPGRADE}")
 
 
 async def migrate(url: str, revision: str = "head") -> None:

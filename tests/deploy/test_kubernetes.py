@@ -43,6 +43,8 @@ def _pods(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
     for each in objects:
         if each["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield each["metadata"]["name"], each["spec"]["template"]
+        elif each["kind"] == "CronJob":
+            yield each["metadata"]["name"], each["spec"]["jobTemplate"]["spec"]["template"]
 
 
 def _ours(objects: Objects) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -85,7 +87,7 @@ def test_kubernetes_knows_every_field(objects: Objects, tool: Tool, tmp_path: Pa
 def test_what_our_containers_are_told_is_a_valid_configuration(objects: Objects, secrets: Path):
     told = [_environment(objects, container, secrets) for _, container in _ours(objects)]
 
-    assert len(told) == 5
+    assert len(told) == 6
     for environment in told:
         RouterSettings.load(environment)
         NodeSettings.load(environment)
