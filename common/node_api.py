@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.images_api import ImageRequest
+from common.images_api import ImageRequest, Preset
 
 RUN_ID_HEADER = "x-run-id"
 """The run this request carries out. A node without this header opens a run of its own."""
@@ -98,6 +98,13 @@ class ModelStatus(_Shape):
     """What else a run of it may need and finds there, in the words of `extras_of`."""
     tuning: dict[str, str] = Field(default_factory=dict)
     """While it is loaded, how it computes: compile, attention, channels_last, each with the reason."""
+    usual_strength: dict[str, float] = Field(default_factory=dict)
+    """Share of the steps made where a request does not say, by task, with `masked` and `faithful` for edits that are so. A
+    task without one makes all its steps, whatever the request says."""
+    usual_preset: str = Preset.FULL.value
+    """What requests are made with that name no preset."""
+    quality_steps: dict[str, int] = Field(default_factory=dict)
+    """Steps of each quality a request may name instead of them."""
     batch: int = Field(default=1, ge=1)
     """Runs without a seed that it would rather have at hand at once: it may make their pictures in one pass."""
     unavailable: str | None = None
@@ -118,6 +125,16 @@ def extras_of(request: ImageRequest) -> frozenset[str]:
     """What a request needs beside a model and LoRAs."""
     wanted = {control_words(each.name, each.kind) for each in request.control}
     return frozenset(wanted if request.upscale is None else wanted | {upscaler_words(request.upscale.method)})
+
+
+def work_words(request: ImageRequest, usual_preset: str) -> str:
+    """What kind of work a request is: runs of one kind and size take equally long for a megapixel-step.
+
+    usual_preset: as `ModelStatus.usual_preset`.
+    """
+    preset = usual_preset if request.preset is None else str(request.preset)
+    more = {"controlled": bool(request.control), "upscaled": request.upscale is not None, preset: preset != Preset.FULL}
+    return " ".join([str(request.task), *(word for word, true in more.items() if true)])
 
 
 def model_object(model: ModelStatus, *, name: str | None = None, alias_of: str | None = None) -> dict[str, Any]:
@@ -148,6 +165,36 @@ class JobStatus(_Shape):
     steps: int = Field(default=0, ge=0)
     work_units: float = Field(default=0, ge=0)
     """Megapixel-steps: width x height / 1e6 x steps x n."""
+    work: str = ""
+    """Its kind, in the words of `work_words`."""
+    pixels: int = Field(default=0, ge=0)
+    """Area of one picture."""
+    pictures: int = Field(default=1, ge=1)
+    loading_s: float = Field(default=0, ge=0)
+    """How long it has waited for its model to be loaded."""
+
+
+class RunTook(_Shape):
+    """What one run took of a node's device by itself: its share where it was made with others. Seconds."""
+
+    run_id: str
+    model: str
+    work: str
+    pixels: int = Field(ge=0)
+    pictures: int = Field(ge=1)
+    work_units: float = Field(ge=0)
+    steps_s: float = Field(ge=0)
+    """For all that is in its work units."""
+    rest_s: float = Field(ge=0)
+    """For what each picture takes besides: encoding, decoding, writing."""
+
+
+class LoadTook(_Shape):
+    """One load on a node."""
+
+    id: str
+    model: str
+    load_s: float = Field(ge=0)
 
 
 class NodeStatus(_Shape):
@@ -165,6 +212,10 @@ class NodeStatus(_Shape):
     """Measured seconds for one megapixel-step, by model."""
     load_s: dict[str, float] = Field(default_factory=dict)
     """Measured seconds to load, by model."""
+    runs_took: list[RunTook] = Field(default_factory=list)
+    """Of its latest runs that succeeded, the newest last."""
+    loads_took: list[LoadTook] = Field(default_factory=list)
+    """Of its latest loads, the newest last."""
     batch_s: dict[str, dict[int, float]] = Field(default_factory=dict)
     """Measured seconds a picture by the number of pictures in its pass, by device, model and shape in words."""
     resident: list[str] = Field(default_factory=list)

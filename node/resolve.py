@@ -164,6 +164,17 @@ def _method(request: ImageRequest, masked: bool, profile: Profile, *, image_prom
     return method, usual if request.strength is None else request.strength
 
 
+def usual_strength(profile: Profile, *, image_prompt: bool) -> dict[str, float]:
+    """What `_method` takes where a request does not say, as `ModelStatus.usual_strength`."""
+    pipeline = class_of(profile.family)
+    told = {"masked": profile.inpaint_strength} if pipeline.edit is None or pipeline.inpaint else {}
+    if pipeline.edit is None:
+        # Where a picture takes the place of the prompt, a variation without a strength is drawn from noise.
+        told |= {str(Task.EDIT): profile.edit_strength, "faithful": profile.faithful_strength}
+        told |= {str(Task.VARIATION): 1.0 if image_prompt else profile.variation_strength}
+    return told
+
+
 def _prompt(request: ImageRequest, method: Method, profile: Profile) -> str:
     """The text the model sees. A variation comes with none."""
     if request.task is not Task.VARIATION:
@@ -184,10 +195,7 @@ def _sampler(request: ImageRequest, profile: Profile) -> Sampler:
 def _preset(request: ImageRequest, profile: Profile, usual: Preset, true_cfg_scale: float | None) -> Preset:
     """The preset asked for, else the profile's, else the node's where the model has it."""
     available = {Preset.FULL, *profile.presets}
-    chosen = request.preset
-    if chosen is None:
-        chosen = profile.default_preset if profile.default_preset is not Preset.FULL else usual
-        chosen = chosen if chosen in available else Preset.FULL
+    chosen = usual_preset(profile, usual) if request.preset is None else request.preset
     if chosen not in available:
         known = ", ".join(repr(each.value) for each in Preset if each in available)
         raise InvalidRequest(f"Invalid 'preset': this model has {known}, but got {chosen.value!r}.", param="preset")
@@ -197,6 +205,12 @@ def _preset(request: ImageRequest, profile: Profile, usual: Preset, true_cfg_sca
             return Preset.FULL
         raise InvalidRequest("Invalid 'preset': this model has only 'full' beside a true_cfg_scale above 1.", param="preset")
     return chosen
+
+
+def usual_preset(profile: Profile, usual: Preset) -> Preset:
+    """The profile's own preset, else the node's where the model has it."""
+    chosen = profile.default_preset if profile.default_preset is not Preset.FULL else usual
+    return chosen if chosen in profile.presets else Preset.FULL
 
 
 def _steps(request: ImageRequest, profile: Profile) -> tuple[int, str]:

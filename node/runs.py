@@ -10,7 +10,7 @@ from common.catalog import AttemptFenced, new_id
 from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImageError
 from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
-from common.node_api import DeviceStatus, JobPhase
+from common.node_api import DeviceStatus, JobPhase, RunTook, work_words
 from common.web.background import beside
 from node.batch_table import BatchTable, shape_of
 from node.control_requests import check_engine, with_controls
@@ -130,6 +130,8 @@ class Runs:
             pictures=len(spec.seeds),
             shared_key=None if request.made_exactly or canvas is not None else self._shared_key(model, spec),
             shape=shape_of(spec),
+            work=work_words(request, spec.preset),
+            pixels=spec.size.pixels,
         )
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
@@ -242,7 +244,7 @@ class Runs:
         if spec.controls or spec.upscale:
             check_engine(self._ladder.plan(model, device).choice.checkpoint, "control" if spec.controls else "upscale")
         job.phase = JobPhase.LOADING
-        began = loaded = time.perf_counter()
+        began = loaded = job.loading_since_s = time.perf_counter()
 
         def on_step(step: int, steps: int) -> None:
             job.step = step
@@ -251,7 +253,7 @@ class Runs:
 
         async def attempt() -> Product:
             nonlocal loaded, shared
-            loaded, job.phase = time.perf_counter(), JobPhase.RUNNING
+            loaded, job.phase, job.loading_since_s = time.perf_counter(), JobPhase.RUNNING, None
             if not shared:
                 return await self._worker.product_of(run)
             shared = False
@@ -270,12 +272,14 @@ class Runs:
 
     def _learn(self, job: Job, model: Model, spec: RunSpec, product: Product, took_s: float) -> None:
         """Take in what the run took: its own share of it where it was made with others."""
+        pictures = len(spec.seeds)
+        together = job.share.pictures if job.share is not None else pictures
+        own_s = took_s * pictures / max(pictures, together)
+        self._pace.runs_took.append(_took(job, own_s, product))
         if spec.preset is not Preset.FULL:
             # What is learned is the price of a whole step.
             return
-        pictures = len(spec.seeds)
-        together = job.share.pictures if job.share is not None else pictures
-        self._pace.learn_run(model.name, took_s * pictures / max(pictures, together), spec.work_units)
+        self._pace.learn_run(model.name, own_s, spec.work_units)
         if self._batches is not None and shared_key(spec) is not None and not product.vae_tiled:
             alone = PassTime(1, (product.timings_s["denoise"] + product.timings_s["decode"]) / pictures)
             for each in product.passes or (alone,):
@@ -347,6 +351,22 @@ class Runs:
             for seed, image_id, content in zip(spec.seeds, ids, product.files, strict=True)
         ]
         return Answer(head, tuple(pictures), head["id"], spec.seeds, resolved.ignored)
+
+
+def _took(job: Job, own_s: float, product: Product) -> RunTook:
+    """What routers are told. own_s: the run's share of its pass, whose phases share it as they shared the pass."""
+    phases_s = product.timings_s
+    denoised = phases_s["denoise"] / max(sum(phases_s.values()), 1e-9)
+    return RunTook(
+        run_id=job.run_id,
+        model=job.model,
+        work=job.work,
+        pixels=job.pixels,
+        pictures=job.pictures,
+        work_units=job.work_units,
+        steps_s=own_s * min(1.0, denoised),
+        rest_s=own_s * max(0.0, 1.0 - denoised),
+    )
 
 
 def _as_turned(request: ImageRequest, canvas: Canvas | None) -> ImageRequest:

@@ -1,13 +1,16 @@
 """Who is next: a bounded first-come queue in front of the one worker, and what was learned about how long runs take."""
 
 import asyncio
-from collections import OrderedDict
+import secrets
+import time
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 from common.errors import Conflict, RunCancelled, TooManyRequests, Unavailable
-from common.node_api import JobPhase, JobStatus
+from common.node_api import JobPhase, JobStatus, LoadTook, RunTook
 from node.sharing import Share, companions
 
 EWMA_WEIGHT = 0.3
@@ -15,6 +18,8 @@ EWMA_WEIGHT = 0.3
 GUESSED_SECONDS_PER_UNIT = 1.0
 """Seconds for a megapixel-step before anything was measured: between a CPU (tens) and a data-centre GPU (0.05)."""
 GUESSED_LOAD_S = 20.0
+TOLD = 16
+"""Latest runs and loads whose times routers are told."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,9 +36,15 @@ class Job:
     """Runs with the same key may share a pass; None: with nobody."""
     shape: str = ""
     """What its pass is measured under."""
+    work: str = ""
+    """Its kind, as `work_words` says it."""
+    pixels: int = 0
+    """Area of one picture."""
     phase: JobPhase = JobPhase.QUEUED
     step: int = 0
     cancel_ordered: bool = False
+    loading_since_s: float | None = None
+    """On the clock of `time.perf_counter`; None while it does not load."""
     off_device: bool = False
     """True once its pictures are made and only recording is left."""
     task: asyncio.Task[object] | None = None
@@ -50,6 +61,10 @@ class Job:
             step=self.step,
             steps=self.steps,
             work_units=self.work_units,
+            work=self.work,
+            pixels=self.pixels,
+            pictures=self.pictures,
+            loading_s=0.0 if self.loading_since_s is None else time.perf_counter() - self.loading_since_s,
         )
 
 
@@ -59,6 +74,10 @@ class Pace:
     def __init__(self) -> None:
         self.seconds_per_unit: dict[str, float] = {}
         self.load_s: dict[str, float] = {}
+        self.runs_took: deque[RunTook] = deque(maxlen=TOLD)
+        self.loads_took: deque[LoadTook] = deque(maxlen=TOLD)
+        self._loads = count(1)
+        self._began = secrets.token_hex(4)
 
     def learn_run(self, model: str, seconds: float, work_units: float) -> None:
         """Take in one finished run."""
@@ -68,6 +87,7 @@ class Pace:
     def learn_load(self, model: str, seconds: float) -> None:
         """Take in one finished load."""
         self.load_s[model] = _mean(self.load_s.get(model), seconds)
+        self.loads_took.append(LoadTook(id=f"{self._began}-{next(self._loads)}", model=model, load_s=seconds))
 
     def run_s(self, model: str, work_units: float) -> float:
         """Predicted seconds of a run on a loaded model."""
@@ -144,7 +164,7 @@ class Scheduler:
     def again_alone(self, job: Job) -> None:
         """Give up a turn, and take another by oneself: what was shared has failed."""
         job.turn.clear()
-        job.share, job.shared_key, job.phase, job.step = None, None, JobPhase.QUEUED, 0
+        job.share, job.shared_key, job.phase, job.step, job.loading_since_s = None, None, JobPhase.QUEUED, 0, None
         self._give_turn()
 
     def cancel(self, run_id: str) -> bool:

@@ -4,6 +4,7 @@ from common.node_api import DeviceStatus, ModelStatus, NodePhase, NodeStatus
 from common.version import VERSION
 from node.engine_names import EngineName
 from node.models import Model
+from node.resolve import usual_preset, usual_strength
 from node.services import Services
 
 UNKNOWN_DEVICE = DeviceStatus(
@@ -34,6 +35,8 @@ def status_of(services: Services) -> NodeStatus:
         max_queued=own.max_queued,
         seconds_per_unit=dict(services.pace.seconds_per_unit),
         load_s=dict(services.pace.load_s),
+        runs_took=list(services.pace.runs_took),
+        loads_took=list(services.pace.loads_took),
         batch_s={} if services.batches is None else services.batches.told(),
         resident=services.residency.residents,
         pinned=services.residency.pinned,
@@ -69,6 +72,9 @@ def model_status(services: Services, model: Model) -> ModelStatus:
         memory_limits=services.ladder.limits(model, device),
         extras=model.extras,
         tuning=services.worker.tuning.get(model.name, {}),
+        usual_strength=usual_strength(model.profile, image_prompt=model.image_prompt is not None),
+        usual_preset=usual_preset(model.profile, services.settings.node.preset).value,
+        quality_steps={str(quality): steps for quality, steps in model.profile.quality_steps.items()},
         batch=services.batches.wanted(model.name) if services.batches is not None and shares else 1,
         unavailable=services.residency.failure(model.name),
     )

@@ -10,8 +10,6 @@ from node.models import Model
 from node.pipeline_classes import class_of
 from node.upscalers import LATENT, UpscalerFile, Upscalers
 
-LATENT_STRENGTH = 0.5
-"""Of the second pass where a client does not say: what is there stays, and details are drawn anew."""
 MAX_PIXELS = 2**26
 """What an upscaling network may make, before that is scaled to the size asked for: 800 MB of numbers on the way."""
 
@@ -31,7 +29,7 @@ async def with_upscale(spec: RunSpec, ask: UpscaleAsk | None, model: Model, upsc
     use = UpscaleUse(
         by=ask.by,
         method=ask.method,
-        strength=LATENT_STRENGTH if ask.strength is None and ask.method == LATENT else ask.strength,
+        strength=ask.second_pass,
         size=size,
         drawn=size.rounded_up_to(model.profile.size_step_px),
     )

@@ -16,6 +16,7 @@
     line.py          pure: their order, fair between keys and short work first
     placement.py     pure: filter, predict the finish on each node, pick
     candidates.py    pure: what a node said and was sent -> the node as placement sees it
+    work.py          how much work a request is; costs.py: what work costs at each node, learned
     fleet.py         all of them, indexed; binds those that wait to nodes
     simulator/       the same placement and order on fleets of made-up nodes: `aquatint bench placement`
     registry.py      the nodes and what we think of them; probe.py looks at them; node_client.py speaks to them

@@ -2,20 +2,16 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from common.catalog import Claim
 from common.errors import UnsupportedTask
 from common.images_api import ImageRequest, asked_for
-from common.node_api import ModelStatus, extras_of
+from common.node_api import extras_of
 from router.model_names import ModelNames
-from router.placement import Ask
 from router.registry import Registry
 from router.relay import Accepted
 from router.result_cache import result_key_of
-
-PRIOR_STEPS = 30
-PRIOR_PIXELS = 1024 * 1024
+from router.work import ask_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,28 +51,10 @@ class Acceptance:
             request_id=sender.request_id,
             request=resolved,
             requested_model=sender.requested_model,
-            ask=Ask(model, str(resolved.task), work_units(resolved, status), loras, pixels(resolved, status), extras),
+            ask=ask_of(resolved, model, status, loras=loras, extras=extras),
             key_id=sender.key_id,
             public_url=sender.public_url,
             label=model if status is not None else "other",
             claim=sender.claim,
             result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )
-
-
-def work_units(request: ImageRequest, status: ModelStatus | None) -> float:
-    """Megapixel-steps of a request: width x height / 1e6 x steps x n, with the model's defaults where it names none."""
-    told: dict[str, Any] = status.capabilities if status is not None else {}
-    steps = request.num_inference_steps or int(told.get("default_steps") or PRIOR_STEPS)
-    return pixels(request, status) / 1e6 * steps * request.n
-
-
-def pixels(request: ImageRequest, status: ModelStatus | None) -> int:
-    """Area of one picture of a request, with the size of its input or the model's default where it names none."""
-    if request.size is not None:
-        return request.size.pixels
-    if request.images:
-        return request.images[0].width_px * request.images[0].height_px
-    told: dict[str, Any] = status.capabilities if status is not None else {}
-    width, _, height = str(told.get("default_size") or "").partition("x")
-    return int(width) * int(height) if width.isdigit() and height.isdigit() else PRIOR_PIXELS

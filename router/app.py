@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
 from common.catalog.sweeper import sweep
-from common.errors import AquatintError
+from common.errors import AquatintError, CatalogUnavailable
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
 from common.images_api.openapi import ERRORS
@@ -25,6 +25,7 @@ from router.answers import Answers
 from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs, webhooks
 from router.async_runs import AsyncCarrier
 from router.carried import Carried
+from router.costs import CostBook
 from router.dispatch import Dispatcher
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
@@ -41,6 +42,7 @@ from router.webhooks import Webhooks
 log = get_logger(__name__)
 
 HEARTBEAT_EVERY_S = 10.0
+COSTS_EVERY_S = 60.0
 ASSET_GRACE_S = 3600.0
 """Bytes younger than this may belong to a run that is just being written down."""
 
@@ -87,8 +89,9 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
     links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
     client = NodeClient(connect_timeout_s=own.connect_timeout_s, probe_timeout_s=own.probe_timeout_s)
     stack.push_async_callback(client.aclose)
-    registry = Registry(catalog, depth=own.node_depth)
+    registry = Registry(catalog, depth=own.node_depth, costs=CostBook(await catalog.costs.all()))
     await registry.refresh()
+    stack.push_async_callback(_kept_at_last, registry)
     queue = Queue(registry, max_queued=own.max_queued, no_capacity_wait_s=own.no_capacity_wait_s)
     queue.on_wait = metrics.waited
     metrics.watch_queue(lambda: len(queue), queue.predicted_wait_s)
@@ -144,6 +147,13 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
     )
 
 
+async def _kept_at_last(registry: Registry) -> None:
+    try:
+        await registry.keep_costs()
+    except CatalogUnavailable as error:
+        log.warning("costs_not_kept", why=error.message)
+
+
 def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]]]:
     own = services.settings.router
 
@@ -161,6 +171,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("async runs", services.async_carrier.run()),
         ("webhooks", services.webhooks.run()),
         ("quotas", services.quotas.run()),
+        ("costs", _every(COSTS_EVERY_S, services.registry.keep_costs)),
         ("heartbeat", _every(HEARTBEAT_EVERY_S, heartbeat)),
         ("sweep", _every(own.sweep_interval_s, clean)),
     ]

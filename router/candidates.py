@@ -1,9 +1,11 @@
 """A node as placement sees it, from what the node last said and what this router has sent it since. Pure."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
+from router.costs import Cost, Costs, Learned, bucket_of
 from router.placement import SHARE_OF_RUNNING, Ask, Candidate, Health, Offer, residents_after
 
 PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
@@ -31,6 +33,8 @@ class Known:
     said_at_s: float = 0.0
     ours: Mapping[str, Sent]
     """By run id."""
+    learned: Mapping[str, Learned] = field(default_factory=dict)
+    """By model."""
     sitting_out: Mapping[str, str]
     """model -> why this node is not given it at present"""
 
@@ -40,7 +44,10 @@ def candidate_of(known: Known, *, depth: int) -> Candidate:
     status = known.status
     if status is None:
         return Candidate(known.node_id, known.name, {}, 0, held=len(known.ours), away=str(known.health))
-    offers = {model.id: offer_of(model, status, depth, known.sitting_out.get(model.id)) for model in status.models}
+    offers = {
+        model.id: offer_of(model, status, depth, known.sitting_out.get(model.id), known.learned.get(model.id))
+        for model in status.models
+    }
     idle = Candidate(
         known.node_id,
         known.name,
@@ -55,15 +62,20 @@ def candidate_of(known: Known, *, depth: int) -> Candidate:
     return _with_work(idle, status, known)
 
 
-def offer_of(model: ModelStatus, status: NodeStatus, depth: int, sitting_out: str | None) -> Offer:
+def offer_of(
+    model: ModelStatus, status: NodeStatus, depth: int, sitting_out: str | None, learned: Learned | None = None
+) -> Offer:
     """One model at a node. sitting_out: why this router gives it no runs on this model.
 
     depth: as `candidate_of`; so many times the model's batch where it makes batches.
     """
+    pace = pace_of(model.id, status)
+    learned = learned or Learned()
     return Offer(
         tasks=frozenset(model.tasks),
-        pace=pace_of(model.id, status),
-        load_s=status.load_s.get(model.id, PRIOR_LOAD_S),
+        pace=pace,
+        load_s=status.load_s.get(model.id, PRIOR_LOAD_S) if learned.load_s is None else learned.load_s,
+        costs=Costs(learned.costs, Cost(pace)) if learned.costs else {},
         memory_bytes=model.memory_bytes or 0,
         # A node that makes several runs of the model in one pass is given as many, and as many again to wait.
         places=min((status.max_concurrency + depth) * model.batch, model.batch + status.max_queued),
@@ -101,13 +113,17 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet."""
     told = {job.run_id for job in status.jobs}
     untold = [sent for run_id, sent in known.ours.items() if run_id not in told]
-    work = [(job.model, _left(job)) for job in status.jobs] + [(sent.ask.model, sent.ask.units) for sent in untold]
+    jobs = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
+    work = jobs + [_Work(sent.ask, sent.ask.units, sent.ask.pictures, 0.0) for sent in untold]
     if not work:
         return idle
     at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
-    for model, units in work:
-        load_s = status.load_s.get(model, PRIOR_LOAD_S) if model not in resident and model in idle.offers else 0.0
-        seconds.append(load_s + units * pace_of(model, status))
+    for each in work:
+        model, offer = each.ask.model, idle.offers.get(each.ask.model)
+        load_s = offer.load_s if model not in resident and offer is not None else 0.0
+        own_s = offer.own_s(replace(each.ask, units=each.units, pictures=each.pictures)) if offer is not None else 0.0
+        # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
+        seconds.append(max(load_s - each.loading_s, SHARE_OF_RUNNING * load_s) + own_s)
         resident = residents_after([model], replace(idle, resident=resident))
     began_s = known.said_at_s if status.jobs else min(sent.at_s for sent in untold)
     # With a place beside what runs, the next run waits for nothing.
@@ -116,5 +132,21 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     return replace(idle, held=len(work), free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
 
 
-def _left(job: JobStatus) -> float:
-    return job.work_units * (1 - job.step / job.steps) if job.steps else job.work_units
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One run at a node: as it was asked for, and what is left of it."""
+
+    ask: Ask
+    units: float
+    pictures: int
+    loading_s: float
+
+
+def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
+    """sent: the same run, if it is ours; those of others are known as the node tells them."""
+    kind = (job.work, bucket_of(job.pixels))
+    ask = Ask(job.model, "", job.work_units, pictures=job.pictures, kind=kind) if sent is None else sent.ask
+    left = 1 - job.step / job.steps if job.steps else 1.0
+    # The last picture is there only when all is done.
+    pictures = max(1, math.ceil(ask.pictures * left))
+    return _Work(ask, job.work_units * left, pictures, job.loading_s)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 from common.node_api import MemoryLimit
+from router.costs import Cost, Kind
 
 SHARE_OF_RUNNING = 0.05
 """A run at its predicted end is taken to need this share of its prediction still: predictions are means, and half are late."""
@@ -42,6 +43,9 @@ class Ask:
     """Area of one picture."""
     extras: frozenset[str] = frozenset()
     """The same of what else it needs, in the words of `common.node_api.extras_of`."""
+    pictures: int = 1
+    kind: Kind = ("", 0)
+    """What its work is measured under."""
     tried: frozenset[str] = frozenset()
     """Ids of nodes that already failed under this run."""
 
@@ -52,7 +56,7 @@ class Offer:
 
     tasks: frozenset[str]
     pace: float
-    """Seconds for a megapixel-step."""
+    """Seconds for a megapixel-step, of work that nothing more is known of."""
     load_s: float
     memory_bytes: int = 0
     places: int = 1_000_000
@@ -63,10 +67,12 @@ class Offer:
     """By task: what the node has found out about the pictures its memory suffices for."""
     unavailable: str | None = None
     """Why it cannot be had there at present."""
+    costs: Mapping[Kind, Cost] = field(default_factory=dict)
+    """What was measured of its work; knows a cost for every kind where it knows any."""
 
     def own_s(self, ask: Ask) -> float:
         """Seconds of the run's own work here."""
-        return ask.units * self.pace
+        return self.costs[ask.kind].of(ask.units, ask.pictures) if self.costs else ask.units * self.pace
 
     def too_small(self, ask: Ask) -> MemoryLimit | None:
         """The limit of the node's memory that a picture is beyond; None where it may fit."""
@@ -193,6 +199,7 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
     would take longer than a pick may.
     """
     model, task, units, loras, extras, tried = ask.model, ask.task, ask.units, ask.loras, ask.extras, ask.tried
+    kind, pictures = ask.kind, ask.pictures
     best: Candidate | None = None
     best_s = math.inf
     for candidate in candidates:
@@ -203,7 +210,11 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
             continue
         if (tried and candidate.node_id in tried) or (offer.limits and offer.too_small(ask) is not None):
             continue
-        cost_s = units * offer.pace
+        if offer.costs:
+            cost = offer.costs[kind]
+            cost_s = units * cost.step_s + pictures * cost.picture_s
+        else:
+            cost_s = units * offer.pace
         if candidate.held:
             left_s = candidate.free_at_s - now_s
             cost_s += left_s if left_s >= candidate.floor_s else candidate.wait_s(now_s)

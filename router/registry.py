@@ -6,7 +6,7 @@ Health by looks (`probe.py`) and by work (`dispatch.py`): one failure is `error`
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from common.catalog import Catalog, NodeRecord
@@ -14,6 +14,7 @@ from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
 from common.node_api import ModelStatus, NodeStatus
 from router.candidates import Known, Sent, candidate_of
+from router.costs import CostBook, Learned
 from router.fleet import Fleet
 from router.placement import Ask, Health
 
@@ -56,8 +57,8 @@ class Node:
         """The name the operator gave it."""
         return self.record.name
 
-    def known(self) -> Known:
-        """What placement goes by."""
+    def known(self, learned: Mapping[str, Learned]) -> Known:
+        """What placement goes by. learned: what its work costs, by model."""
         now_s = time.monotonic()
         sitting_out = {
             model: f"failed {count} times in a row"
@@ -71,6 +72,7 @@ class Node:
             status=self.status,
             said_at_s=self.said_at_s,
             ours=self.ours,
+            learned=learned,
             sitting_out=sitting_out,
         )
 
@@ -78,9 +80,10 @@ class Node:
 class Registry:
     """All nodes. `changed` is called whenever a waiting run might now find a place."""
 
-    def __init__(self, catalog: Catalog, *, depth: int) -> None:
-        """depth: runs sent to a node beyond what it runs at once."""
+    def __init__(self, catalog: Catalog, *, depth: int, costs: CostBook) -> None:
+        """depth: runs sent to a node beyond what it runs at once. costs: what work was found to cost before."""
         self._catalog = catalog
+        self.costs = costs
         self._depth = depth
         self.fleet = Fleet()
         """The nodes as placement sees them, kept true with every change."""
@@ -114,7 +117,7 @@ class Registry:
     def _look(self, node: Node) -> None:
         """Show placement a node as it is now, if it is registered still."""
         if self._nodes.get(node.id) is node:
-            self.fleet.put(candidate_of(node.known(), depth=self._depth))
+            self.fleet.put(candidate_of(node.known(self.costs.of(node.id)), depth=self._depth))
 
     def models(self, *, online: bool) -> dict[str, ModelStatus]:
         """Models by name: of nodes that are online, or that any node ever told this router of."""
@@ -143,12 +146,19 @@ class Registry:
         told = [each for node in self.nodes() if node.status is not None for each in node.status.models if each.id == model]
         return frozenset(words for each in told for words in each.extras)
 
+    async def keep_costs(self) -> None:
+        """Write down what was learned of costs since the last time. Raises: CatalogUnavailable: it is kept for the next."""
+        changes = self.costs.changes()
+        await self._catalog.costs.keep(changes)
+        self.costs.written(changes)
+
     async def refresh(self) -> None:
         """Take over what operators, or other routers, changed in the catalog."""
         records = {record.id: record for record in await self._catalog.nodes.list()}
         for node_id in self._nodes.keys() - records.keys():
             self._nodes.pop(node_id).lost.set()
             self.fleet.drop(node_id)
+            self.costs.forget(node_id)
         for record in records.values():
             node = self._nodes.get(record.id)
             if node is None:
@@ -169,6 +179,7 @@ class Registry:
         """A good look."""
         node.status, node.failures, node.last_error = status, 0, None
         node.said_at_s = time.monotonic()
+        self.costs.hear(node.id, status)
         node.lost.clear()
         if node.health is not Health.DRAINING:
             before, node.health = node.health, Health.ONLINE

@@ -6,6 +6,7 @@
     idempotency.py the requests that come again
     results.py     pictures that are the result of several runs
     quotas.py      what keys use, and what routers may give away of their limits
+    costs.py       what routers have learned of the costs of work at nodes
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
@@ -43,6 +44,7 @@ from common.catalog.records import (
     AttemptRecord,
     AttemptStatus,
     Claim,
+    CostRecord,
     DueWebhook,
     Earlier,
     ImageRecord,
@@ -74,6 +76,7 @@ __all__ = [
     "AttemptStatus",
     "Catalog",
     "Claim",
+    "CostRecord",
     "DueWebhook",
     "Earlier",
     "ImageRecord",

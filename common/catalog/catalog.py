@@ -3,6 +3,7 @@
 from typing import Self
 
 from common.catalog.async_runs import AsyncRuns
+from common.catalog.costs import Costs
 from common.catalog.database import Database, parse_url, sqlite_path
 from common.catalog.encryption import TokenCipher
 from common.catalog.errors import SchemaOutdated
@@ -24,6 +25,7 @@ class Catalog:
         self._database = database
         self.runs = Runs(database)
         self.async_runs = AsyncRuns(database)
+        self.costs = Costs(database)
         self.idempotency = Idempotency(database)
         self.nodes = Nodes(database, cipher)
         self.results = Results(database)

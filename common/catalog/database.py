@@ -37,6 +37,9 @@ UNREACHABLE = (
     TimeoutError,
 )
 
+ROWS_AT_ONCE = 500
+"""In one statement: databases bound the values of one."""
+
 
 def sqlite_url(path: Path) -> str:
     """The URL of the SQLite catalog in the file `path`."""
@@ -206,6 +209,17 @@ class Database:
             return
         make = sqlite.insert if self._is_sqlite else postgresql.insert
         await session.execute(make(table).values(rows).on_conflict_do_nothing())
+
+    async def replace_older(
+        self, session: AsyncSession, table: type[Table], rows: Sequence[Mapping[str, Any]], *, key: Sequence[str], age: str
+    ) -> None:
+        """Insert rows, or overwrite those of the same `key` whose `age`, a time, is earlier. No key comes twice in `rows`."""
+        make = sqlite.insert if self._is_sqlite else postgresql.insert
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            new = make(table).values(rows[first : first + ROWS_AT_ONCE])
+            changed = {name: new.excluded[name] for name in rows[0] if name not in key}
+            older = table.__table__.c[age] < new.excluded[age]
+            await session.execute(new.on_conflict_do_update(index_elements=list(key), set_=changed, where=older))
 
     async def insert_each(self, session: AsyncSession, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows by one statement that is prepared once, whatever their number."""

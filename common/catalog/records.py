@@ -330,3 +330,25 @@ class SweepReport:
     attempts_closed: int = 0
     assets_removed: int = 0
     removed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRecord:
+    """A running estimate of what one kind of work costs at one node."""
+
+    node_id: str
+    model: str
+    work: str
+    """Its kind; empty for loads."""
+    term: str
+    """What of it: step, picture or load."""
+    size: int
+    """Of the pictures, in buckets of the router's; 0 for loads."""
+    log_s: float
+    """Natural logarithm of the seconds."""
+    spread: float
+    """Of that logarithm."""
+    count: int
+    """Measurements in it."""
+    measured_at: datetime
+    """When the last of them was taken in."""

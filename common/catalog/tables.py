@@ -308,6 +308,22 @@ class QuotaLease(Table):
     requests: Mapped[int] = mapped_column(Count)
 
 
+class Cost(Table):
+    """What routers have learned of one kind of work at one node: a running estimate, and how sure it is."""
+
+    __tablename__ = "costs"
+
+    node_id: Mapped[str] = mapped_column(Id, ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(FreeText, primary_key=True)
+    work: Mapped[str] = mapped_column(Name, primary_key=True)
+    term: Mapped[str] = mapped_column(Name, primary_key=True)
+    size: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    log_s: Mapped[float] = mapped_column(Float)
+    spread: Mapped[float] = mapped_column(Float)
+    count: Mapped[int] = mapped_column(Count)
+    measured_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class Secret(Table):
     """A value all processes of one installation share, such as the key that signs links."""
 

@@ -185,16 +185,27 @@ class ControlAsk:
         return {name: value for name, value in values.items() if value is not None}
 
 
+LATENT = "latent"
+"""The upscaler that is part of every model."""
+LATENT_STRENGTH = 0.5
+"""Of its second pass where a client does not say: what is there stays, and details are drawn anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class UpscaleAsk:
     """How a request wants its picture made larger."""
 
     by: float = 2.0
     """1..4"""
-    method: str = "latent"
+    method: str = LATENT
     """`latent`, or the name of an upscaling model."""
     strength: float | None = None
     """Of a second pass over the larger picture. None: the usual one for `latent`, none for a model."""
+
+    @property
+    def second_pass(self) -> float | None:
+        """The strength of the second pass; None where there is none."""
+        return LATENT_STRENGTH if self.strength is None and self.method == LATENT else self.strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,7 @@ from common.node_api import (
     ModelStatus,
     NodePhase,
     NodeStatus,
+    RunTook,
 )
 from common.pictures import encode
 from common.web import RequestContext, install_error_handlers, until_client_leaves
@@ -109,6 +110,8 @@ class FakeNode:
     fits_px: int | None = None
     """Area of the largest picture that its memory suffices for."""
     memory_limits: dict[str, MemoryLimit] = field(default_factory=dict)
+    runs_took: list[RunTook] = field(default_factory=list)
+    """What it tells of the time that runs took."""
 
     def status(self) -> NodeStatus:
         """What a router is told."""
@@ -136,6 +139,7 @@ class FakeNode:
             jobs=list(self.jobs.values()),
             max_concurrency=self.concurrency,
             seconds_per_unit=dict.fromkeys(self.models, 1.0),
+            runs_took=self.runs_took,
         )
 
 

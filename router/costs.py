@@ -1,0 +1,205 @@
+"""What work costs at each node, learned from what nodes tell of their runs and loads. Pure but for the clock it is given.
+
+Of each kind and size of work: seconds for a megapixel-step, and seconds for each picture besides (encoding, decoding,
+writing), which weigh the more the fewer steps are made. Sizes are buckets of half an octave of area: within one, time goes
+by steps, while from 512 to 1024 px it grows by 2.4 on some devices and by 5 on others, whatever the pixels say.
+
+Estimates are kept in the catalog, so that a router that starts knows what those before it learned. Nodes tell the same to
+all routers, which therefore learn the same.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from common.catalog import CostRecord
+from common.node_api import NodeStatus, RunTook
+
+Kind = tuple[str, int]
+"""(kind of work in the words of `common.node_api.work_words`, bucket of the pictures' size)"""
+
+WEIGHT = 0.2
+"""Of a new measurement; the first ones count evenly."""
+SPREAD_WEIGHT = 0.3
+START_SPREAD = 0.25
+LEAST_SPREAD = 0.05
+"""Where all measurements agree, one that differs by 10 % is no outlier."""
+BOUND = 2.0
+"""Spreads beyond which a measurement counts as if it lay there."""
+_RHO_SCALE = 2.52
+"""Makes the bounded loss of normal residuals 1 on average, at this bound."""
+LEAST_S = 1e-6
+TERMS = STEP, PICTURE, LOAD = "step", "picture", "load"
+
+
+def bucket_of(pixels: int) -> int:
+    """The bucket of a picture's area: 0 about 1024x1024, -4 about 512x512. Half an octave each."""
+    return round(2 * math.log2(max(1, pixels) / 1024**2))
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A running estimate of a time, in its logarithm, for times differ by factors.
+
+    Robust exponential smoothing: a measurement is taken in as far as it lies within two spreads of what was expected, and
+    the spread follows a bounded loss, so that one run of ten times the length changes next to nothing, while a lasting
+    change is followed within a dozen runs (Gelper, Fried, Croux: Robust forecasting with exponential and Holt-Winters
+    smoothing, Journal of Forecasting 29, 2010).
+    """
+
+    log_s: float
+    spread: float = START_SPREAD
+    count: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """What is expected next."""
+        return math.exp(self.log_s)
+
+    def after(self, measured_s: float) -> "Level":
+        """With one more measurement."""
+        log_s = math.log(max(measured_s, LEAST_S))
+        if self.count == 1:
+            # The first run on a model also pays for warming up: of two, the quicker one says more.
+            return Level(min(self.log_s, log_s), self.spread, 2)
+        off = (log_s - self.log_s) / self.spread
+        loss = _RHO_SCALE * (1 - (1 - min(1.0, (off / BOUND) ** 2)) ** 3)
+        spread = max(LEAST_SPREAD, self.spread * math.sqrt(SPREAD_WEIGHT * loss + 1 - SPREAD_WEIGHT))
+        weight = max(WEIGHT, 1 / (self.count + 1))
+        return Level(self.log_s + weight * min(BOUND, max(-BOUND, off)) * self.spread, spread, self.count + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one kind and size of work. step_s: for a megapixel-step; picture_s: for each picture besides."""
+
+    step_s: float
+    picture_s: float = 0.0
+
+    def of(self, units: float, pictures: int) -> float:
+        """Seconds of so many megapixel-steps in so many pictures."""
+        return units * self.step_s + pictures * self.picture_s
+
+
+class Costs(dict[Kind, Cost]):
+    """Of all work on one model. What was not measured costs as what is most like it: the same kind of the nearest size, else
+    another kind, else as the node says of the model as a whole."""
+
+    def __init__(self, measured: Mapping[Kind, Cost], whole: Cost) -> None:
+        super().__init__(measured)
+        self._measured = measured
+        self._whole = whole
+
+    def __missing__(self, kind: Kind) -> Cost:
+        alike = min(self._measured, key=lambda other: (other[0] != kind[0], abs(other[1] - kind[1])), default=None)
+        self[kind] = cost = self._whole if alike is None else self._measured[alike]
+        return cost
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was learned of one model at one node."""
+
+    costs: Mapping[Kind, Cost] = field(default_factory=dict)
+    load_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is known of one node."""
+
+    levels: dict[tuple[str, str, str, int], Level] = field(default_factory=dict)
+    """By model, kind of work, term, bucket."""
+    learned: Mapping[str, Learned] = field(default_factory=dict)
+    """The same, as placement reads it; by model."""
+    told: frozenset[str] = frozenset()
+    """Runs and loads in what it said last."""
+    changed: dict[tuple[str, str, str, int], datetime] = field(default_factory=dict)
+    """Estimates that are not written down as they are, and when each was last measured."""
+
+
+class CostBook:
+    """All of it, by node."""
+
+    def __init__(self, known: Iterable[CostRecord] = ()) -> None:
+        self._nodes: dict[str, _Node] = {}
+        for each in known:
+            node = self._nodes.setdefault(each.node_id, _Node())
+            node.levels[each.model, each.work, each.term, each.size] = Level(each.log_s, each.spread, each.count)
+        for node in self._nodes.values():
+            node.learned = _learned(node.levels)
+
+    def of(self, node_id: str) -> Mapping[str, Learned]:
+        """What was learned of a node, by model."""
+        node = self._nodes.get(node_id)
+        return {} if node is None else node.learned
+
+    def hear(self, node_id: str, status: NodeStatus, now: datetime | None = None) -> None:
+        """Take in what a node tells of its latest runs and loads; what it told before counts once."""
+        node = self._nodes.setdefault(node_id, _Node())
+        told = frozenset([each.run_id for each in status.runs_took] + [each.id for each in status.loads_took])
+        if told == node.told:
+            return
+        moment = now or datetime.now(UTC)
+        for run in status.runs_took:
+            if run.run_id not in node.told:
+                _take_run(node, run, moment)
+        for load in status.loads_took:
+            if load.id not in node.told:
+                _take(node, (load.model, "", LOAD, 0), load.load_s, moment)
+        node.told, node.learned = told, _learned(node.levels)
+
+    def forget(self, node_id: str) -> None:
+        """A node that is no longer registered."""
+        self._nodes.pop(node_id, None)
+
+    def changes(self) -> list[CostRecord]:
+        """What is to be written down. Call `written` with it once it is."""
+        return [
+            CostRecord(
+                node_id=node_id,
+                model=model,
+                work=work,
+                term=term,
+                size=size,
+                log_s=level.log_s,
+                spread=level.spread,
+                count=level.count,
+                measured_at=moment,
+            )
+            for node_id, node in self._nodes.items()
+            for (model, work, term, size), moment in node.changed.items()
+            for level in [node.levels[model, work, term, size]]
+        ]
+
+    def written(self, records: Iterable[CostRecord]) -> None:
+        """These are in the catalog; what was learned meanwhile is not."""
+        for each in records:
+            node, key = self._nodes.get(each.node_id), (each.model, each.work, each.term, each.size)
+            if node is not None and node.changed.get(key) == each.measured_at:
+                del node.changed[key]
+
+
+def _take_run(node: _Node, run: RunTook, moment: datetime) -> None:
+    size = bucket_of(run.pixels)
+    if run.work_units > 0:
+        _take(node, (run.model, run.work, STEP, size), run.steps_s / run.work_units, moment)
+    _take(node, (run.model, run.work, PICTURE, size), run.rest_s / run.pictures, moment)
+
+
+def _take(node: _Node, key: tuple[str, str, str, int], measured_s: float, moment: datetime) -> None:
+    level = node.levels.get(key)
+    node.levels[key] = Level(math.log(max(measured_s, LEAST_S))) if level is None else level.after(measured_s)
+    node.changed[key] = moment
+
+
+def _learned(levels: Mapping[tuple[str, str, str, int], Level]) -> dict[str, Learned]:
+    costs: dict[str, dict[Kind, Cost]] = {}
+    loads = {model: level.seconds for (model, _, term, _), level in levels.items() if term == LOAD}
+    for (model, work, term, size), level in levels.items():
+        if term == STEP:
+            picture = levels.get((model, work, PICTURE, size))
+            cost = Cost(level.seconds, 0.0 if picture is None else picture.seconds)
+            costs.setdefault(model, {})[work, size] = cost
+    return {model: Learned(costs.get(model, {}), loads.get(model)) for model in {**costs, **loads}}
