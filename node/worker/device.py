@@ -18,6 +18,8 @@ def choose_device(wanted: str, engine: EngineName) -> str:
     if wanted == "cpu":
         # No library needs to be asked, nor waited for.
         return wanted
+    if wanted not in ("auto", "cuda", "mps"):
+        raise RuntimeError(f"there is no device {wanted!r}")
     available = _available(engine)
     if wanted == "auto":
         return next(kind for kind, there in available.items() if there)

@@ -126,7 +126,8 @@ class Worker:
         self._threads = threads
         self._tuning = tuning
         self._compiled_path = compiled_path
-        self._patience = patience
+        self.patience = patience
+        """May be changed; it holds from the next message on."""
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}
@@ -390,13 +391,13 @@ class Worker:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Take the child's messages until it ends, breaks the protocol, or falls silent."""
-        patience_s = self._patience.start_s
+        patience_s = self.patience.start_s
         try:
             while not self._stalled():
                 # Not wait_for: in Python 3.11 it swallows a cancel that comes together with a frame.
                 async with asyncio.timeout(patience_s):
                     frame = await read_frame_from(reader)
-                patience_s = self._patience.silence_s
+                patience_s = self.patience.silence_s
                 self._take(frame)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
@@ -407,7 +408,7 @@ class Worker:
     def _stalled(self) -> bool:
         # The child does one call after another: only the oldest can be at work.
         oldest = next(iter(self._calls.values()), None)
-        return oldest is not None and time.monotonic() - oldest.last_sign > self._patience.stall_s
+        return oldest is not None and time.monotonic() - oldest.last_sign > self.patience.stall_s
 
     def _take(self, frame: Frame) -> None:
         header = frame.header

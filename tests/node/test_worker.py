@@ -24,8 +24,8 @@ from node.worker.handle import Patience, Worker
 
 ROOT = Path(__file__).parents[2]
 SIZE = Size(100, 70)
-BOUND_S = 60.0
-"""Nothing here takes a tenth of it; a wait that does is a failure and not a slow machine."""
+BOUND_S = 300.0
+"""Idle machines take a hundredth of it, and busy ones a tenth: a wait that long is a failure."""
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +150,22 @@ async def test_a_worker_that_aborts_is_told_apart(models: Models):
     await worker.close()
 
 
-async def test_a_worker_that_stops_answering_is_killed_and_replaced(models: Models):
-    worker = Worker(device="cpu", patience=Patience(silence_s=3.0))
+async def loaded(models: Models) -> Worker:
+    """One with all the patience there is for its start and its first load, which take long on a machine at work."""
+    worker = Worker(device="cpu")
     await worker.start()
     await worker.load(models.by_name["sd15"].load_order("cpu", "float32"))
-    task = await begun(worker, endless(models))
+    return worker
+
+
+async def test_a_worker_that_stops_answering_is_killed_and_replaced(models: Models):
+    worker = await loaded(models)
+    stepped = asyncio.Event()
+    task = asyncio.create_task(worker.generate(endless(models), lambda step, steps: stepped.set()))
+    await asyncio.wait_for(stepped.wait(), BOUND_S)
+    worker.patience = Patience(silence_s=6.0)
+    stepped.clear()
+    await asyncio.wait_for(stepped.wait(), BOUND_S)
     assert worker.pid is not None
     stopped = psutil.Process(worker.pid)
 
@@ -169,9 +180,8 @@ async def test_a_worker_that_stops_answering_is_killed_and_replaced(models: Mode
 
 
 async def test_a_run_without_a_step_for_too_long_is_taken_for_hung(models: Models):
-    worker = Worker(device="cpu", patience=Patience(stall_s=3.0))
-    await worker.start()
-    await worker.load(models.by_name["sd15"].load_order("cpu", "float32"))
+    worker = await loaded(models)
+    worker.patience = Patience(stall_s=3.0)
     slow = replace(spec(models), drawn=Size(2048, 2048), size=Size(2048, 2048))
 
     with pytest.raises(WorkerLost, match="stopped answering"):

@@ -4,7 +4,7 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,23 @@ class PictureServer:
         self.head = "HTTP/1.1 200 OK\r\ncontent-type: image/png\r\n"
         self.content = png()
         self.hangs = False
+        self.connections: set[asyncio.Task[None]] = set()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
-        self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
-        if self.hangs:
-            await reader.read()
-        else:
-            writer.write(f"{self.head}content-length: {len(self.content)}\r\nconnection: close\r\n\r\n".encode() + self.content)
+        """One connection. Whoever asks may be gone before it is read: a client that is out of time does not wait."""
+        connection = asyncio.current_task()
+        assert connection is not None
+        self.connections.add(connection)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            if self.hangs:
+                await reader.read()
+            else:
+                head = f"{self.head}content-length: {len(self.content)}\r\nconnection: close\r\n\r\n"
+                writer.write(head.encode() + self.content)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def certificate(name: str, folder: Path) -> Path:
@@ -75,6 +83,7 @@ async def listening(pictures: PictureServer, tls: ssl.SSLContext | None = None) 
     server = await asyncio.start_server(pictures.answer, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
+    await asyncio.gather(*pictures.connections)
 
 
 async def edit(house: House, *urls: str, **fields: Any) -> httpx.Response:
