@@ -27,6 +27,7 @@ from router.async_runs import AsyncCarrier
 from router.carried import Carried
 from router.costs import CostBook
 from router.dispatch import Dispatcher
+from router.front import Front
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
 from router.node_client import NodeClient
@@ -63,7 +64,8 @@ def build_app(settings: RouterSettings) -> FastAPI:
             log.info("router_ready", nodes=len(services.registry.nodes()))
             yield
 
-    app = FastAPI(
+    app = Front(
+        observe=metrics.http.observe,
         title="Aquatint",
         version=VERSION,
         lifespan=lifespan,

@@ -15,13 +15,28 @@ _BEARER = Depends(HTTPBearer(auto_error=False, scheme_name="bearer"))
 _AZURE = Depends(APIKeyHeader(name="api-key", auto_error=False, scheme_name="api-key"))
 
 
-async def _key(request: Request, bearer: Annotated[object, _BEARER], azure: Annotated[object, _AZURE]) -> KeyRecord:
+async def user_of(request: Request) -> KeyRecord:
+    """The key of a request that needs no more than a user's. Raises: Unauthorized, Forbidden, CatalogUnavailable."""
+    return _allowed_to_use(await _key_of(request))
+
+
+async def _key_of(request: Request) -> KeyRecord:
     services: Services = services_of(request)
     secret = presented_key(request)
     key = await services.catalog.keys.authenticate(secret)
     if key is None:
         raise Unauthorized(f"Incorrect API key provided: {_masked(secret)}.", code="invalid_api_key")
     return key
+
+
+def _allowed_to_use(key: KeyRecord) -> KeyRecord:
+    if not {"user", "admin"} & key.scopes:
+        raise Forbidden("This route needs an API key with the scope 'user'.")
+    return key
+
+
+async def _key(request: Request, bearer: Annotated[object, _BEARER], azure: Annotated[object, _AZURE]) -> KeyRecord:
+    return await _key_of(request)
 
 
 def _masked(secret: str) -> str:
@@ -36,9 +51,7 @@ async def _admin(key: Annotated[KeyRecord, Depends(_key)]) -> KeyRecord:
 
 
 async def _user(key: Annotated[KeyRecord, Depends(_key)]) -> KeyRecord:
-    if not {"user", "admin"} & set(key.scopes):
-        raise Forbidden("This route needs an API key with the scope 'user'.")
-    return key
+    return _allowed_to_use(key)
 
 
 UserKey = Annotated[KeyRecord, Depends(_user)]

@@ -15,7 +15,7 @@ What is tried again, and what is not:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from common.catalog import AttemptFenced, AttemptStatus, Catalog
@@ -351,7 +351,7 @@ class Dispatcher:
         except (CatalogUnavailable, AttemptFenced, NotFound) as unavailable:
             log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
 
-    async def _body(self, answer: Answer, accepted: Accepted, lost: asyncio.Event) -> AsyncIterator[bytes]:
+    async def _body(self, answer: Answer, accepted: Accepted, lost: asyncio.Event) -> AsyncGenerator[bytes]:
         """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
         sent = 0
         length = int(answer.headers.get("content-length", -1))

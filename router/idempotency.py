@@ -7,7 +7,8 @@ pass. After those the same key starts anew.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import orjson
 from starlette.requests import Request
@@ -72,11 +73,12 @@ async def remember(catalog: Catalog, accepted: Accepted, error: AquatintError) -
         log.warning("refusal_not_remembered", run_id=accepted.run_id, why=unavailable.message)
 
 
-async def closed_after(body: AsyncIterator[bytes], catalog: Catalog, run_id: str) -> AsyncIterator[bytes]:
+async def closed_after(body: AsyncGenerator[bytes], catalog: Catalog, run_id: str) -> AsyncGenerator[bytes]:
     """A streamed answer, with its run closed at the end if it has no pictures: the key must not wait for a sweep."""
     try:
-        async for chunk in body:
-            yield chunk
+        async with aclosing(body):
+            async for chunk in body:
+                yield chunk
     finally:
         try:
             message = "The stream ended without a picture."

@@ -1,6 +1,6 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -56,7 +56,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    body: AsyncIterator[bytes]
+    body: AsyncGenerator[bytes]
 
 
 def row_of(accepted: Accepted) -> NewRun:
@@ -161,6 +161,6 @@ def error_in(answer: Answer, body: bytes) -> AquatintError:
     return NodeFailed(message, code=told, retryable=True if answer.headers.get("x-should-retry") == "true" else None)
 
 
-async def once(body: bytes) -> AsyncIterator[bytes]:
+async def once(body: bytes) -> AsyncGenerator[bytes]:
     """A body that is already whole."""
     yield body

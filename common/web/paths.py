@@ -5,6 +5,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _OPENAI = ("/images/", "/models")
 
 
+def lenient(path: str) -> str:
+    """The path of the route that a client means."""
+    path = path.rstrip("/") or "/"
+    return f"/v1{path}" if path.startswith(_OPENAI) else path
+
+
 class LenientPaths:
     """Drops a trailing slash and adds a missing `/v1` before routing. A redirect would do neither: SDKs drop the body of
     a redirected POST, or refuse to follow."""
@@ -14,9 +20,7 @@ class LenientPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = scope["path"].rstrip("/") or "/"
-            if path.startswith(_OPENAI):
-                path = f"/v1{path}"
+            path = lenient(scope["path"])
             # In place: the layers outside read the route from this very scope.
             scope["path"], scope["raw_path"] = path, path.encode()
         await self._app(scope, receive, send)

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse
 from ulid import ULID
 
 from common.catalog import Claim, KeyRecord
@@ -22,6 +23,7 @@ from router.api.runs import shown
 from router.auth import UserKey
 from router.estimate import Estimate, estimate
 from router.idempotency import claim_of, closed_after, remember
+from router.passing import Passed
 from router.placement import Ask
 from router.quotas import Held
 from router.relay import Accepted, Reply
@@ -164,10 +166,10 @@ async def _streamed(accepted: Accepted, request: Request, services: Services) ->
         await ended(dispatch)
         raise
     headers = {**events.HEADERS, RUN_ID_HEADER: accepted.run_id}
-    return StreamingResponse(_kept_alive(dispatch), headers=_headers(headers, accepted.request))
+    return Passed(_kept_alive(dispatch), status=200, headers=_headers(headers, accepted.request))
 
 
-async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
+async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncGenerator[bytes]:
     """Keep-alives until the answer begins, then the answer."""
     try:
         while not dispatch.done():
@@ -179,8 +181,9 @@ async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
             yield events.failed(error)
             return
         if reply.status == 200:
-            async for chunk in reply.body:
-                yield chunk
+            async with aclosing(reply.body):
+                async for chunk in reply.body:
+                    yield chunk
         else:
             yield events.refused(b"".join([chunk async for chunk in reply.body]))
     finally:
@@ -189,7 +192,7 @@ async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncIterator[bytes]:
 
 
 def _answer(reply: Reply, asked: ImageRequest) -> Response:
-    return StreamingResponse(reply.body, status_code=reply.status, headers=_headers(reply.headers, asked))
+    return Passed(reply.body, status=reply.status, headers=_headers(reply.headers, asked))
 
 
 def _headers(passed_on: Mapping[str, str], asked: ImageRequest) -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""The app that is served: requests for pictures take a short way to their handlers, all others FastAPI's.
+
+    POST /v1/images/...    request id, log line, metrics and errors (`RequestContext`); the key; the route's own endpoint
+    anything else          FastAPI: its middleware, its routing, its dependencies
+
+On FastAPI's way a picture costs several times what the passing on of its bytes costs (`aquatint bench router`). The routes
+are declared to FastAPI all the same: their paths and endpoints are taken from there, and its document tells of them.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from common.catalog import KeyRecord
+from common.web import RequestContext
+from common.web.context import Observer
+from common.web.paths import lenient
+from router.api import images
+from router.auth import user_of
+from router.services import Services, services_of
+
+Endpoint = Callable[[Request, KeyRecord, Services], Awaitable[Response]]
+
+
+class Front(FastAPI):
+    """FastAPI with a short way for `router/api/images.py`."""
+
+    def __init__(self, *, observe: Observer, **options: Any) -> None:
+        super().__init__(**options)
+        declared = [route for route in images.api.routes if isinstance(route, APIRoute) and route.include_in_schema]
+        self._pictures = {route.path: route for route in declared}
+        self._short_way = RequestContext(_answer, observe=observe)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = lenient(scope["path"])
+            route = self._pictures.get(path)
+            if route is not None:
+                # As FastAPI would leave it: parts of the answer, and the log line, read the route and the app from here.
+                scope["path"], scope["raw_path"] = path, path.encode()
+                scope["app"], scope["route"], scope["endpoint"] = self, route, route.endpoint
+                await self._short_way(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive, send)
+    endpoint: Endpoint = scope["endpoint"]
+    response = await endpoint(request, await user_of(request), services_of(request))
+    await response(scope, receive, send)
