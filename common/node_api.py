@@ -236,6 +236,14 @@ class LoadOrder(BaseModel):
     model: str = Field(min_length=1)
 
 
+class TokenOrder(BaseModel):
+    """Body of `POST /node/v1/token`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(pattern=r"^[!-~]{16,512}$", repr=False)
+
+
 class CancelOrder(BaseModel):
     """Body of `POST /node/v1/cancel`."""
 

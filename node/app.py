@@ -18,9 +18,9 @@ from common.web import RequestContext, install_error_handlers
 from common.web.background import run_beside
 from common.web.paths import LenientPaths
 from node import api, control, health
-from node.auth import load_or_create_token
 from node.batch_table import BatchTable
 from node.decoding import Decoder
+from node.joining import join
 from node.memory_ladder import MemoryLadder
 from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
@@ -31,6 +31,7 @@ from node.runs import Runs
 from node.scheduler import Pace, Scheduler
 from node.services import Services
 from node.settings import NodeSettings
+from node.tokens import Tokens, load_or_create_tokens
 from node.worker.handle import Worker
 
 log = get_logger(__name__)
@@ -121,6 +122,9 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         preset=own.preset,
         batches=batches,
     )
+    tokens = Tokens(own.token) if own.token else load_or_create_tokens(settings.token_path)
+    if own.join_url is not None:
+        run_beside("join", join(settings, tokens), stack)
     if batches is not None:
         run_beside("batch table", batches.keep(), stack)
     run_beside("loop lag", metrics.http.watch_loop(), stack)
@@ -129,7 +133,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     run_beside("preload", _preload(settings, models, worker, residency, ladder), stack)
     return Services(
         settings=settings,
-        token=own.token or load_or_create_token(settings.token_path),
+        tokens=tokens,
         catalog=catalog,
         assets=assets,
         links=links,

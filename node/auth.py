@@ -4,10 +4,7 @@ The token opens everything, and only with it are the headers believed by which a
 A key opens `/v1` only. Signed links, health and metrics need neither.
 """
 
-import os
-import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -27,24 +24,8 @@ class Caller:
     """The API key it came with."""
 
 
-def load_or_create_token(path: Path) -> str:
-    """The token in the file at `path`, made with mode 0600 when there is none. Two nodes that start at once agree."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"node-{secrets.token_urlsafe(32)}")
-    try:
-        # A link, unlike a rename, does not replace what another process put there first.
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
-    return path.read_text().strip()
-
-
 def _has_token(request: Request, secret: str) -> bool:
-    return secrets.compare_digest(secret.encode(), services_of(request).token.encode())
+    return services_of(request).tokens.opened_by(secret)
 
 
 async def _caller(request: Request) -> Caller:

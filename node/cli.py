@@ -16,6 +16,8 @@ def node(
     models: Annotated[list[Path] | None, typer.Option(help="Folder with checkpoints; may be given again.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     token: Annotated[str | None, typer.Option(help="Bearer token of routers and operators.")] = None,
+    join: Annotated[str | None, typer.Option(help="Address of a router to tell of this node.")] = None,
+    join_key: Annotated[str | None, typer.Option(help="A key with the scope join, for that.", show_default=False)] = None,
     preload: Annotated[list[str] | None, typer.Option(help="Model to load at the start and keep.")] = None,
 ) -> None:
     """Run a node: one device behind OpenAI's Images routes."""
@@ -36,6 +38,8 @@ def node(
         "models_dirs": models or None,
         "device": device,
         "token": token,
+        "join_url": join,
+        "join_key": join_key,
         "preload": preload or None,
     }
     settings = NodeSettings.load().with_node(**{key: value for key, value in given.items() if value is not None})
@@ -47,6 +51,9 @@ def node(
 
 def _say_how_to_register(settings: "NodeSettings") -> None:
     own = settings.node
+    if own.join_url is not None:
+        typer.echo(f"Node {own.name!r} starts on port {own.port} and tells the router at {own.join_url} of itself.")
+        return
     where = "the one given" if own.token else f"in {settings.token_path}"
     token = "..." if own.token else f"$(cat {settings.token_path})"
     typer.echo(f"Node {own.name!r} starts on port {own.port}; its token is {where}. Register it with a router by")

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from common.errors import NotFound
-from common.node_api import CancelOrder, LoadOrder, NodeStatus
+from common.node_api import CancelOrder, LoadOrder, NodeStatus, TokenOrder
 from node.auth import OperatorDep
 from node.models import Model
 from node.services import Services, ServicesDep
@@ -57,6 +57,13 @@ async def resume(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
     """Take runs again."""
     services.scheduler.draining = False
     return status_of(services)
+
+
+@api.post("/token")
+async def exchange_token(order: TokenOrder, services: ServicesDep, caller: OperatorDep) -> dict[str, Any]:
+    """Take another token; the present one opens for a while yet. 409 where the settings give the token."""
+    services.tokens.exchange(order.token)
+    return {"object": "node.token"}
 
 
 def _model(services: Services, name: str) -> Model:

@@ -15,6 +15,7 @@ from node.residency import Residency
 from node.runs import Runs
 from node.scheduler import Pace, Scheduler
 from node.settings import NodeSettings
+from node.tokens import Tokens
 from node.worker.handle import Worker
 
 
@@ -23,7 +24,7 @@ class Services:
     """All of them."""
 
     settings: NodeSettings
-    token: str
+    tokens: Tokens
     """The bearer token of routers and operators."""
     catalog: Catalog
     assets: AssetStore

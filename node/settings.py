@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from common.images_api import Preset
 from common.settings import SECRET, CommonSettings, Section, SettingsError
@@ -29,6 +29,23 @@ class NodeSection(Section):
         repr=False,
         json_schema_extra=SECRET,
         description="Bearer token of routers and operators. Made once and kept in `home`/node-token when absent.",
+    )
+    join_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="A router to tell of this node at its start, instead of `aquatint nodes add`.",
+    )
+    join_key: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra=SECRET,
+        description="The key to do so: `aquatint keys create fleet --join`.",
+    )
+    advertised_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Where routers reach this node. Its address on the way to `join_url`, and its port, when absent; behind "
+        "NAT the outer address.",
     )
     models_dirs: list[Path] = Field(
         default_factory=list, description="Folders with checkpoints, as a JSON list. `home`/models when empty."
@@ -85,6 +102,12 @@ class NodeSection(Section):
     )
     embed_parameters: bool = Field(default=True, description="Write prompt, seed and settings into each file, as A1111 does.")
 
+    @model_validator(mode="after")
+    def _can_join(self) -> Self:
+        if (self.join_url is None) != (self.join_key is None):
+            raise ValueError("join_url and join_key go together")
+        return self
+
 
 class NodeSettings(CommonSettings):
     """Everything a node process reads."""
@@ -131,6 +154,9 @@ class NodeSettings(CommonSettings):
         try:
             section = NodeSection.model_validate(self.node.model_dump() | given)
         except ValidationError as error:
-            faults = [f"--{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
+            faults = [
+                f"--{e['loc'][0]}: {e['msg']}" if e["loc"] else e["msg"]
+                for e in error.errors(include_url=False, include_input=False)
+            ]
             raise SettingsError("\n".join(faults)) from None
         return self.model_copy(update={"node": section})

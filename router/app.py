@@ -22,7 +22,7 @@ from common.web.paths import LenientPaths
 from router import webhooks as webhook_signing
 from router.accepting import Acceptance
 from router.answers import Answers
-from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, models, runs, webhooks
+from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, joining, models, runs, webhooks
 from router.async_runs import AsyncCarrier
 from router.carried import Carried
 from router.costs import CostBook
@@ -75,7 +75,7 @@ def build_app(settings: RouterSettings) -> FastAPI:
         responses=ERRORS,
     )
     install_error_handlers(app)
-    for part in (images, models, assets, runs, webhooks, admin_nodes, admin_keys, admin_aliases, health):
+    for part in (images, models, assets, runs, webhooks, admin_nodes, admin_keys, admin_aliases, joining, health):
         app.include_router(part.api)
     app.add_middleware(LenientPaths)
     app.add_middleware(RequestContext, observe=metrics.http.observe)

@@ -54,5 +54,12 @@ async def _user(key: Annotated[KeyRecord, Depends(_key)]) -> KeyRecord:
     return _allowed_to_use(key)
 
 
+async def _joiner(key: Annotated[KeyRecord, Depends(_key)]) -> KeyRecord:
+    if not {"join", "join-approved"} & set(key.scopes):
+        raise Forbidden("This route needs an API key with the scope 'join'.")
+    return key
+
+
 UserKey = Annotated[KeyRecord, Depends(_user)]
 AdminKey = Annotated[KeyRecord, Depends(_admin)]
+JoinKey = Annotated[KeyRecord, Depends(_joiner)]

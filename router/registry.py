@@ -154,7 +154,8 @@ class Registry:
 
     async def refresh(self) -> None:
         """Take over what operators, or other routers, changed in the catalog."""
-        records = {record.id: record for record in await self._catalog.nodes.list()}
+        # Nobody calls at the address of a node that joined by itself before an operator has said that it may be.
+        records = {record.id: record for record in await self._catalog.nodes.list() if record.approved_at is not None}
         for node_id in self._nodes.keys() - records.keys():
             self._nodes.pop(node_id).lost.set()
             self.fleet.drop(node_id)

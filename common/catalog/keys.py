@@ -23,7 +23,8 @@ from common.catalog.tables import ApiKey
 from common.errors import CatalogUnavailable, Conflict, InvalidRequest, NotFound
 
 SECRET_PREFIX = "aq_"
-SCOPES = frozenset({"user", "admin"})
+SCOPES = frozenset({"user", "admin", "join", "join-approved"})
+"""What a key opens: pictures, all of it, or a node's way into the fleet, with or without an operator's word."""
 MIN_SECRET_LENGTH = 16
 SHOWN_CHARACTERS = 8
 LAST_USED_EVERY = timedelta(minutes=1)

@@ -1,5 +1,6 @@
-"""The nodes an operator registered."""
+"""The nodes that an operator registered, and those that joined by themselves."""
 
+import hmac
 from enum import Enum
 from typing import Final
 
@@ -40,21 +41,58 @@ class Nodes:
 
         Raises: Conflict: another node has the name or the URL. InvalidRequest: a token, but no secret key to encrypt it.
         """
-        node = Node(
-            id=new_id("node"),
-            name=name,
-            url=url,
-            token_encrypted=self._cipher.encrypt(token),
-            state=_state(state),
-            max_concurrency=_positive(max_concurrency),
-            last_seen_at=None,
-            last_error=None,
-            created_at=utc_now(),
-        )
+        node = self._new(name, url, token, state=_state(state), max_concurrency=_positive(max_concurrency), approved=True)
         async with self._db.write() as session:
             session.add(node)
             await _flush(session, name, url)
         return self._record(node)
+
+    async def join(self, *, name: str, url: str, token: str, approved: bool) -> NodeRecord:
+        """A node tells of itself, once more at each start. approved: it may have runs without an operator's word.
+
+        Raises: Conflict: a node of this name is known with another token, or another node has the URL. InvalidRequest:
+        there is no secret key to encrypt the token with.
+        """
+        async with self._db.write() as session:
+            node = await session.scalar(select(Node).where(Node.name == name))
+            if node is None:
+                node = self._new(name, url, token, state=NodeState.PENDING, max_concurrency=1, approved=approved)
+                session.add(node)
+            elif not hmac.compare_digest(
+                (self._cipher.decrypt(node.token_encrypted, node=name) or "").encode(), token.encode()
+            ):
+                # Whoever may join must not be able to take another node's place.
+                raise Conflict(
+                    f"A node named {name!r} is known with another token. Give this one another name, or have that one removed.",
+                    code="node_known",
+                )
+            node.url = url
+            if approved:
+                node.approved_at = node.approved_at or utc_now()
+            await _flush(session, name, url)
+        return self._record(node)
+
+    async def approve(self, name_or_id: str) -> NodeRecord:
+        """Let a node that joined have runs. Raises: NotFound."""
+        async with self._db.write() as session:
+            node = await _find(session, name_or_id)
+            node.approved_at = node.approved_at or utc_now()
+        return self._record(node)
+
+    def _new(self, name: str, url: str, token: str | None, *, state: NodeState, max_concurrency: int, approved: bool) -> Node:
+        now = utc_now()
+        return Node(
+            id=new_id("node"),
+            name=name,
+            url=url,
+            token_encrypted=self._cipher.encrypt(token),
+            state=state,
+            max_concurrency=max_concurrency,
+            last_seen_at=None,
+            last_error=None,
+            created_at=now,
+            approved_at=now if approved else None,
+        )
 
     async def get(self, name_or_id: str) -> NodeRecord:
         """One node. Raises: NotFound."""
@@ -123,6 +161,7 @@ class Nodes:
             last_seen_at=node.last_seen_at,
             last_error=node.last_error,
             created_at=node.created_at,
+            approved_at=node.approved_at,
         )
 
 

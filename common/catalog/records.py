@@ -229,6 +229,8 @@ class NodeRecord:
     last_seen_at: datetime | None
     last_error: str | None
     created_at: datetime
+    approved_at: datetime | None
+    """None for a node that joined and waits for an operator's word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,7 +235,7 @@ class ModelAlias(Table):
 
 
 class Node(Table):
-    """A node the operator registered."""
+    """A node that an operator registered, or that joined by itself."""
 
     __tablename__ = "nodes"
     __table_args__ = (
@@ -253,6 +253,7 @@ class Node(Table):
     last_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_error: Mapped[str | None] = mapped_column(FreeText)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    approved_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 _ACTIVE = text("revoked_at IS NULL")

@@ -18,6 +18,8 @@ InFlightOption = Annotated[int | None, typer.Option(help="Requests in flight at 
 def create(
     name: str,
     admin: Annotated[bool, typer.Option("--admin", help="May also manage nodes and keys.")] = False,
+    join: Annotated[bool, typer.Option("--join", help="Opens nothing but a node's way into the fleet, once approved.")] = False,
+    approved: Annotated[bool, typer.Option("--approved", help="With --join: its nodes need no approval.")] = False,
     days: Annotated[float | None, typer.Option(help="Days until it expires; never when absent.")] = None,
     rpm: RpmOption = None,
     images: ImagesOption = None,
@@ -30,7 +32,11 @@ def create(
     """Make a key and print it, this once."""
     from common.api_client import ApiClient
 
+    if (admin and join) or (approved and not join):
+        raise typer.BadParameter("--approved goes with --join, and --join not with --admin.")
     scopes = ["user", "admin"] if admin else ["user"]
+    if join:
+        scopes = ["join-approved" if approved else "join"]
     limits = _limits(rpm, images, gpu_seconds, in_flight)
     wanted = {"name": name, "scopes": scopes, "expires_in_days": days, "limits": limits}
     made = ApiClient(url, key).call("POST", "/admin/keys", body=wanted)

@@ -7,7 +7,7 @@ import typer
 
 from common.commands.output import JsonOption, KeyOption, UrlOption, show, when
 
-app = typer.Typer(no_args_is_help=True, help="Nodes: add, list, test, drain, resume, remove.")
+app = typer.Typer(no_args_is_help=True, help="Nodes: add, approve, list, test, drain, resume, rotate, remove.")
 COLUMNS = {
     "name": "name",
     "state": "state",
@@ -22,6 +22,7 @@ COLUMNS = {
 
 def _row(node: dict[str, Any]) -> dict[str, Any]:
     return node | {
+        "state": node["state"] if node["approved"] else "waits for approval",
         "device_name": node["device"] and f"{node['device']['kind']} ({node['device']['name']})",
         "model_names": [model["id"] for model in node["models"]],
         "last_seen": when(node["last_seen"]),
@@ -56,6 +57,22 @@ def add(
     else:
         node = client.call("POST", "/admin/nodes", body={"name": name} | told)
     _show([node], as_json)
+
+
+@app.command("approve")
+def approve(name: str, as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Let a node that joined by itself have runs."""
+    from common.api_client import ApiClient
+
+    _show([ApiClient(url, key).call("POST", f"/admin/nodes/{name}/approve")], as_json)
+
+
+@app.command("rotate")
+def rotate(name: str, as_json: JsonOption = False, url: UrlOption = None, key: KeyOption = None) -> None:
+    """Give a node a new token, which nobody is shown. Runs go on meanwhile."""
+    from common.api_client import ApiClient
+
+    _show([ApiClient(url, key).call("POST", f"/admin/nodes/{name}/rotate")], as_json)
 
 
 @app.command("list")

@@ -35,7 +35,7 @@ class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=64)
-    scopes: list[Literal["user", "admin"]] = Field(default=["user"], min_length=1)
+    scopes: list[Literal["user", "admin", "join", "join-approved"]] = Field(default=["user"], min_length=1)
     expires_in_days: float | None = Field(default=None, gt=0, le=3650)
     limits: KeyLimits = Field(default_factory=KeyLimits)
 

@@ -1,5 +1,6 @@
 """/admin/nodes: the operator's view of the fleet. Addresses appear here and nowhere else; tokens nowhere at all."""
 
+import secrets
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.catalog import KEEP
 from router.auth import AdminKey
+from router.node_client import Address
 from router.placement import Health
 from router.probe import look
 from router.registry import Node
@@ -66,8 +68,10 @@ async def add_node(new: NewNode, key: AdminKey, services: ServicesDep) -> dict[s
 
 @api.get("")
 async def list_nodes(key: AdminKey, services: ServicesDep) -> dict[str, Any]:
-    """All nodes."""
-    return {"object": "list", "data": [shown(node) for node in services.registry.nodes()]}
+    """All nodes, those that wait for approval too."""
+    waiting = [Node(each, Health.PENDING) for each in await services.catalog.nodes.list() if each.approved_at is None]
+    nodes = sorted([*services.registry.nodes(), *waiting], key=lambda node: node.name)
+    return {"object": "list", "data": [shown(node) for node in nodes]}
 
 
 @api.get("/{name}")
@@ -89,10 +93,34 @@ async def move_node(name: str, moved: MovedNode, key: AdminKey, services: Servic
 @api.delete("/{name}", status_code=204)
 async def remove_node(name: str, key: AdminKey, services: ServicesDep) -> Response:
     """Forget a node. Runs in flight there are tried elsewhere; drain it first to let them end."""
-    await services.catalog.nodes.remove(services.registry.get(name).id)
+    await services.catalog.nodes.remove(name)
     await services.registry.refresh()
     services.prober.watch()
     return Response(status_code=204)
+
+
+@api.post("/{name}/approve")
+async def approve_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Let a node that joined by itself have runs, and look at it once."""
+    record = await services.catalog.nodes.approve(name)
+    await services.registry.refresh()
+    node = services.registry.get(record.id)
+    await look(node, services.registry, services.client)
+    services.prober.watch()
+    return shown(node)
+
+
+@api.post("/{name}/rotate")
+async def rotate_token(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Give a node a new token, which nobody is shown. Runs in flight stay, and so do other routers' ways to it: the node
+    lets its old token open until a while after the new one was used."""
+    node = services.registry.get(name)
+    token = secrets.token_urlsafe(32)
+    await services.client.set_token(Address(node.record.url, node.record.token), token)
+    await services.catalog.nodes.update(node.id, token=token)
+    await services.registry.refresh()
+    await look(node, services.registry, services.client)
+    return shown(node)
 
 
 @api.post("/{name}/test")
@@ -134,6 +162,7 @@ def shown(node: Node) -> dict[str, Any]:
         "name": node.name,
         "url": node.record.url,
         "state": str(node.health),
+        "approved": node.record.approved_at is not None,
         "error": node.last_error,
         "in_flight": len(node.ours),
         "phase": None if status is None else str(status.phase),
