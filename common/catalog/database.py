@@ -1,6 +1,7 @@
 """Engine, transactions, and the one place where a database's troubles become CatalogUnavailable."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from common.catalog.sqlite_inserts import Insert, SqliteInserts
 from common.catalog.tables import Table
 from common.errors import CatalogUnavailable, InvalidRequest
 from common.logs import get_logger
@@ -28,6 +30,7 @@ TRANSACTION_TIMEOUT_S = 5.0
 
 UNREACHABLE = (
     exc.DBAPIError,
+    sqlite3.Error,
     exc.TimeoutError,
     exc.PendingRollbackError,
     # Raised bare while connecting, before SQLAlchemy can wrap them.
@@ -132,6 +135,7 @@ class Database:
         # SQLite waits for its lock by polling, which is unfair; the writers of this process queue here instead.
         self._turn: asyncio.Lock | nullcontext[None] = asyncio.Lock() if self._is_sqlite else nullcontext()
         self._timeout_s = TRANSACTION_TIMEOUT_S + (BUSY_TIMEOUT_S if self._is_sqlite else 0)
+        self._inserts = SqliteInserts(url, busy_timeout_s=BUSY_TIMEOUT_S) if self._is_sqlite else None
         self._stray: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -154,7 +158,7 @@ class Database:
         try:
             async with asyncio.timeout(self._timeout_s):
                 yield
-        except exc.DataError as error:
+        except (exc.DataError, sqlite3.DataError) as error:
             raise InvalidRequest("The catalog cannot hold a value of this request.") from error
         except UNREACHABLE as error:
             cause = error.orig if isinstance(error, exc.DBAPIError) else error
@@ -200,6 +204,8 @@ class Database:
         """Close all connections."""
         if self._stray:
             await asyncio.wait(self._stray, timeout=PING_TIMEOUT_S)
+        if self._inserts is not None:
+            await self._inserts.close()
         await self._engine.dispose()
 
     async def insert_absent(self, session: AsyncSession, table: type[Table], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -221,8 +227,14 @@ class Database:
             older = table.__table__.c[age] < new.excluded[age]
             await session.execute(new.on_conflict_do_update(index_elements=list(key), set_=changed, where=older))
 
-    async def insert_each(self, session: AsyncSession, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows by one statement that is prepared once, whatever their number."""
-        if rows:
+    async def insert_all(self, inserts: Sequence[Insert]) -> None:
+        """Insert rows into several tables, in a transaction of their own. Raises as `write`."""
+        if self._inserts is not None:
+            async with self._guarded(), self._turn:
+                await self._inserts.write(inserts)
+            return
+        async with self.write() as session:
             connection = await session.connection()
-            await connection.execute(insert(table), rows)
+            for table, rows in inserts:
+                if rows:
+                    await connection.execute(insert(table), rows)

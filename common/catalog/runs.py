@@ -82,9 +82,7 @@ class Runs:
         now = utc_now()
         rows = [row_of_run(run, now) | {"current_attempt": 0 if node is None else 1} for run, node in new]
         attempts = [_attempt_row(run.id, 1, node, now) for run, node in new if node is not None]
-        async with self._db.write() as session:
-            await self._db.insert_each(session, Run, rows)
-            await self._db.insert_each(session, Attempt, attempts)
+        await self._db.insert_all([(Run, rows), (Attempt, attempts)])
 
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
         """Record that the run is about to be sent to `node`, and fence the attempts before.

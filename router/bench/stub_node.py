@@ -48,6 +48,7 @@ def status() -> NodeStatus:
         ],
         jobs=[],
         max_concurrency=512,
+        max_queued=512,
         seconds_per_unit=dict.fromkeys(names, 0.001),
     )
 

@@ -1,0 +1,95 @@
+"""Inserts into SQLite on one thread of their own: what every run costs, at the price of what the database does for it.
+
+aiosqlite goes to its thread and back for each step of a transaction, and SQLAlchemy's session is made for objects that
+change: for two rows both together take five times as long as SQLite. Here a transaction is one call. Its statements, and
+what becomes of Python's values, are SQLAlchemy's all the same, so a row is the same whoever wrote it.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import URL
+
+from common.catalog.tables import Table
+
+Rows = Sequence[Mapping[str, Any]]
+"""Column -> value; the same columns in each."""
+Insert = tuple[type[Table], Rows]
+
+_dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+
+
+class SqliteInserts:
+    """One connection, made when it is first needed and made anew after an error."""
+
+    def __init__(self, url: URL, *, busy_timeout_s: float) -> None:
+        """busy_timeout_s: how long to wait for another process's write, where `url` does not say it."""
+        self._url = url
+        self._busy_timeout_s = busy_timeout_s
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="catalog inserts")
+        self._connection: sqlite3.Connection | None = None
+        self._statements: dict[tuple[str, ...], _Statement] = {}
+
+    async def write(self, inserts: Sequence[Insert]) -> None:
+        """One transaction. Cancelled while it is under way, it is committed all the same. Raises: sqlite3.Error."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, inserts)
+
+    async def close(self) -> None:
+        """After what is under way."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    def _write(self, inserts: Sequence[Insert]) -> None:
+        prepared = [self._prepared(table, rows) for table, rows in inserts if rows]
+        try:
+            connection = self._connection = self._connection or self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            for sql, values in prepared:
+                connection.executemany(sql, values)
+            connection.execute("COMMIT")
+        except BaseException:
+            # Which undoes what was begun.
+            self._disconnect()
+            raise
+
+    def _prepared(self, table: type[Table], rows: Rows) -> tuple[str, list[list[Any]]]:
+        columns = (table.__tablename__, *rows[0])
+        if columns not in self._statements:
+            self._statements[columns] = _Statement(table, list(rows[0]))
+        statement = self._statements[columns]
+        return statement.sql, [statement.values(row) for row in rows]
+
+    def _connected(self) -> sqlite3.Connection:
+        (file,), told = _dialect.create_connect_args(self._url)
+        options: dict[str, Any] = {"timeout": self._busy_timeout_s, **told, "isolation_level": None}
+        connection: sqlite3.Connection = sqlite3.connect(file, **options)
+        # As for all other connections: database.py says why.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _Statement:
+    """An insert of one row with these columns."""
+
+    def __init__(self, table: type[Table], columns: list[str]) -> None:
+        compiled = insert(table).compile(dialect=_dialect, column_keys=columns)
+        self.sql = str(compiled)
+        types = [(name, table.__table__.columns[name].type.dialect_impl(_dialect)) for name in compiled.positiontup or ()]
+        self._columns: list[tuple[str, Callable[[Any], Any] | None]] = [
+            (name, kind.bind_processor(_dialect)) for name, kind in types
+        ]
+
+    def values(self, row: Mapping[str, Any]) -> list[Any]:
+        """In the order of the statement."""
+        return [row[name] if convert is None else convert(row[name]) for name, convert in self._columns]

@@ -1,0 +1,71 @@
+"""Inserts on a thread of their own write what SQLAlchemy's session writes, and take their turn with other writers."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.catalog import Catalog, NewRun, migrate, sqlite_url
+from common.errors import CatalogUnavailable
+
+MakeRun = Callable[..., NewRun]
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> Path:
+    """A catalog's file, with its tables."""
+    await migrate(sqlite_url(tmp_path / "catalog.db"))
+    return tmp_path / "catalog.db"
+
+
+async def test_a_row_is_the_same_whichever_way_it_was_written(file: Path, new_run: MakeRun):
+    catalog = await Catalog.open(sqlite_url(file))
+    one = replace(new_run(), prompt="a \x00 cat\ud800", request={"prompt": "a \x00", "scale": float("nan")})
+    other = replace(one, id=new_run().id)
+
+    await catalog.runs.open(one)
+    await catalog.runs.open_new(other, first_node=None)
+    await catalog.close()
+
+    connection = sqlite3.connect(file)
+    rows = connection.execute("SELECT * FROM runs ORDER BY id").fetchall()
+    columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(runs)")]
+    connection.close()
+    differs = {name for name, mine, theirs in zip(columns, *rows, strict=True) if mine != theirs}
+    assert differs <= {"id", "created_at", "heartbeat_at"}
+    assert [type(value) for value in rows[0]] == [type(value) for value in rows[1]]
+
+
+async def test_a_writer_that_another_process_keeps_waiting_says_so_and_goes_on_afterwards(file: Path, new_run: MakeRun):
+    catalog = await Catalog.open(f"{sqlite_url(file)}?timeout=0.1")
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(CatalogUnavailable):
+        await catalog.runs.open_new(new_run(), first_node="a")
+    holder.execute("ROLLBACK")
+    run = new_run()
+    await catalog.runs.open_new(run, first_node="a")
+
+    assert [each.no for each in (await catalog.runs.get(run.id)).attempts] == [1]
+    holder.close()
+    await catalog.close()
+
+
+async def test_of_a_transaction_that_fails_nothing_is_left_and_the_next_is_written(file: Path, new_run: MakeRun):
+    catalog = await Catalog.open(sqlite_url(file))
+    run, again = new_run(), new_run()
+    await catalog.runs.open_new(run, first_node="a")
+
+    # Two in one group, the second of them there already.
+    results = await asyncio.gather(
+        catalog.runs.open_new(again, first_node="a"), catalog.runs.open_new(run, first_node="a"), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [CatalogUnavailable, CatalogUnavailable]
+    await catalog.runs.open_new(again, first_node="b")
+
+    assert [each.node for each in (await catalog.runs.get(again.id)).attempts] == ["b"]
+    await catalog.close()
