@@ -19,6 +19,7 @@ ORDER = (
     "backup",
     "config",
     "top",
+    "explain",
     "doctor",
     "bench",
     "train",

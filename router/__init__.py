@@ -15,6 +15,7 @@
     queue.py         where runs wait for a node
     line.py          pure: their order, fair between keys and short work first
     placement.py     pure: filter, predict the finish on each node, pick
+    decisions.py     why each run went where it went, and what came of the prediction
     candidates.py    pure: what a node said and was sent -> the node as placement sees it
     work.py          how much work a request is; costs.py: what work costs at each node, learned
     fleet.py         all of them, indexed; binds those that wait to nodes

@@ -24,6 +24,8 @@ class Sender:
     key_id: str | None
     public_url: str
     claim: Claim | None = None
+    debug: bool = False
+    """Whether it may be told, and wants to be, where its run is made and why."""
 
 
 class Acceptance:
@@ -56,5 +58,6 @@ class Acceptance:
             public_url=sender.public_url,
             label=model if status is not None else "other",
             claim=sender.claim,
+            debug=sender.debug,
             result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )

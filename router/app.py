@@ -26,6 +26,7 @@ from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, i
 from router.async_runs import AsyncCarrier
 from router.carried import Carried
 from router.costs import CostBook
+from router.decisions import KEEP_EVERY_S, Decisions
 from router.dispatch import Dispatcher
 from router.front import Front
 from router.metrics import RouterMetrics
@@ -102,6 +103,8 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         return await look(node, registry, client)
 
     answers = Answers(catalog, assets_store, links)
+    decisions = Decisions(catalog, metrics)
+    stack.push_async_callback(decisions.keep_at_last)
     dispatcher = Dispatcher(
         catalog=catalog,
         registry=registry,
@@ -109,6 +112,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         client=client,
         answers=answers,
         metrics=metrics,
+        decisions=decisions,
         look=look_again,
         run_timeout_s=own.run_timeout_s,
         max_attempts=own.max_attempts,
@@ -138,6 +142,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         client=client,
         answers=answers,
         dispatcher=dispatcher,
+        decisions=decisions,
         acceptance=acceptance,
         carried=carried,
         async_carrier=async_carrier,
@@ -174,6 +179,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("webhooks", services.webhooks.run()),
         ("quotas", services.quotas.run()),
         ("costs", _every(COSTS_EVERY_S, services.registry.keep_costs)),
+        ("decisions", _every(KEEP_EVERY_S, services.decisions.keep)),
         ("heartbeat", _every(HEARTBEAT_EVERY_S, heartbeat)),
         ("sweep", _every(own.sweep_interval_s, clean)),
     ]

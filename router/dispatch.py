@@ -33,6 +33,7 @@ from common.images_api import encoded, events
 from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
+from router.decisions import DECISION_HEADER, Decisions
 from router.metrics import RouterMetrics
 from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
@@ -110,6 +111,7 @@ class Dispatcher:
         client: NodeClient,
         answers: Answers,
         metrics: RouterMetrics,
+        decisions: Decisions,
         look: Callable[[Node], Awaitable[bool]],
         run_timeout_s: float,
         max_attempts: int,
@@ -120,6 +122,7 @@ class Dispatcher:
         self._client = client
         self._answers = answers
         self._metrics = metrics
+        self._decisions = decisions
         self._look = look
         self._run_timeout_s = run_timeout_s
         self._max_attempts = max_attempts
@@ -185,8 +188,11 @@ class Dispatcher:
             this: _Try | None = None
             try:
                 this = await self._next_try(journey)
+                self._decisions.began(journey.accepted.run_id, this.no, self._queue.pick(journey.accepted.run_id))
                 reply = await self._attempt(journey, this)
                 took_s = time.monotonic() - this.began_s if reply is not None and reply.status == 200 else None
+                if reply is not None and journey.accepted.debug:
+                    reply.headers = {**reply.headers, DECISION_HEADER: self._decisions.shown(journey.accepted.run_id, this.no)}
             except AttemptFenced:
                 # The run ended while we were not looking: a node given up for lost has finished it after all,
                 # or the sweeper closed it while the catalog could not hear that it was alive.
@@ -195,6 +201,9 @@ class Dispatcher:
                     raise NodeFailed("The run was interrupted.", code="interrupted", retryable=True, retry_after_s=1) from None
             finally:
                 if this is not None:
+                    # A stream with previews ends long after it began.
+                    ended_s = None if journey.accepted.request.partial_images else took_s
+                    self._decisions.ended(journey.accepted.run_id, this.no, took_s=ended_s)
                     self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
             if reply is not None:
                 return reply

@@ -7,6 +7,7 @@ wait are then bound to nodes here, by the same code in both.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from router.candidates import PRIOR_PACE
@@ -121,9 +122,13 @@ class Fleet:
         """Whether any node could be sent a run now."""
         return bool(self._free)
 
-    def nodes_having(self, model: str) -> list[Candidate]:
-        """Nodes that have a model, well or not."""
-        return [self.candidates[node_id] for node_id in self._having.get(model, ())]
+    def nodes_having(self, model: str, limit: int | None = None) -> list[Candidate]:
+        """Nodes that have a model, well or not; the first `limit` of them."""
+        return [self.candidates[node_id] for node_id in islice(self._having.get(model, ()), limit)]
+
+    def count_having(self, model: str) -> int:
+        """How many there are."""
+        return len(self._having.get(model, ()))
 
 
 def bind(line: Line[W], fleet: Fleet, now_s: float, *, grant: Callable[[W, Placement], None]) -> None:

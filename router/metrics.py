@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
 
+RATIO_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0)
+
 
 class RouterMetrics:
     """All of them, on a registry of their own: two apps in one process do not meet."""
@@ -24,6 +26,13 @@ class RouterMetrics:
         )
         self._wait = Histogram(
             "aquatint_queue_wait_seconds", "Time spent waiting for a node.", buckets=SECONDS_BUCKETS, registry=self.registry
+        )
+        self._prediction = Histogram(
+            "aquatint_prediction_ratio",
+            "Seconds that runs took over the seconds predicted: 1 is right. of: node, from being sent to the answer.",
+            ["of"],
+            buckets=RATIO_BUCKETS,
+            registry=self.registry,
         )
         self._depth = Gauge("aquatint_queue_depth", "Runs waiting for a node.", registry=self.registry)
         self._predicted = Gauge(
@@ -50,6 +59,11 @@ class RouterMetrics:
     def waited(self, seconds: float) -> None:
         """A run found its node."""
         self._wait.observe(seconds, exemplar())
+
+    def predicted(self, of: str, predicted_s: float, took_s: float) -> None:
+        """A run whose end was predicted has ended. of: what was predicted; see the metric."""
+        if predicted_s > 0:
+            self._prediction.labels(of).observe(took_s / predicted_s)
 
     def watch_queue(self, length: Callable[[], float], predicted_s: Callable[[], float]) -> None:
         """Read the queue's length, and what it means in seconds, at each scrape."""

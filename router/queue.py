@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from common.errors import AquatintError, DeadlineExceeded, NoCapacity, OutOfDeviceMemory, TooManyRequests, bounded_s
+from router.decisions import Pick, pick_of
 from router.fleet import bind
 from router.line import Line, Waiting
 from router.placement import Ask, Outlook, Placement
@@ -28,6 +29,8 @@ class Ticket(Waiting):
     granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     stranded_since_s: float | None = None
     """Since when no node at all could take it, on the monotonic clock; None while some node is only full."""
+    pick: Pick | None = None
+    """Why it was given its node."""
 
 
 class Queue:
@@ -94,6 +97,12 @@ class Queue:
         self.on_wait(time.monotonic() - now_s)
         return node
 
+    def pick(self, run_id: str) -> Pick:
+        """Why a run that has its place was given it."""
+        ticket = self._granted[run_id]
+        assert ticket.pick is not None
+        return ticket.pick
+
     def release(self, node: Node, run_id: str, *, took_s: float | None = None) -> None:
         """The run has left the node. took_s: how long it was there, if it succeeded."""
         self._registry.ended(node, run_id)
@@ -109,6 +118,8 @@ class Queue:
     def _grant(self, ticket: Ticket, placement: Placement) -> None:
         assert placement.node_id is not None
         self._line.serve(ticket)
+        now_s, fleet = time.monotonic(), self._registry.fleet
+        ticket.pick = pick_of(placement, ticket.ask, fleet, now_s=now_s, waited_s=now_s - ticket.arrived_s)
         node = self._registry.get(placement.node_id)
         self._registry.sent(node, ticket.run_id, ticket.ask)
         self._granted[ticket.run_id] = ticket

@@ -46,6 +46,8 @@ class Accepted:
     """Its row is in the catalog already."""
     result_key: str | None = None
     """What its result can be found by when the same is asked for again."""
+    debug: bool = False
+    """Whether its answer tells why it was made where it was made."""
     lasting: bool = False
     """Whether the run outlives this dispatch: nobody waits for it here, and what may pass does not end it."""
 

@@ -11,6 +11,7 @@ from router.accepting import Acceptance
 from router.answers import Answers
 from router.async_runs import AsyncCarrier
 from router.carried import Carried
+from router.decisions import Decisions
 from router.dispatch import Dispatcher
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
@@ -38,6 +39,7 @@ class Services:
     client: NodeClient
     answers: Answers
     dispatcher: Dispatcher
+    decisions: Decisions
     acceptance: Acceptance
     carried: Carried
     async_carrier: AsyncCarrier

@@ -7,6 +7,7 @@
     results.py     pictures that are the result of several runs
     quotas.py      what keys use, and what routers may give away of their limits
     costs.py       what routers have learned of the costs of work at nodes
+    decisions.py   why routers sent runs where they sent them
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)

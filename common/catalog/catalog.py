@@ -5,6 +5,7 @@ from typing import Self
 from common.catalog.async_runs import AsyncRuns
 from common.catalog.costs import Costs
 from common.catalog.database import Database, parse_url, sqlite_path
+from common.catalog.decisions import Decisions
 from common.catalog.encryption import TokenCipher
 from common.catalog.errors import SchemaOutdated
 from common.catalog.idempotency import Idempotency
@@ -26,6 +27,7 @@ class Catalog:
         self.runs = Runs(database)
         self.async_runs = AsyncRuns(database)
         self.costs = Costs(database)
+        self.decisions = Decisions(database)
         self.idempotency = Idempotency(database)
         self.nodes = Nodes(database, cipher)
         self.results = Results(database)

@@ -194,6 +194,16 @@ class RunInput(Table):
     sha256: Mapped[str] = mapped_column(Sha256)
 
 
+class Decision(Table):
+    """Why a router sent an attempt to its node, and what came of the prediction."""
+
+    __tablename__ = "decisions"
+
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Count, primary_key=True, autoincrement=False)
+    told: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
 class Model(Table):
     """A model by its public name."""
 

@@ -21,6 +21,7 @@ from router.accepting import Sender
 from router.answers import REPLAYED
 from router.api.runs import shown
 from router.auth import UserKey
+from router.decisions import DEBUG_HEADER
 from router.estimate import Estimate, estimate
 from router.idempotency import claim_of, closed_after, remember
 from router.passing import Passed
@@ -126,6 +127,7 @@ def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: Key
         key_id=key.id,
         public_url=public_url(request, services),
         claim=claim,
+        debug=request.headers.get(DEBUG_HEADER) == "1" and "admin" in key.scopes,
     )
 
 

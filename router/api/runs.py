@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 
 from common.catalog import AttemptStatus, KeyRecord, RunRecord, RunStatus
 from common.errors import Conflict, NotFound
-from router.auth import UserKey
+from router.auth import AdminKey, UserKey
 from router.node_client import Address, NodeLost, NodeNonsense, NodeUnreachable
 from router.run_object import run_object
 from router.services import Services, ServicesDep, public_url
@@ -73,6 +73,13 @@ async def retrieve_answer(run_id: str, key: UserKey, request: Request, services:
     if run.status is not RunStatus.SUCCEEDED:
         raise Conflict(f"The run is {run.status} and has no answer: {run.error_message}", code=run.error_code)
     return Response(await services.answers.body(run, public_url(request, services)), media_type="application/json")
+
+
+@api.get("/v1/runs/{run_id}/decisions")
+async def explain_run(run_id: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
+    """Why each attempt of a run went to its node, who was turned away, and the predicted against the real finish."""
+    await services.catalog.runs.get(run_id)
+    return {"object": "list", "data": await services.decisions.of(run_id)}
 
 
 @api.delete("/v1/runs/{run_id}")
