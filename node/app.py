@@ -31,6 +31,8 @@ from node.runs import Runs
 from node.scheduler import Pace, Scheduler
 from node.services import Services
 from node.settings import NodeSettings
+from node.status import status_of
+from node.telling import Teller
 from node.tokens import Tokens, load_or_create_tokens
 from node.worker.handle import Worker
 
@@ -74,11 +76,17 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     models = await asyncio.to_thread(find_models, settings.models_dirs)
     await _tell_catalog(catalog, models)
     pace = Pace()
+    teller = Teller(lambda: status_of(services), holds_runs=lambda: bool(scheduler.jobs))
 
     def on_load(model: str, seconds: float, succeeded: bool) -> None:
         metrics.loaded(model, succeeded)
         if succeeded:
             pace.learn_load(model, seconds)
+        teller.changed()
+
+    def on_lost() -> None:
+        residency.forget_all()
+        teller.changed()
 
     worker = Worker(
         device=own.device,
@@ -86,7 +94,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         threads=own.threads,
         tuning=settings.tuning,
         compiled_path=settings.compiled_path,
-        on_lost=lambda: residency.forget_all(),
+        on_lost=on_lost,
     )
     residency = Residency(
         worker,
@@ -122,6 +130,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         preset=own.preset,
         batches=batches,
     )
+    scheduler.on_change = teller.changed
     tokens = Tokens(own.token) if own.token else load_or_create_tokens(settings.token_path)
     if own.join_url is not None:
         run_beside("join", join(settings, tokens), stack)
@@ -131,7 +140,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     run_beside("heartbeat", recorder.beat(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
     run_beside("preload", _preload(settings, models, worker, residency, ladder), stack)
-    return Services(
+    services = Services(
         settings=settings,
         tokens=tokens,
         catalog=catalog,
@@ -145,8 +154,10 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         pace=pace,
         runs=runs,
         metrics=metrics,
+        teller=teller,
         batches=batches,
     )
+    return services
 
 
 async def _tell_catalog(catalog: Catalog, models: Models) -> None:

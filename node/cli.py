@@ -46,7 +46,8 @@ def node(
     configure_logging(level=settings.log_level, style=settings.log_format, process="node")
     asyncio.run(migrate(settings.catalog_url))
     _say_how_to_register(settings)
-    serve(build_app(settings), host=settings.node.host, port=settings.node.port, drain_s=settings.node.drain_s)
+    app, own = build_app(settings), settings.node
+    serve(app, host=own.host, port=own.port, drain_s=own.drain_s, on_stop=lambda: app.state.services.teller.leave())
 
 
 def _say_how_to_register(settings: "NodeSettings") -> None:

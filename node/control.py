@@ -3,9 +3,11 @@
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.responses import StreamingResponse
 
 from common.errors import NotFound
 from common.node_api import CancelOrder, LoadOrder, NodeStatus, TokenOrder
+from common.state_lines import MEDIA_TYPE
 from node.auth import OperatorDep
 from node.models import Model
 from node.services import Services, ServicesDep
@@ -18,6 +20,12 @@ api = APIRouter(prefix="/node/v1")
 async def status(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
     """All a router needs to know."""
     return status_of(services)
+
+
+@api.get("/events")
+async def events(services: ServicesDep, caller: OperatorDep) -> StreamingResponse:
+    """The same as it changes, in the lines of `common.state_lines`, until the caller leaves or the node does."""
+    return StreamingResponse(services.teller.lines(), media_type=MEDIA_TYPE)
 
 
 @api.post("/load")
@@ -49,6 +57,7 @@ async def cancel(order: CancelOrder, services: ServicesDep, caller: OperatorDep)
 async def drain(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
     """Take no new runs; those held go on. The status tells when none is left."""
     services.scheduler.draining = True
+    services.teller.changed()
     return status_of(services)
 
 
@@ -56,6 +65,7 @@ async def drain(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
 async def resume(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
     """Take runs again."""
     services.scheduler.draining = False
+    services.teller.changed()
     return status_of(services)
 
 

@@ -244,16 +244,19 @@ class Runs:
         if spec.controls or spec.upscale:
             check_engine(self._ladder.plan(model, device).choice.checkpoint, "control" if spec.controls else "upscale")
         job.phase = JobPhase.LOADING
+        self._scheduler.on_change()
         began = loaded = job.loading_since_s = time.perf_counter()
 
         def on_step(step: int, steps: int) -> None:
             job.step = step
+            self._scheduler.on_change()
 
         run, shared = Order(spec, on_step, drawing.canvas, drawing.on_preview), True
 
         async def attempt() -> Product:
             nonlocal loaded, shared
             loaded, job.phase, job.loading_since_s = time.perf_counter(), JobPhase.RUNNING, None
+            self._scheduler.on_change()
             if not shared:
                 return await self._worker.product_of(run)
             shared = False

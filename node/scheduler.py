@@ -127,6 +127,8 @@ class Scheduler:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self.draining = False
         """True while no new run is taken."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a run has come, left, begun, or got on."""
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -207,6 +209,7 @@ class Scheduler:
             )
 
     def _give_turn(self) -> None:
+        self.on_change()
         held = [job for job in self._jobs.values() if not job.off_device]
         if not held or any(job.turn.is_set() for job in held):
             return

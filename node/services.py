@@ -15,6 +15,7 @@ from node.residency import Residency
 from node.runs import Runs
 from node.scheduler import Pace, Scheduler
 from node.settings import NodeSettings
+from node.telling import Teller
 from node.tokens import Tokens
 from node.worker.handle import Worker
 
@@ -37,6 +38,7 @@ class Services:
     pace: Pace
     runs: Runs
     metrics: NodeMetrics
+    teller: Teller
     batches: BatchTable | None
     """None where batching is off."""
 

@@ -16,7 +16,7 @@ def phase_of(services: Services) -> NodePhase:
     """Draining wins over everything but broken: it is what the operator asked for."""
     if services.worker.broken:
         return NodePhase.BROKEN
-    if services.scheduler.draining:
+    if services.scheduler.draining or services.teller.leaving:
         return NodePhase.DRAINING
     return NodePhase.READY if services.worker.ready else NodePhase.STARTING
 

@@ -20,6 +20,8 @@ class Sent:
 
     ask: Ask
     at_s: float
+    told: bool = False
+    """Whether the node has told of it. If it does so no more, the run has left its device, and is only being stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ def _resident(status: NodeStatus) -> tuple[str, ...]:
 def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet."""
     told = {job.run_id for job in status.jobs}
-    untold = [sent for run_id, sent in known.ours.items() if run_id not in told]
+    untold = [sent for run_id, sent in known.ours.items() if run_id not in told and not sent.told]
     jobs = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
     work = jobs + [_Work(sent.ask, sent.ask.units, sent.ask.pictures, 0.0) for sent in untold]
     if not work:

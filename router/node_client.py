@@ -4,7 +4,7 @@ Two clients: httpx for everything small, and `router.wire` for runs, whose answe
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -13,9 +13,12 @@ from pydantic import ValidationError
 from common.errors import Conflict, NodeFailed
 from common.images_api import Task
 from common.node_api import NodeStatus
+from common.state_lines import MEDIA_TYPE, NotAState, StateReader
 from router import wire
 
 MAX_STATUS_BYTES = 4 * 1024 * 1024
+SILENT_S = 2.0
+"""A node that says nothing for this long, four times as long as it should, may be gone without a word."""
 ROUTES = {
     Task.GENERATION: "/v1/images/generations",
     Task.EDIT: "/v1/images/edits",
@@ -102,6 +105,33 @@ class NodeClient:
             return NodeStatus.model_validate_json(body)
         except ValidationError as error:
             raise NodeNonsense(f"status is not understood: {error.error_count()} faults") from error
+
+    async def states(self, node: Address) -> AsyncGenerator[NodeStatus | None]:
+        """What a node says of itself, as it changes; None for a sign of life. Many changes at once are one.
+
+        Raises: NodeUnreachable, NodeLost, NodeNonsense; it ends only by one of them.
+        """
+        url = node.url.rstrip("/") + "/node/v1/events"
+        try:
+            async with asyncio.timeout(self._probe_timeout_s):
+                answer = await self._pool.get(url, node.headers())
+        except wire.Refused as error:
+            raise NodeUnreachable(str(error)) from error
+        except (wire.Broken, TimeoutError) as error:
+            raise NodeLost(str(error) or "its state was too long in coming") from error
+        try:
+            if answer.status != 200 or not answer.headers.get("content-type", "").startswith(MEDIA_TYPE):
+                raise NodeNonsense(f"it has no state stream (status {answer.status})")
+            reader = StateReader(max_bytes=MAX_STATUS_BYTES)
+            while (content := await answer.arrived(silence_s=SILENT_S)) is not None:
+                yield reader.status if reader.take(content) else None
+            raise NodeLost("it ended its state stream")
+        except wire.Broken as error:
+            raise NodeLost(f"its state stream broke: {error}") from error
+        except NotAState as error:
+            raise NodeNonsense(f"its state stream is not understood: {error}") from error
+        finally:
+            answer.close()
 
     async def cancel(self, node: Address, run_id: str) -> bool:
         """Have a node end a run, at its next step if it is running. False: the node could not be told."""

@@ -7,7 +7,7 @@ Health by looks (`probe.py`) and by work (`dispatch.py`): one failure is `error`
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
@@ -38,7 +38,7 @@ class Node:
     failures: int = 0
     last_error: str | None = None
     said_at_s: float = 0.0
-    """When `status` came, on the monotonic clock."""
+    """When the jobs of `status` were first told of as they are, on the monotonic clock."""
     ours: dict[str, Sent] = field(default_factory=dict)
     """Runs this router sent there that are unanswered, by id. Changed by the registry alone."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,6 +110,9 @@ class Registry:
         """A run of ours has left a node, which need not have told of it yet."""
         node.ours.pop(run_id, None)
         if node.status is not None and any(job.run_id == run_id for job in node.status.jobs):
+            if node.status.jobs[0].run_id == run_id:
+                # What waited behind it begins now.
+                node.said_at_s = time.monotonic()
             jobs = [job for job in node.status.jobs if job.run_id != run_id]
             node.status = node.status.model_copy(update={"jobs": jobs})
         self._look(node)
@@ -178,16 +181,29 @@ class Registry:
 
     async def seen(self, node: Node, status: NodeStatus) -> None:
         """A good look."""
+        if node.status is None or status.jobs != node.status.jobs:
+            # What is said again as it was has got on since: what is left of a step counts from when it began.
+            node.said_at_s = time.monotonic()
         node.status, node.failures, node.last_error = status, 0, None
-        node.said_at_s = time.monotonic()
+        for job in status.jobs:
+            if job.run_id in node.ours:
+                node.ours[job.run_id] = replace(node.ours[job.run_id], told=True)
         self.costs.hear(node.id, status)
         node.lost.clear()
+        before = node.health
         if node.health is not Health.DRAINING:
-            before, node.health = node.health, Health.ONLINE
-            self._look(node)
-            await self._note(node, before)
+            node.health = Health.ONLINE
         self._look(node)
         self.changed()
+        if node.health is Health.ONLINE:
+            await self._note(node, before)
+
+    async def heard(self, node: Node) -> None:
+        """A sign of life: all is as it was said last."""
+        if node.status is not None and (node.failures or node.model_failures):
+            await self.seen(node, node.status)
+        elif node.health is Health.ONLINE:
+            await self._note(node, node.health)
 
     async def failed(self, node: Node, why: str, *, gone: bool = False) -> None:
         """A bad look, or a run that could not reach the node. gone: the connection was refused or cut, no need to wait."""

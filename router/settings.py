@@ -26,7 +26,9 @@ class RouterSection(Section):
     node_depth: int = Field(
         default=1, ge=0, description="Runs sent to a node beyond what it runs at once, so that it never idles."
     )
-    probe_interval_s: float = Field(default=2, gt=0, description="Time between looks at a node.")
+    probe_interval_s: float = Field(
+        default=2, gt=0, description="Time between looks at a node that does not say by itself how it is."
+    )
     probe_timeout_s: float = Field(default=5, gt=0, description="A look that takes longer has failed.")
     connect_timeout_s: float = Field(default=3, gt=0, description="For connections to nodes.")
     sweep_interval_s: float = Field(default=30, gt=0, description="Time between sweeps of what a crash left open.")

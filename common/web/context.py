@@ -70,7 +70,7 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unmatched")
         if self._observe is not None:
             self._observe(scope["method"], route, status, seconds)
-        quiet = route in ("/health", "/ready", "/metrics", "/node/v1/status")
+        quiet = route in ("/health", "/ready", "/metrics", "/node/v1/status", "/node/v1/events")
         (log.debug if quiet else log.info)(
             "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
         )

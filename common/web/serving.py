@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -20,8 +21,9 @@ class Server(uvicorn.Server):
     By itself it knows only a second Ctrl-C, and then leaves without closing the app.
     """
 
-    def __init__(self, config: uvicorn.Config, on_interrupt: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None], on_interrupt: Callable[[], None]) -> None:
         super().__init__(config)
+        self._on_stop = on_stop
         self._on_interrupt = on_interrupt
         self._stop_now = False
 
@@ -30,6 +32,11 @@ class Server(uvicorn.Server):
         self._stop_now = self.should_exit
         # Never as SIGINT, of which a second one would skip the closing of the app.
         super().handle_exit(signal.SIGTERM, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, let what is in flight end, close the app."""
+        self._on_stop()
+        await super().shutdown(sockets)
 
     async def _wait_tasks_to_complete(self) -> None:
         """Until nothing is in flight. Raises: TimeoutError: told to stop now; uvicorn then cancels what is in flight."""
@@ -46,11 +53,20 @@ class Server(uvicorn.Server):
             raise
 
 
-def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30, on_interrupt: Callable[[], None] = lambda: None) -> None:
+def serve(
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    drain_s: int = 30,
+    on_stop: Callable[[], None] = lambda: None,
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGINT or SIGTERM, then let requests in flight end for at most `drain_s` seconds; a second signal ends
     them at once.
 
-    Without that bound uvicorn waits for open streams for ever. on_interrupt: called before requests in flight are cancelled.
+    Without that bound uvicorn waits for open streams for ever. on_stop: called when it is told to stop the first time.
+    on_interrupt: called before requests in flight are cancelled.
     """
     # uvicorn raises the signal again once it has ended in good order; a process that did what it was told exits with 0.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,7 +82,7 @@ def serve(app: FastAPI, *, host: str, port: int, drain_s: int = 30, on_interrupt
         backlog=4096,
         server_header=False,
     )
-    server = Server(config, on_interrupt)
+    server = Server(config, on_stop, on_interrupt)
     server.run()
     if not server.started:
         sys.exit(STARTUP_FAILED)

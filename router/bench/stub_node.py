@@ -19,6 +19,7 @@ import uvloop
 
 from common.catalog import Catalog
 from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER, DeviceStatus, ModelStatus, NodePhase, NodeStatus
+from common.state_lines import SAID_EVERY_S, line_of
 
 SIZES_KB = (20, 1400, 6000)
 KINDS = ("", "-slow", "-events", "-reset", "-503")
@@ -89,12 +90,15 @@ class Node(asyncio.Protocol):
         self._told = told
         self._catalog = catalog
         self._work: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         if self._work is not None and not self._work.done():
             self._work.cancel()
             self._told["left_at_ns"].append(time.monotonic_ns())
@@ -122,6 +126,8 @@ class Node(asyncio.Protocol):
         elif self._url == b"/reset":
             self._told.update(fresh())
             self._transport.write(_whole(b"{}"))
+        elif self._url == b"/node/v1/events":
+            self._telling = asyncio.ensure_future(self._tell())
         elif self._parser.get_method() == b"GET":
             self._transport.write(self._answers.status())
         else:
@@ -141,6 +147,15 @@ class Node(asyncio.Protocol):
             return
         work = {b"slow": self._slow, b"events": self._events, b"reset": self._reset}[kind]
         self._work = asyncio.ensure_future(work(size_kb))
+
+    async def _tell(self) -> None:
+        """Our state, which never changes, and signs of life."""
+        self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
+        line = line_of(None, status())
+        while True:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(line), line))
+            await asyncio.sleep(SAID_EVERY_S)
+            line = b"{}\n"
 
     async def _slow(self, size_kb: int) -> None:
         await asyncio.sleep(SLOW_S)

@@ -52,6 +52,26 @@ class Answer:
                 if lost is not None and lost.is_set():
                     raise Broken("the node no longer answers")
 
+    async def arrived(self, *, silence_s: float) -> bytes | None:
+        """All of the body that is here and was not taken, once there is any; None at its end. For bodies without an end.
+
+        Raises: Broken: it was cut off, or nothing came for so long. The time this process itself stood still does not count.
+        """
+        connection, looks = self._connection, 0
+        while (chunk := connection.take()) is None:
+            if connection.done:
+                return None
+            if connection.broken is not None:
+                raise Broken(connection.broken)
+            if looks * LOOK_EVERY_S >= silence_s:
+                raise Broken("nothing came for too long")
+            looks += 1
+            await connection.arrival(LOOK_EVERY_S)
+        chunks = [chunk]
+        while (chunk := connection.take()) is not None:
+            chunks.append(chunk)
+        return b"".join(chunks)
+
     async def read(self, *, max_bytes: int, silence_s: float) -> bytes | None:
         """A small body, whole; None if it is larger. Raises: Broken."""
         body = b""

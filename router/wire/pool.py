@@ -35,8 +35,15 @@ class Pool:
         """
         parts = urlsplit(url)
         connection = self._kept(parts) or await self._connected(parts)
-        connection.send(_head(parts, headers, len(body)), body)
+        connection.send(_head("POST", parts, headers, len(body)), body)
         return await answer_on(connection, lambda: self._give_back(parts, connection), lost=lost)
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """As `post`, without a body. Raises: Refused, Broken."""
+        parts = urlsplit(url)
+        connection = self._kept(parts) or await self._connected(parts)
+        connection.send(_head("GET", parts, headers, 0), b"")
+        return await answer_on(connection, lambda: self._give_back(parts, connection), lost=None)
 
     def close(self) -> None:
         """Close all connections, those in use too."""
@@ -80,8 +87,8 @@ class Pool:
             connection.abort()
 
 
-def _head(parts: SplitResult, headers: Mapping[str, str], length: int) -> bytes:
+def _head(method: str, parts: SplitResult, headers: Mapping[str, str], length: int) -> bytes:
     path = parts.path or "/"
-    lines = [f"POST {path} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", f"content-length: {length}"]
+    lines = [f"{method} {path} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", f"content-length: {length}"]
     lines += [f"{name}: {value.translate(_CONTROLS)}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "backslashreplace")

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ from common.node_api import (
     RunTook,
 )
 from common.pictures import encode
+from common.state_lines import MEDIA_TYPE
 from common.web import RequestContext, install_error_handlers, until_client_leaves
 from common.web.image_requests import read_image_request
+from node.telling import Teller
 
 TOKEN = "fake-node-token"
 MODEL = "fake/model:1"
@@ -112,6 +114,11 @@ class FakeNode:
     memory_limits: dict[str, MemoryLimit] = field(default_factory=dict)
     runs_took: list[RunTook] = field(default_factory=list)
     """What it tells of the time that runs took."""
+    listeners: int = 0
+    """Routers that have its state stream open."""
+
+    def __post_init__(self) -> None:
+        self.teller = Teller(self.status, holds_runs=lambda: bool(self.jobs))
 
     def status(self) -> NodeStatus:
         """What a router is told."""
@@ -174,7 +181,15 @@ def build_fake(node: FakeNode) -> FastAPI:
     async def status() -> Response:
         if node.faults.mode == "status_500":
             return Response("no", status_code=500)
+        if node.faults.mode == "silent":
+            await asyncio.Event().wait()
         return Response(node.status().model_dump_json(), media_type="application/json")
+
+    @app.get("/node/v1/events")
+    async def told() -> Response:
+        if node.faults.mode in ("status_500", "no_stream"):
+            return Response("no", status_code=500)
+        return StreamingResponse(_told(node), media_type=MEDIA_TYPE)
 
     @app.post("/node/v1/cancel")
     async def cancel(order: CancelOrder) -> dict[str, Any]:
@@ -191,6 +206,20 @@ def build_fake(node: FakeNode) -> FastAPI:
 
     app.add_middleware(RequestContext)
     return app
+
+
+async def _told(node: FakeNode) -> AsyncIterator[bytes]:
+    node.listeners += 1
+    try:
+        async with aclosing(node.teller.lines()) as lines:
+            async for line in lines:
+                if node.faults.mode in ("status_500", "no_stream"):
+                    return
+                if node.faults.mode == "silent":
+                    await asyncio.Event().wait()
+                yield line
+    finally:
+        node.listeners -= 1
 
 
 async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Response:
@@ -220,6 +249,7 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
     assert asked.model is not None
     job = JobStatus(run_id=run_id, model=asked.model, phase=JobPhase.RUNNING, step=0, steps=4, work_units=0.01)
     node.jobs[run_id] = job
+    node.teller.changed()
     stop = node.stops[run_id] = asyncio.Event()
     try:
         with suppress(TimeoutError):
@@ -231,6 +261,7 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
         raise
     finally:
         node.jobs.pop(run_id, None)
+        node.teller.changed()
         node.stops.pop(run_id, None)
 
 

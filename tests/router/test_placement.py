@@ -191,6 +191,16 @@ def test_a_run_that_is_late_is_waited_for_ever_less():
     assert [busy.wait_s(now_s) for now_s in (0, 5, 15, 25)] == [15, 10, 5.5, 15.5]
 
 
+def test_a_run_that_the_node_tells_of_no_more_has_left_its_device():
+    told = {"r1": Sent(Ask(MODEL, "generation", 10.0), at_s=0.0, told=True)}
+
+    crossing = node("a", status(jobs=[job("other", 4)]), ours={"r1": sent(10)})
+    left = node("a", status(jobs=[job("other", 4)]), ours=told)
+    there = node("a", status(jobs=[job("other", 4), job("r1", 10)]), ours=told)
+
+    assert [(each.held, each.wait_s(0)) for each in (crossing, left, there)] == [(2, 14), (1, 4), (2, 14)]
+
+
 def test_equal_nodes_take_turns_as_they_fill():
     first = pick(ASK, [node("a"), node("b")])
     second = pick(ASK, [node("a", ours={"r1": sent(10)}), node("b")])
