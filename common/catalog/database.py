@@ -27,6 +27,9 @@ BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for another process's write on SQLite."""
 TRANSACTION_TIMEOUT_S = 5.0
 """How long a caller waits at most, whatever hangs; on SQLite this comes on top of the wait for the lock."""
+STOPPED_AFTER_S = 6.0
+"""A transaction that nothing is heard of for longer than its caller can wait belongs to a process that was stopped, or cut
+off: PostgreSQL ends it, or the rows it holds, a key's usage among them, would be locked for everyone."""
 
 UNREACHABLE = (
     exc.DBAPIError,
@@ -92,7 +95,7 @@ def make_engine(url: URL, *, migrating: bool = False, patient: bool = False) -> 
             "server_settings": {
                 "application_name": "aquatint",
                 "statement_timeout": str(timeout_ms),
-                "idle_in_transaction_session_timeout": "60000",
+                "idle_in_transaction_session_timeout": str(60_000 if migrating else round(STOPPED_AFTER_S * 1000)),
             },
         },
     )

@@ -2,11 +2,16 @@
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
-from common.catalog import Catalog, RunStatus
+from common.catalog import Catalog, NewRun, RunStatus
+from common.catalog.database import STOPPED_AFTER_S, make_engine, parse_url
+from common.errors import CatalogUnavailable
 
 WRITER = str(Path(__file__).with_name("writer.py"))
 
@@ -49,3 +54,28 @@ async def test_a_writer_that_is_killed_leaves_every_run_whole_or_open(
     assert {stored[run_id].status for run_id in told} == {RunStatus.SUCCEEDED}
     whole = {(RunStatus.SUCCEEDED, 4), (RunStatus.FAILED, 0)}
     assert {(run.status, len(run.images)) for run in stored.values()} <= whole
+
+
+async def test_the_rows_that_a_stopped_process_holds_are_free_again_as_soon_as_nobody_can_wait_for_it(
+    postgres_catalog_url: str, new_run: Callable[..., NewRun]
+):
+    catalog = await Catalog.open(postgres_catalog_url)
+    run = new_run()
+    await catalog.runs.open(run)
+    stopped = make_engine(parse_url(postgres_catalog_url))
+    connection = await stopped.connect()
+    await connection.execute(text("SELECT id FROM runs FOR UPDATE"))
+    began_s = time.monotonic()
+
+    cancelled = False
+    while not cancelled:
+        try:
+            cancelled = await catalog.runs.cancel(run.id, reason="")
+        except CatalogUnavailable:
+            continue
+
+    assert time.monotonic() - began_s < STOPPED_AFTER_S + 5
+    await connection.invalidate()
+    await connection.close()
+    await stopped.dispose()
+    await catalog.close()
