@@ -45,6 +45,8 @@ log = get_logger(__name__)
 
 HEARTBEAT_EVERY_S = 10.0
 COSTS_EVERY_S = 60.0
+HEARTBEATS = 4
+"""Signs of life in the time after which a run without one is closed: at least as many."""
 ASSET_GRACE_S = 3600.0
 """Bytes younger than this may belong to a run that is just being written down."""
 
@@ -180,7 +182,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("quotas", services.quotas.run()),
         ("costs", _every(COSTS_EVERY_S, services.registry.keep_costs)),
         ("decisions", _every(KEEP_EVERY_S, services.decisions.keep)),
-        ("heartbeat", _every(HEARTBEAT_EVERY_S, heartbeat)),
+        ("heartbeat", _every(min(HEARTBEAT_EVERY_S, own.orphan_after_s / HEARTBEATS), heartbeat)),
         ("sweep", _every(own.sweep_interval_s, clean)),
     ]
 

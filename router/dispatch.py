@@ -9,7 +9,8 @@ What is tried again, and what is not:
 - the node died, or its connection was lost, before the answer began: first the catalog is asked whether the run was
   finished after all (then its answer is rebuilt from the stored pictures). A node that is gone is left for another; one
   that lives is asked for nothing twice: what its device had begun is not begun again, what it had not begun is sent anew.
-- a node's 5xx, and what is no answer to a run: another node. That the request is wrong: the client gets it.
+- a node's 5xx, and what is no answer to a run: another node. That the request is wrong, or that the catalog or the store
+  is not to be had: the client gets it.
 - nothing after the answer's first byte, except the rest of a finished answer out of the catalog.
 """
 
@@ -41,6 +42,7 @@ from router.queue import Queue, excluding
 from router.registry import Node, Registry
 from router.relay import (
     OF_THE_REQUEST,
+    SHARED,
     Accepted,
     Reply,
     answer_headers,
@@ -325,7 +327,7 @@ class Dispatcher:
             await self._look(this.node)
             await asyncio.sleep(BUSY_PAUSE_S)
             return None
-        if answer.status in OF_THE_REQUEST or isinstance(error, CatalogUnavailable):
+        if answer.status in OF_THE_REQUEST or isinstance(error, SHARED):
             self._metrics.attempt(this.node.name, "refused")
             await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
             return Reply(answer.status, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(answer), once(body))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from common.catalog import Claim, NewRun
-from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed, OutOfDeviceMemory
+from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed, OutOfDeviceMemory, StorageFull
 from common.images_api import ImageRequest
 from common.node_api import (
     ATTEMPT_HEADER,
@@ -24,6 +24,8 @@ ERROR_SILENCE_S = 10.0
 OF_THE_REQUEST = (400, 413, 415, 422, 499)
 """Statuses by which a node says that the request is wrong, or was cancelled: no other node would say otherwise. All others,
 a 404 of a model that is there no more, a 401 or a redirect among them, are the node's own trouble."""
+SHARED = (CatalogUnavailable, StorageFull)
+"""Errors of what all nodes share: another would make the same pictures, and lose them the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,8 @@ def error_in(answer: Answer, body: bytes) -> AquatintError:
         return NodeFailed("The node answered something that cannot be understood.", retryable=False)
     if code == CatalogUnavailable.code:
         return CatalogUnavailable(message)
+    if code == StorageFull.code:
+        return StorageFull(message)
     told = str(code) if code else None
     if code == OutOfDeviceMemory.code:
         return OutOfDeviceMemory(message, param="size" if error.get("param") == "size" else None)

@@ -2,13 +2,15 @@
 
 Run it as a process: `python -m tests.fakes.node --port 9001 --name a --home DIR`. It records runs in the catalog exactly
 as a node must (attempt running, bytes, finish), so that a router cannot tell it from a real one.
-Faults are set over HTTP: `POST /fake {"mode": "reset", "times": 1, "seconds": 0.5}`.
+Faults are set over HTTP: `POST /fake {"mode": "reset", "times": 1, "seconds": 0.5}`. What it began, stored and gave up it
+writes to a journal as it happens, which outlives it.
 """
 
 import argparse
 import asyncio
 import hashlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from PIL import Image
@@ -29,6 +32,7 @@ from common.errors import (
     LoraRefused,
     OutOfDeviceMemory,
     RunCancelled,
+    StorageFull,
     TooManyRequests,
     Unavailable,
     UserImageError,
@@ -45,6 +49,7 @@ from common.images_api import (
     events,
     usage,
 )
+from common.images_api.links import SECRET_NAME
 from common.node_api import (
     ATTEMPT_HEADER,
     PUBLIC_URL_HEADER,
@@ -116,9 +121,18 @@ class FakeNode:
     """What it tells of the time that runs took."""
     listeners: int = 0
     """Routers that have its state stream open."""
+    journal: Path | None = None
+    """Where `note` writes; None: nowhere."""
 
     def __post_init__(self) -> None:
         self.teller = Teller(self.status, holds_runs=lambda: bool(self.jobs))
+
+    def note(self, event: str, run_id: str, attempt: int) -> None:
+        """Write down what has just happened to a run here: begun, stored, or left by its client."""
+        if self.journal is not None:
+            line = {"event": event, "run_id": run_id, "attempt": attempt, "node": self.name, "at_s": time.monotonic()}
+            with self.journal.open("ab") as file:
+                file.write(orjson.dumps(line) + b"\n")
 
     def status(self) -> NodeStatus:
         """What a router is told."""
@@ -243,9 +257,12 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
         raise EngineFailed("the engine fell over")
     if fault == "error_503":
         raise Unavailable("not now", retry_after_s=1)
+    if fault == "storage_full":
+        raise StorageFull("The asset folder cannot be written: No space left on device.", retry_after_s=30)
     if fault == "garbage_500":
         return Response(b"<html>oops", status_code=500)
     await node.catalog.runs.attempt_running(run_id, attempt)
+    node.note("begun", run_id, attempt)
     assert asked.model is not None
     job = JobStatus(run_id=run_id, model=asked.model, phase=JobPhase.RUNNING, step=0, steps=4, work_units=0.01)
     node.jobs[run_id] = job
@@ -258,6 +275,7 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
         return await _finish(node, request, asked, run_id, attempt, fault)
     except (asyncio.CancelledError, RunCancelled):
         node.cancelled.append(run_id)
+        node.note("left", run_id, attempt)
         raise
     finally:
         node.jobs.pop(run_id, None)
@@ -294,6 +312,7 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
     ids = await node.catalog.runs.finish(
         run_id, attempt, images=images, effective={}, timings={"total": node.faults.seconds}, answer=head
     )
+    node.note("stored", run_id, attempt)
     pictures = [_picture(node, request, asked, asked.seed + i, ids[i], files[i], float(now_s)) for i in range(asked.n)]
     if fault == "finish_then_die":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -340,12 +359,15 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--database-url", required=True)
     parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--journal", type=Path)
     wanted = parser.parse_args()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         catalog = await Catalog.open(wanted.database_url)
-        node = FakeNode(wanted.name, catalog, open_asset_store(str(wanted.home / "assets")), wanted.model or [MODEL])
+        links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
+        assets = open_asset_store(str(wanted.home / "assets"))
+        node = FakeNode(wanted.name, catalog, assets, wanted.model or [MODEL], links, journal=wanted.journal)
         app.mount("/", build_fake(node))
         yield
         await catalog.close()

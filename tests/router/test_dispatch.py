@@ -276,3 +276,25 @@ async def test_a_key_works_from_its_making_to_its_revocation(make_house: MakeHou
     assert next(k for k in listed if k["name"] == "app")["expires"] == pytest.approx(made["created"] + 86400, abs=2)
     await house.client.delete("/admin/keys/app")
     assert (await house.client.get("/v1/models", headers=headers)).status_code == 401
+
+
+async def test_a_run_that_is_waited_for_is_not_swept_however_short_an_operator_makes_that_time(make_house: MakeHouse):
+    house = await make_house("a", orphan_after_s=1.2, sweep_interval_s=0.1)
+    house.nodes["a"].faults.seconds = 3
+
+    reply = await house.generate()
+
+    assert reply.status_code == 200
+
+
+async def test_a_full_store_is_told_at_once_and_costs_no_second_generation(make_house: MakeHouse):
+    house = await make_house("a", "b")
+    for node in house.nodes.values():
+        node.faults = Faults("storage_full", times=1)
+
+    reply = await house.generate()
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "storage_full")
+    assert reply.headers["retry-after"] == "30"
+    assert sum(len(node.started) for node in house.nodes.values()) == 1
+    assert (await house.catalog.runs.list(limit=1))[0].error_code == "storage_full"
