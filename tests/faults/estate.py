@@ -1,0 +1,191 @@
+"""What a campaign is waged on: routers and nodes as processes, a catalog, an asset store, and a proxy before each node."""
+
+import asyncio
+import inspect
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from common.catalog import AssetStore, Catalog, migrate, open_asset_store
+from tests.e2e.conftest import KEY, Machine, Started, free_port, new_machine
+from tests.fakes.node import MODEL
+from tests.faults.catalogs import Database
+from tests.faults.proxy import Proxy
+
+HEADERS = {"authorization": f"Bearer {KEY}"}
+NODES = ("a", "b", "c")
+ROUTERS = 2
+STORE_BYTES = 16 * 1024 * 1024
+WORK_S = 0.05
+"""What a stand-in takes for a run."""
+SETTINGS = {
+    # Short, so that what a killed router left open is closed within the campaign; all else as installed.
+    "AQUATINT__ROUTER__SWEEP_INTERVAL_S": "1",
+    "AQUATINT__ROUTER__ORPHAN_AFTER_S": "6",
+    "AQUATINT__LOG_FORMAT": "json",
+}
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], *, what: str, within_s: float = 60) -> float:
+    """Wait for something outside this process; the seconds that it took."""
+    began_s = time.monotonic()
+    while True:
+        held = condition()
+        if await held if inspect.isawaitable(held) else held:
+            return time.monotonic() - began_s
+        if time.monotonic() - began_s > within_s:
+            raise AssertionError(f"waited {within_s:g} s in vain: {what}")
+        await asyncio.sleep(0.02)
+
+
+class Estate:
+    """See the module. `heal` makes everything well again after a fault."""
+
+    def __init__(self, machine: Machine, database: Database, catalog: Catalog, assets: AssetStore) -> None:
+        self._machine = machine
+        self.database = database
+        self.catalog = catalog
+        self.assets = assets
+        self.home = machine.home
+        self.router_ports = [free_port() for _ in range(ROUTERS)]
+        self.node_ports = {name: free_port() for name in NODES}
+        self.routers: list[Started] = []
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self.proxies = {name: Proxy(port) for name, port in self.node_ports.items()}
+        self.client = httpx.AsyncClient(headers=HEADERS, timeout=30, trust_env=False)
+
+    def router_url(self, index: int) -> str:
+        """Where a router listens, whether or not it is there."""
+        return f"http://127.0.0.1:{self.router_ports[index]}"
+
+    @property
+    def journal(self) -> Path:
+        """Where all stand-ins write what they do."""
+        return self.home / "journal"
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the stand-ins did, in order."""
+        return [orjson.loads(line) for line in self.journal.read_bytes().splitlines()] if self.journal.exists() else []
+
+    def start_router(self, index: int, **more: str) -> Started:
+        """A router on its port, which need not listen yet."""
+        url = self.router_url(index)
+        started = self._machine.start("router", "--port", str(self.router_ports[index]), url=url, **SETTINGS, **more)
+        self.routers[index : index + 1] = [started]
+        return started
+
+    def start_node(self, name: str) -> None:
+        """A stand-in on its port, which need not listen yet."""
+        arguments = ["--port", str(self.node_ports[name]), "--name", name, "--home", str(self.home)]
+        arguments += ["--database-url", self.database.url, "--journal", str(self.journal)]
+        with (self.home / f"node-{name}.out").open("ab") as out:
+            self.nodes[name] = subprocess.Popen([sys.executable, "-m", "tests.fakes.node", *arguments], stdout=out, stderr=out)
+
+    async def tell_node(self, name: str, mode: str = "none", **more: Any) -> None:
+        """Set a stand-in's faults."""
+        url = f"http://127.0.0.1:{self.node_ports[name]}/fake"
+        (await self.client.post(url, json={"mode": mode, "seconds": WORK_S, **more})).raise_for_status()
+
+    async def states(self, router: int = 0) -> dict[str, str]:
+        """What a router thinks of the nodes."""
+        told = (await self.client.get(f"{self.router_url(router)}/admin/nodes", headers=HEADERS)).json()
+        return {node["name"]: node["state"] for node in told["data"]}
+
+    async def answers(self, url: str, *statuses: int) -> bool:
+        """Whether a GET is answered so."""
+        try:
+            return (await self.client.get(url, timeout=2)).status_code in statuses
+        except httpx.HTTPError:
+            return False
+
+    async def heal(self) -> None:
+        """Everything runs, nobody lies, and every router knows it."""
+        for proxy in self.proxies.values():
+            proxy.heal()
+        for name in NODES:
+            if name in self.nodes and self.nodes[name].poll() is None:
+                self.nodes[name].send_signal(signal.SIGCONT)
+            else:
+                self.start_node(name)
+        for index in range(ROUTERS):
+            if index < len(self.routers) and self.routers[index].popen.poll() is None:
+                self.routers[index].popen.send_signal(signal.SIGCONT)
+            else:
+                self.start_router(index)
+        for name in NODES:
+            url = f"http://127.0.0.1:{self.node_ports[name]}/node/v1/status"
+            await until(lambda url=url: self.answers(url, 200, 500), what=f"node {name}")
+            await self.tell_node(name, phase="ready")
+        for index in range(ROUTERS):
+            await until(lambda index=index: self.answers(f"{self.router_url(index)}/health", 200), what=f"router {index}")
+        await self._registered()
+        for index in range(ROUTERS):
+            await until(lambda index=index: self.sees_all(index), what=f"router {index} to see every node")
+
+    async def sees_all(self, router: int) -> bool:
+        """Whether a router knows that every node is well."""
+        states = await self.states(router)
+        return len(states) == len(NODES) and set(states.values()) == {"online"}
+
+    async def _registered(self) -> None:
+        known = await self.states()
+        for name, proxy in self.proxies.items():
+            if name not in known:
+                added = await self.client.post(f"{self.router_url(0)}/admin/nodes", json={"name": name, "url": proxy.url})
+                added.raise_for_status()
+
+    def end(self) -> None:
+        """Stop what was started."""
+        for node in self.nodes.values():
+            node.send_signal(signal.SIGCONT)
+            node.kill()
+            node.wait()
+        for router in self.routers:
+            router.popen.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of its own on `folder`, of a size that can be filled, where this user may mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = f"size={STORE_BYTES},mode=0777"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=False).returncode == 0
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@asynccontextmanager
+async def estate_on(home: Path, database: Database) -> AsyncIterator[Estate]:
+    """An estate with `database` for its catalog, which need not have tables yet; everything runs."""
+    await migrate(database.url)
+    machines = new_machine(home, {"AQUATINT__DATABASE_URL": database.url, "AQUATINT__ASSETS_URL": str(home / "assets")})
+    catalog = await Catalog.open(database.url)
+    estate = Estate(next(machines), database, catalog, open_asset_store(str(home / "assets")))
+    try:
+        for proxy in estate.proxies.values():
+            await proxy.open()
+        with small_disk(home / "assets"):
+            await estate.heal()
+            yield estate
+            estate.end()
+    finally:
+        estate.end()
+        await asyncio.to_thread(lambda: next(machines, None))
+        for proxy in estate.proxies.values():
+            proxy.close()
+        await estate.client.aclose()
+        await estate.catalog.close()
+
+
+__all__ = ["HEADERS", "MODEL", "NODES", "ROUTERS", "WORK_S", "Estate", "estate_on", "until"]
