@@ -26,6 +26,7 @@ from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
 from node.models import Models, find_models
 from node.recorder import Recorder
+from node.recycling import Recycling
 from node.residency import Residency
 from node.runs import Runs
 from node.scheduler import Pace, Scheduler
@@ -139,6 +140,8 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     run_beside("loop lag", metrics.http.watch_loop(), stack)
     run_beside("heartbeat", recorder.beat(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
+    recycling = Recycling(worker, residency, scheduler, allowed_bytes=own.worker_leak_bytes)
+    run_beside("recycling", recycling.watch(), stack)
     run_beside("preload", _preload(settings, models, worker, residency, ladder), stack)
     services = Services(
         settings=settings,

@@ -41,6 +41,8 @@ async def metrics(request: Request, services: ServicesDep) -> Response:
         device=services.worker.device or UNKNOWN_DEVICE,
         jobs=[job.status() for job in services.scheduler.jobs],
         restarts=services.worker.restarts,
+        replacements=services.worker.replacements,
+        held=services.worker.memory,
         ready=phase_of(services) is NodePhase.READY,
         resident=sum(services.residency.is_resident(model.name) for model in services.models),
     )

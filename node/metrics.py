@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
 from common.node_api import DeviceStatus, JobPhase, JobStatus
+from node.worker.orders import Memory
 
 
 class NodeMetrics:
@@ -26,7 +27,13 @@ class NodeMetrics:
         self._loads = Counter("aquatint_node_model_loads", "Loads.", ["model", "outcome"], registry=self.registry)
         self._images = Counter("aquatint_node_images", "Pictures made.", ["model"], registry=self.registry)
         self._restarts = Counter("aquatint_node_worker_restarts", "Workers started after the first.", registry=self.registry)
-        self._restarts_shown = 0
+        self._restarts_shown = self._replacements_shown = 0
+        self._replacements = Counter(
+            "aquatint_node_worker_replacements",
+            "Workers replaced between runs, for they held memory without use.",
+            registry=self.registry,
+        )
+        self._held = Gauge("aquatint_node_worker_memory_bytes", "Memory of the worker.", ["kind"], registry=self.registry)
         self._ready = Gauge("aquatint_node_ready", "1 while this node takes runs.", registry=self.registry)
         self._resident = Gauge("aquatint_node_models_resident", "Models loaded.", registry=self.registry)
         self._memory = Gauge("aquatint_node_device_memory_bytes", "Device memory.", ["kind"], registry=self.registry)
@@ -41,14 +48,27 @@ class NodeMetrics:
         """One load ended."""
         self._loads.labels(model, "succeeded" if succeeded else "failed").inc()
 
-    def show(self, *, device: DeviceStatus, jobs: Iterable[JobStatus], restarts: int, ready: bool, resident: int) -> None:
-        """What is read at each scrape. resident: how many models are loaded."""
+    def show(
+        self,
+        *,
+        device: DeviceStatus,
+        jobs: Iterable[JobStatus],
+        restarts: int,
+        replacements: int,
+        held: Memory | None,
+        ready: bool,
+        resident: int,
+    ) -> None:
+        """What is read at each scrape. held: memory of the worker; resident: how many models are loaded."""
         self._ready.set(ready)
         self._resident.set(resident)
         phases = Tally(job.phase for job in jobs)
         for phase in JobPhase:
             self._jobs.labels(phase.value).set(phases[phase])
         self._restarts.inc(restarts - self._restarts_shown)
-        self._restarts_shown = restarts
+        self._replacements.inc(replacements - self._replacements_shown)
+        self._restarts_shown, self._replacements_shown = restarts, replacements
+        self._held.labels("main").set(0 if held is None else held.main_bytes)
+        self._held.labels("device").set(0 if held is None else held.device_bytes)
         self._memory.labels("total").set(device.memory_total_bytes)
         self._memory.labels("free").set(device.memory_free_bytes)

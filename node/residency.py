@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +12,7 @@ from common.errors import AquatintError, Conflict, Unavailable
 from common.logs import get_logger
 from node.beside import Beside, KeptLoras
 from node.engines.base import LoadOrder, OutOfDeviceMemory
+from node.offload import Offload
 from node.worker.causes import WorkerLost
 
 log = get_logger(__name__)
@@ -97,6 +98,8 @@ class Residency:
         self._on_load = on_load
         self._clock = clock
         self._residents: OrderedDict[str, Resident] = OrderedDict()
+        self._to_keep: set[str] = set()
+        """Models that were pinned: a worker that is lost takes them along, and the next load pins them again."""
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, _Failure] = {}
         self._losses: dict[str, int] = {}
@@ -178,7 +181,9 @@ class Residency:
                 self._loads[order.model] = load
                 load.add_done_callback(lambda done: self._load_ended(order.model, done))
             await asyncio.shield(load)
-        resident.pinned = resident.pinned or pin
+        if pin:
+            self._to_keep.add(order.model)
+            resident.pinned = True
         resident.used_at_s = self._clock()
         self._residents.move_to_end(order.model)
         return resident
@@ -195,6 +200,7 @@ class Residency:
         Raises: Conflict: a run is using it.
         """
         async with self._changing:
+            self._to_keep.discard(model)
             resident = self._residents.get(model)
             if resident is None:
                 return False
@@ -227,6 +233,23 @@ class Residency:
                 await self._evict(name, "idle")
             return idle
 
+    def main_memory_bytes(self, device: str) -> int:
+        """What of main memory the weights of everything loaded take."""
+        if device != "cuda":
+            return sum(each.all_bytes for each in self._residents.values())
+        orders = [each.order for each in self._residents.values()]
+        return sum(each.checkpoint.memory_bytes(each.dtype) for each in orders if each.offload is not Offload.NONE)
+
+    async def leave_worker(self, replace: Callable[[], Awaitable[None]]) -> list[LoadOrder]:
+        """Have the worker replaced while nothing is loaded or unloaded; gives the orders of what was pinned in it.
+
+        Nobody may be using a model.
+        """
+        async with self._changing:
+            pinned = [each.order for each in self._residents.values() if each.pinned]
+            await replace()
+            return pinned
+
     def forget_all(self) -> None:
         """The worker is gone, and everything loaded in it."""
         self._residents.clear()
@@ -253,7 +276,7 @@ class Residency:
                     self._failures[order.model] = _Failure(error, order, self._clock())
                 raise
             self._failures.pop(order.model, None)
-            pinned = before is not None and before.pinned
+            pinned = order.model in self._to_keep
             self._residents[order.model] = Resident(order, needed_bytes, self._clock(), pinned=pinned)
             self._on_load(order.model, self._clock() - began_s, True)
 

@@ -125,6 +125,8 @@ class Scheduler:
         self._pace = pace
         self._is_resident = is_resident
         self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._held_up = False
+        self._none_at_work = asyncio.Event()
         self.draining = False
         """True while no new run is taken."""
         self.on_change: Callable[[], None] = lambda: None
@@ -156,6 +158,18 @@ class Scheduler:
             del self._jobs[job.run_id]
             if job.share is not None:
                 job.share.leave(job.run_id)
+            self._give_turn()
+
+    @asynccontextmanager
+    async def between_runs(self) -> AsyncIterator[None]:
+        """No run is at work for the length of the block: those that are end first, and those that wait go on waiting."""
+        self._held_up = True
+        try:
+            self._give_turn()
+            await self._none_at_work.wait()
+            yield
+        finally:
+            self._held_up = False
             self._give_turn()
 
     def leave_device(self, job: Job) -> None:
@@ -211,7 +225,11 @@ class Scheduler:
     def _give_turn(self) -> None:
         self.on_change()
         held = [job for job in self._jobs.values() if not job.off_device]
-        if not held or any(job.turn.is_set() for job in held):
+        if any(job.turn.is_set() for job in held):
+            self._none_at_work.clear()
+            return
+        self._none_at_work.set()
+        if not held or self._held_up:
             return
         first = held[0]
         alike = [job for job in held if job is first or (first.shared_key is not None and job.shared_key == first.shared_key)]
@@ -223,3 +241,4 @@ class Scheduler:
             job = self._jobs[run_id]
             job.share = share
             job.turn.set()
+        self._none_at_work.clear()

@@ -81,6 +81,11 @@ class NodeSection(Section):
         description="auto: requests without a seed that wait and are alike share a pass where that is measured to pay; "
         "off: one picture after another.",
     )
+    worker_leak_bytes: int = Field(
+        default=4 * 1024**3,
+        ge=0,
+        description="Memory that the worker may hold without use; past it, it is replaced between runs. 0 for no bound.",
+    )
     preload: list[str] = Field(
         default_factory=list, description="Models to load at the start and keep, as a JSON list of names."
     )

@@ -366,6 +366,10 @@ class Engine(Protocol):
         """Give its memory back. Unknown names are fine: the aim is that it is not there."""
         ...
 
+    def free_caches(self) -> None:
+        """Give back memory that is kept for runs to come and is no model's."""
+        ...
+
     def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
         """Give back the memory of LoRAs that lie beside a model for runs to come; which stay there is not its to decide."""
         ...

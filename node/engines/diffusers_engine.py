@@ -113,18 +113,18 @@ class DiffusersEngine:
         self._tiny_decoding.forget(model)
         self._prompts.forget(model)
         self._others = {key: pipeline for key, pipeline in self._others.items() if key[0] != model}
-        self._free_caches()
+        self.free_caches()
 
     def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
         if model in self._adapters:
             self._adapters[model].drop(sha256s)
-            self._free_caches()
+            self.free_caches()
 
     def told(self) -> dict[str, dict[str, str]]:
         """By loaded model, what came of each setting of its tuning."""
         return {model: tuned.told for model, tuned in list(self._tuned.items())}
 
-    def _free_caches(self) -> None:
+    def free_caches(self) -> None:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -143,12 +143,12 @@ class DiffusersEngine:
             vae = self._loaded[spec.model][1].vae
             if not hasattr(vae, "enable_tiling"):
                 raise
-        self._free_caches()
+        self.free_caches()
         vae.enable_tiling()
         try:
             return replace(self._made(spec, canvas, on_step, on_preview), vae_tiled=True)
         except OutOfDeviceMemory:
-            self._free_caches()
+            self.free_caches()
             raise
         finally:
             vae.disable_tiling()
@@ -165,7 +165,7 @@ class DiffusersEngine:
             alone=lambda each: self.generate(each.spec, None, each.on_step, each.on_preview),
             finish=lambda image, spec: cut_to(as_large_as(image, spec.drawn), spec.size),
             decode_previews=self._tiny_decoding.instead_of(calls_of(order.checkpoint.family).decode, order),
-            free_caches=self._free_caches,
+            free_caches=self.free_caches,
             prompts=self._prompts,
         )
         return together.made(members, batch)

@@ -62,6 +62,9 @@ class SdcppEngine:
         if loaded is not None:
             loaded[1].close()
 
+    def free_caches(self) -> None:
+        """There are none."""
+
     def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
         """None stays: each run reads its own."""
 

@@ -37,7 +37,7 @@ from node.engines.base import (
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.tuning import USUAL, Tuning
-from node.worker.device import choose_device, device_status
+from node.worker.device import choose_device, device_status, memory_held
 from node.worker.engines import Engines
 from node.worker.frames import Frame, FrameError, pack, read_frame
 from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json, with_control_pictures
@@ -102,6 +102,9 @@ class Child:
         elif kind == "drop_loras":
             self._engines.drop_loras(order["model"], order["loras"])
             self._send({"kind": "done", "call": call})
+        elif kind == "measure":
+            self._engines.free_caches()
+            self._send({"kind": "done", "call": call, "memory": memory_held(self._device)._asdict()})
         else:
             spec, blobs = with_control_pictures(RunSpec.from_json(order["spec"]), blobs)
             self._generate(call, spec, canvas_from_blobs(order["canvas"], blobs, spec.size))
@@ -223,7 +226,8 @@ class Child:
             self._send({"kind": "alive", **self._state()})
 
     def _state(self) -> dict[str, Any]:
-        return {"device": device_status(self._device).model_dump(), "tuning": self._engines.told()}
+        memory = memory_held(self._device)._asdict()
+        return {"device": device_status(self._device).model_dump(), "memory": memory, "tuning": self._engines.told()}
 
     def _fail(self, call: int, error: Exception) -> None:
         reason, message = told(error)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.node_api import DeviceStatus
 from node.engine_names import EngineName
+from node.worker.orders import Memory
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -68,6 +69,16 @@ def _torch_device(kind: str) -> tuple[str, int, int]:
         return torch.cuda.get_device_name(), total_bytes, free_bytes
     total_bytes = torch.mps.recommended_max_memory()
     return "Apple GPU", total_bytes, max(0, total_bytes - torch.mps.driver_allocated_memory())
+
+
+def memory_held(kind: str) -> Memory:
+    """What this process holds just now. torch is asked where it is loaded already."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        pages = 0
+    device_bytes = sys.modules["torch"].cuda.memory_allocated() if kind == "cuda" and "torch" in sys.modules else 0
+    return Memory(pages * os.sysconf("SC_PAGE_SIZE"), device_bytes)
 
 
 def _system_memory_bytes() -> tuple[int, int]:

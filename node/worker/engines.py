@@ -48,6 +48,11 @@ class Engines:
         if engine is not None:
             engine.unload(model)
 
+    def free_caches(self) -> None:
+        """Give back what is kept for runs to come, of every engine."""
+        for engine in self._made.values():
+            engine.free_caches()
+
     def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
         engine = self._by_model.get(model)
         if engine is not None:

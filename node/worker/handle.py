@@ -31,7 +31,7 @@ from node.masks import Canvas
 from node.tuning import USUAL, Tuning
 from node.worker.causes import WorkerLost, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
-from node.worker.orders import canvas_to_blobs, canvas_to_json, control_blobs, load_to_json, together_to_json
+from node.worker.orders import Memory, canvas_to_blobs, canvas_to_json, control_blobs, load_to_json, together_to_json
 
 log = get_logger(__name__)
 
@@ -140,14 +140,22 @@ class Worker:
         self._supervisor: asyncio.Task[None] | None = None
         self._deaths_in_a_row = 0
         self._hung = False
+        self._replaced: str | None = None
+        """Why the last child was ended by order; None where it was not."""
         self._left = False
         """Whether the last child ended to cancel a run that its engine could not stop: no death, and nothing is amiss."""
         self.restarts = 0
         """Children started after one that died."""
+        self.replacements = 0
+        """Children started in place of one that was ended by `replace`."""
         self.last_loss: str | None = None
         """Why the last child died."""
         self.device: DeviceStatus | None = None
         """As the child last told it; None until the first hello."""
+        self.memory: Memory | None = None
+        """What the child holds, as it last told it."""
+        self.first_memory: Memory | None = None
+        """What it held when it said hello."""
         self.tuning: dict[str, dict[str, str]] = {}
         """How each loaded model computes, as the child last told it."""
 
@@ -198,6 +206,24 @@ class Worker:
     async def drop_loras(self, model: str, sha256s: Sequence[str]) -> None:
         """Give back the memory of LoRAs beside a pipeline. Raises: WorkerLost, Unavailable."""
         await self._call({"kind": "drop_loras", "model": model, "loras": list(sha256s)})
+
+    async def measure(self) -> Memory:
+        """What the child holds once it has given back what it can. Raises: WorkerLost, Unavailable."""
+        frame = await self._call({"kind": "measure"})
+        return Memory(**frame.header["memory"])
+
+    async def replace(self, reason: str) -> None:
+        """End the child and start another, which gets every order that comes from now on; nothing may be at work in it.
+
+        reason: for the log.
+        """
+        # Nothing is awaited before this: no order may go to a child that is about to end.
+        self._ready.clear()
+        self._replaced = reason
+        self.first_memory = self.memory = None
+        self._on_lost()
+        if self._writer is not None:
+            self._writer.close()
 
     async def generate(
         self,
@@ -316,6 +342,10 @@ class Worker:
             await asyncio.sleep(BACKOFF_S[min(self._deaths_in_a_row, len(BACKOFF_S) - 1)])
             loss = await self._live()
             self._ready.clear()
+            if self._replaced is not None:
+                log.warning("worker_replaced", reason=self._replaced)
+                self.replacements += 1
+                continue
             if self._left:
                 log.info("worker_replaced", reason="a run was cancelled that its engine could not stop")
                 continue
@@ -336,7 +366,7 @@ class Worker:
         """One child from birth to death; gives the reason it died."""
         ours, theirs = socket.socketpair()
         process = await self._spawn(theirs)
-        self._process, self._hung, self._left = process, False, False
+        self._process, self._hung, self._left, self._replaced = process, False, False, None
         reader, self._writer = await asyncio.open_connection(sock=ours)
         output = asyncio.create_task(_log_output(process))
         try:
@@ -415,8 +445,10 @@ class Worker:
         kind = header["kind"]
         if kind in ("hello", "alive"):
             self.device = DeviceStatus.model_validate(header["device"])
+            self.memory = Memory(**header["memory"])
             self.tuning = header["tuning"]
             if kind == "hello":
+                self.first_memory = self.memory
                 log.info("worker_ready", pid=header["pid"], device=self.device.name)
                 self._send_again()
                 self._ready.set()

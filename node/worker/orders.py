@@ -1,16 +1,17 @@
 """The orders a node gives its worker, as JSON and back.
 
 node -> worker    load, unload, drop_loras,             each with the number of its call
-                  generate, cancel
+                  generate, cancel, measure
                   together                              several of generate, made in common passes
-worker -> node    hello, alive, step, preview, done, failed
+worker -> node    hello, alive                          with the device and the memory the process holds
+                  step, preview, done, failed
                   `failed` with `leaving`: the run was cancelled by the end of the process, which comes now
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -25,6 +26,15 @@ from node.profile import Profile
 
 ALIVE_EVERY_S = 2.0
 """How often a worker says that it lives and how much memory is free."""
+
+
+class Memory(NamedTuple):
+    """What a worker's process holds, in bytes."""
+
+    main_bytes: int
+    """Resident in main memory; 0 where the system has no /proc to ask."""
+    device_bytes: int
+    """Of tensors on a CUDA device."""
 
 
 def _places(places: Iterable[Place]) -> list[dict[str, str]]:

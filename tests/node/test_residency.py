@@ -212,6 +212,19 @@ async def test_a_new_worker_holds_nothing(orders: dict[str, LoadOrder]):
     assert not residency.is_resident("sd15")
 
 
+async def test_what_was_pinned_is_pinned_again_when_a_new_worker_has_loaded_it(orders: dict[str, LoadOrder]):
+    residency = Residency(Device())
+    await residency.ensure(orders["sd15"], pin=True)
+    residency.forget_all()
+    assert residency.pinned == []
+
+    await residency.ensure(orders["sd15"])
+    assert residency.pinned == ["sd15"]
+    assert await residency.unload("sd15")
+    await residency.ensure(orders["sd15"])
+    assert residency.pinned == []
+
+
 async def killed_by(residency: Residency, order: LoadOrder) -> None:
     """One run of a model under which the worker dies."""
 

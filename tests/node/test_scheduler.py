@@ -165,3 +165,37 @@ def test_measurements_are_smoothed_and_unknown_models_are_taken_for_the_slowest(
     assert pace.seconds_per_unit["m"] == pytest.approx(1.3)
     assert pace.run_s("other", 2) == pytest.approx(2.6)
     assert Pace().run_s("any", 3) == 3
+
+
+async def test_between_runs_nobody_is_at_work_and_who_waits_goes_on_waiting():
+    runs = scheduler()
+    journal = Journal(runs)
+    first = asyncio.create_task(journal.run(job("a")))
+    await settle()
+    between, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_up() -> None:
+        async with runs.between_runs():
+            between.set()
+            await may_go_on.wait()
+
+    holding = asyncio.create_task(hold_up())
+    waiting = asyncio.create_task(journal.run(job("b")))
+    await settle()
+    assert (journal.began, between.is_set()) == (["a"], False)
+
+    journal.may_end.set()
+    await first
+    await settle()
+    assert (journal.began, between.is_set()) == (["a"], True)
+    may_go_on.set()
+    await asyncio.gather(holding, waiting)
+
+    assert journal.began == ["a", "b"]
+
+
+async def test_an_idle_device_is_between_runs_at_once():
+    runs = scheduler()
+
+    async with asyncio.timeout(10), runs.between_runs():
+        assert runs.jobs == ()
