@@ -1,8 +1,10 @@
-"""Why a worker ended, in words an operator can act on."""
+"""Why a worker ended, or a call of it failed, in words an operator can act on."""
 
 import signal
+from typing import Any
 
-from common.errors import NodeFailed
+from common.errors import AquatintError, NodeFailed
+from node.engines.base import ControlMismatch, EngineFailed, LoraMismatch, OutOfDeviceMemory, RunCancelled
 
 
 class WorkerLost(NodeFailed):
@@ -31,3 +33,17 @@ def lost(returncode: int, *, hung: bool = False) -> WorkerLost:
         known = names.get(signal.Signals(number)) if number in set(signal.Signals) else None
         return WorkerLost(f"The worker process {known or f'was ended by signal {number}'} (exit {returncode}).")
     return WorkerLost(f"The worker process ended by itself (exit {returncode}).")
+
+
+def failure_of(header: dict[str, Any]) -> AquatintError:
+    """The error that a worker's `failed` tells."""
+    message = header["message"]
+    if header["reason"] == "cancelled":
+        return RunCancelled(message)
+    if header["reason"] == "out_of_memory":
+        return OutOfDeviceMemory(message)
+    if header["reason"] == "lora_mismatch":
+        return LoraMismatch(message)
+    if header["reason"] == "control_mismatch":
+        return ControlMismatch(message)
+    return EngineFailed(message, code="checkpoint_refused" if header["reason"] == "refused" else None)

@@ -17,19 +17,15 @@ from common.logs import get_logger
 from common.node_api import DeviceStatus
 from node.engine_names import EngineName
 from node.engines.base import (
-    ControlMismatch,
-    EngineFailed,
     LoadOrder,
-    LoraMismatch,
     OnStep,
-    OutOfDeviceMemory,
     PassTime,
     RunCancelled,
     RunSpec,
 )
 from node.masks import Canvas
 from node.tuning import USUAL, Tuning
-from node.worker.causes import WorkerLost, lost
+from node.worker.causes import WorkerLost, failure_of, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
 from node.worker.orders import Memory, canvas_to_blobs, canvas_to_json, control_blobs, load_to_json, together_to_json
 
@@ -330,7 +326,7 @@ class Worker:
             if call.answered.done():
                 self._calls.pop(number, None)
         if frame.header["kind"] == "failed":
-            raise _failure(frame.header)
+            raise failure_of(frame.header)
         return frame
 
     def _send(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
@@ -486,19 +482,6 @@ class Worker:
                 self._send(call.order, call.blobs)
             elif not self._calls.pop(number).answered.done():
                 call.answered.set_exception(RunCancelled("The run was cancelled before it began."))
-
-
-def _failure(header: dict[str, Any]) -> AquatintError:
-    message = header["message"]
-    if header["reason"] == "cancelled":
-        return RunCancelled(message)
-    if header["reason"] == "out_of_memory":
-        return OutOfDeviceMemory(message)
-    if header["reason"] == "lora_mismatch":
-        return LoraMismatch(message)
-    if header["reason"] == "control_mismatch":
-        return ControlMismatch(message)
-    return EngineFailed(message, code="checkpoint_refused" if header["reason"] == "refused" else None)
 
 
 async def _log_output(process: asyncio.subprocess.Process) -> None:
