@@ -3,13 +3,10 @@
 import asyncio
 import hashlib
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import obstore
 import pytest
@@ -20,41 +17,6 @@ from common.errors import InvalidRequest, NotFound, StorageFull, Unavailable
 
 PICTURE = b"\x89PNG and what follows" * 1000
 SHA256 = hashlib.sha256(PICTURE).hexdigest()
-
-
-def send(request: Request) -> None:
-    with urlopen(request, timeout=30) as answer:
-        answer.read()
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that speaks S3's protocol, in a process of its own."""
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with log.open("wb") as output:
-        command = [sys.executable, "-u", "-m", "moto.server", "-p", "0"]
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            following = subprocess.Popen(["tail", "-n", "+1", "-f", str(log)], stdout=subprocess.PIPE, text=True)
-            assert following.stdout is not None
-            address = next(found[0] for line in following.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-            following.kill()
-            following.communicate()
-            yield address
-        finally:
-            server.kill()
-            server.wait()
-
-
-@pytest.fixture
-def s3_url(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    bucket = "b" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]
-    send(Request(f"{s3_endpoint}/{bucket}", method="PUT"))
-    return f"s3://{bucket}/pictures"
 
 
 @pytest.fixture(params=["folder", "s3"])
