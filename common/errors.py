@@ -13,7 +13,8 @@ AquatintError                      500  server_error
 ├── NotFound                       404  invalid_request_error
 ├── MethodNotAllowed               405  invalid_request_error
 ├── Conflict                       409  invalid_request_error   (never retried by clients: x-should-retry false)
-│   └── KeyInFlight                409  the first request with this idempotency key has no answer yet (Retry-After)
+│   ├── KeyInFlight                409  the first request with this idempotency key has no answer yet (Retry-After)
+│   └── NodeBusy                   409  a node has no place for what a router sent it; no client sees this
 ├── Gone                           410  invalid_request_error
 ├── PayloadTooLarge                413  invalid_request_error
 ├── KeyReused                      422  invalid_request_error   (an idempotency key that came with another request before)
@@ -190,6 +191,21 @@ class KeyInFlight(Conflict):
         super().__init__(
             "The request that first came with this idempotency key is still in progress.", retry_after_s=retry_after_s
         )
+
+
+class NodeBusy(Conflict):
+    """A node has no place for the run that a router sent: another was quicker. Said before the request is read."""
+
+    code, retryable = "node_busy", True
+
+    def __init__(self, holding: Mapping[str, Any]) -> None:
+        """holding: what the node does just now, a `common.node_api.Holding` as JSON."""
+        super().__init__("The node has no place for this run.")
+        self._holding = holding
+
+    def envelope(self) -> dict[str, Any]:
+        """With what the node does, so that the router need not ask."""
+        return super().envelope() | {"holding": dict(self._holding)}
 
 
 class Gone(AquatintError):

@@ -21,6 +21,8 @@ PUBLIC_URL_HEADER = "x-aquatint-public-url"
 """Base of the URLs the client can reach, such as `https://images.example.com`: signed asset links start with it."""
 REQUESTED_MODEL_HEADER = "x-aquatint-requested-model"
 """The name the client sent, before aliases were resolved."""
+PLACES_HEADER = "x-aquatint-places"
+"""The most runs the node may hold with this one: where more are there by now, it answers 409 before it reads the request."""
 REQUEST_ID_HEADER = "x-request-id"
 
 
@@ -206,6 +208,8 @@ class NodeStatus(_Shape):
     device: DeviceStatus
     models: list[ModelStatus]
     jobs: list[JobStatus]
+    expected: int = Field(default=0, ge=0)
+    """Runs whose requests are being read, that have their places already."""
     max_concurrency: int = Field(default=1, ge=1)
     max_queued: int = Field(default=8, ge=0)
     seconds_per_unit: dict[str, float] = Field(default_factory=dict)
@@ -226,6 +230,14 @@ class NodeStatus(_Shape):
     """Device memory that weights may take; None while the device is not known."""
     max_resident: int | None = Field(default=None, ge=1)
     """At most this many models on the device; None for no such bound."""
+
+
+class Holding(_Shape):
+    """What a node does just now, told with its refusal of a run."""
+
+    phase: NodePhase
+    jobs: list[JobStatus]
+    expected: int = Field(default=0, ge=0)
 
 
 class LoadOrder(BaseModel):

@@ -1,5 +1,6 @@
 """OpenAI's routes on a node: images, models, and the bytes behind signed links."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from common.images_api import ImageRequest, Task, answer_bytes
 from common.node_api import (
     ATTEMPT_HEADER,
     KEY_ID_HEADER,
+    PLACES_HEADER,
     PUBLIC_URL_HEADER,
     REQUESTED_MODEL_HEADER,
     RUN_ID_HEADER,
@@ -47,6 +49,17 @@ async def vary(request: Request, services: ServicesDep, caller: CallerDep) -> Re
 
 async def _make(task: Task, request: Request, services: Services, caller: Caller) -> Response:
     sender = _sender(request, services, caller)
+    with _place(request, services, sender):
+        return await _made(task, request, services, sender)
+
+
+def _place(request: Request, services: Services, sender: Sender) -> AbstractContextManager[None]:
+    """The place of a run that a router sent, before its request is read. Others wait their turn as far as there is room."""
+    most = _number(request, PLACES_HEADER) if sender.run_id is not None else None
+    return nullcontext() if sender.run_id is None or most is None else services.places.taken(sender.run_id, most)
+
+
+async def _made(task: Task, request: Request, services: Services, sender: Sender) -> Response:
     asked = _as_sent(
         await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins), sender
     )
@@ -64,17 +77,23 @@ def _sender(request: Request, services: Services, caller: Caller) -> Sender:
     base_url = services.settings.public_url or str(request.base_url)
     if not caller.trusted:
         return Sender(request_id=request.state.request_id, base_url=base_url, key_id=caller.key_id)
-    run_id, attempt = headers.get(RUN_ID_HEADER), headers.get(ATTEMPT_HEADER, "")
-    if attempt and not (attempt.isascii() and attempt.isdigit() and len(attempt) < 6):
-        raise InvalidRequest(f"The header {ATTEMPT_HEADER} must be a number.")
+    run_id, attempt = headers.get(RUN_ID_HEADER), _number(request, ATTEMPT_HEADER)
     return Sender(
         request_id=request.state.request_id,
         base_url=headers.get(PUBLIC_URL_HEADER) or base_url,
         run_id=run_id,
-        attempt=int(attempt) if run_id and attempt else None,
+        attempt=attempt if run_id else None,
         key_id=headers.get(KEY_ID_HEADER),
         requested_model=headers.get(REQUESTED_MODEL_HEADER),
     )
+
+
+def _number(request: Request, header: str) -> int | None:
+    """A router's header that is a small number. Raises: InvalidRequest."""
+    told = request.headers.get(header, "")
+    if told and not (told.isascii() and told.isdigit() and len(told) < 6):
+        raise InvalidRequest(f"The header {header} must be a number.")
+    return int(told) if told else None
 
 
 def _as_sent(request: ImageRequest, sender: Sender) -> ImageRequest:

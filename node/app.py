@@ -25,6 +25,7 @@ from node.memory_ladder import MemoryLadder
 from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
 from node.models import Models, find_models
+from node.places import Places
 from node.recorder import Recorder
 from node.recycling import Recycling
 from node.residency import Residency
@@ -131,7 +132,12 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         preset=own.preset,
         batches=batches,
     )
-    scheduler.on_change = teller.changed
+    places = Places(
+        lambda: {job.run_id: not job.off_device for job in scheduler.jobs},
+        lambda: status_of(services),
+        is_open=lambda: not (scheduler.draining or teller.leaving),
+    )
+    scheduler.on_change = places.on_change = teller.changed
     tokens = Tokens(own.token) if own.token else load_or_create_tokens(settings.token_path)
     if own.join_url is not None:
         run_beside("join", join(settings, tokens), stack)
@@ -158,6 +164,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         runs=runs,
         metrics=metrics,
         teller=teller,
+        places=places,
         batches=batches,
     )
     return services

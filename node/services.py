@@ -11,6 +11,7 @@ from node.batch_table import BatchTable
 from node.memory_ladder import MemoryLadder
 from node.metrics import NodeMetrics
 from node.models import Models
+from node.places import Places
 from node.residency import Residency
 from node.runs import Runs
 from node.scheduler import Pace, Scheduler
@@ -39,6 +40,7 @@ class Services:
     runs: Runs
     metrics: NodeMetrics
     teller: Teller
+    places: Places
     batches: BatchTable | None
     """None where batching is off."""
 

@@ -31,6 +31,7 @@ def status_of(services: Services) -> NodeStatus:
         device=services.worker.device or UNKNOWN_DEVICE,
         models=[model_status(services, model) for model in services.models],
         jobs=[job.status() for job in services.scheduler.jobs if not job.off_device],
+        expected=services.places.expected,
         max_concurrency=1,
         max_queued=own.max_queued,
         seconds_per_unit=dict(services.pace.seconds_per_unit),

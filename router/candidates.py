@@ -39,6 +39,8 @@ class Known:
     """By model."""
     sitting_out: Mapping[str, str]
     """model -> why this node is not given it at present"""
+    full: bool = False
+    """Whether it has just refused a run for want of a place."""
 
 
 def candidate_of(known: Known, *, depth: int) -> Candidate:
@@ -117,8 +119,11 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     untold = [sent for run_id, sent in known.ours.items() if run_id not in told and not sent.told]
     jobs = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
     work = jobs + [_Work(sent.ask, sent.ask.units, sent.ask.pictures, 0.0) for sent in untold]
+    # Those on their way there are ours, or of other routers that were quicker.
+    held = len(work) + max(0, status.expected - len(untold))
+    held = max(held, idle.places) if known.full else held
     if not work:
-        return idle
+        return replace(idle, held=held, free_at_s=known.said_at_s)
     at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
     for each in work:
         model, offer = each.ask.model, idle.offers.get(each.ask.model)
@@ -131,7 +136,7 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     # With a place beside what runs, the next run waits for nothing.
     whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0
     floor_s = (sum(seconds[at_once:]) + SHARE_OF_RUNNING * sum(seconds[:at_once])) / at_once if whole_s else 0.0
-    return replace(idle, held=len(work), free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
+    return replace(idle, held=held, free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
 
 
 @dataclass(frozen=True, slots=True)

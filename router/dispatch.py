@@ -38,7 +38,7 @@ from router.decisions import DECISION_HEADER, Decisions
 from router.metrics import RouterMetrics
 from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
-from router.queue import Queue, excluding
+from router.queue import Queue, Ticket, excluding
 from router.registry import Node, Registry
 from router.relay import (
     OF_THE_REQUEST,
@@ -47,6 +47,7 @@ from router.relay import (
     Reply,
     answer_headers,
     error_in,
+    holding_in,
     is_answer,
     may_pass,
     node_headers,
@@ -59,7 +60,6 @@ from router.wire import Answer, Broken
 
 log = get_logger(__name__)
 
-BUSY_PAUSE_S = 0.2
 BUSY = (409, 429)
 """A node's way of saying that it has no place after all; another router was quicker."""
 CLOSE_WITHIN_S = 5.0
@@ -88,6 +88,8 @@ class _Journey:
     ask: Ask
     recorded: bool = False
     """Its row is committed."""
+    ticket: Ticket | None = None
+    """Its place in line, where a node had none for it."""
     attempts: int = 0
     last: AquatintError | None = None
 
@@ -98,6 +100,8 @@ class _Try:
 
     node: Node
     no: int
+    turned_away: bool = False
+    """The node had no place after all, so there is none to give back."""
     began_s: float = field(default_factory=time.monotonic)
 
 
@@ -175,6 +179,8 @@ class Dispatcher:
             await self._close(accepted.run_id, NodeFailed(f"dispatch failed: {type(error).__name__}"))
             raise
         finally:
+            if journey.ticket is not None:
+                self._queue.withdraw(journey.ticket)
             del self.held[accepted.run_id]
             self._one_less.set()
         return reply
@@ -190,6 +196,7 @@ class Dispatcher:
             this: _Try | None = None
             try:
                 this = await self._next_try(journey)
+                journey.ticket = None
                 self._decisions.began(journey.accepted.run_id, this.no, self._queue.pick(journey.accepted.run_id))
                 reply = await self._attempt(journey, this)
                 took_s = time.monotonic() - this.began_s if reply is not None and reply.status == 200 else None
@@ -206,7 +213,8 @@ class Dispatcher:
                     # A stream with previews ends long after it began.
                     ended_s = None if journey.accepted.request.partial_images else took_s
                     self._decisions.ended(journey.accepted.run_id, this.no, took_s=ended_s)
-                    self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
+                    if not this.turned_away:
+                        self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
             if reply is not None:
                 return reply
         assert journey.last is not None
@@ -216,7 +224,11 @@ class Dispatcher:
         """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
         run_id = journey.accepted.run_id
         key_id = journey.accepted.key_id
-        placing = asyncio.ensure_future(self._queue.place(run_id, journey.ask, key_id=key_id, deadline_s=journey.deadline_s))
+        if journey.ticket is not None:
+            placing = asyncio.ensure_future(self._queue.granted(journey.ticket))
+        else:
+            waiting = self._queue.place(run_id, journey.ask, key_id=key_id, deadline_s=journey.deadline_s)
+            placing = asyncio.ensure_future(waiting)
         try:
             if not journey.recorded:
                 await asyncio.sleep(0)  # A place that is free is granted in this turn of the loop.
@@ -306,7 +318,8 @@ class Dispatcher:
         """
         accepted, node = journey.accepted, this.node
         body, content_type = encoded(accepted.request)
-        headers = node_headers(accepted, this.no) | {"content-type": content_type}
+        places = self._registry.places(node, journey.ask.model)
+        headers = node_headers(accepted, this.no, places) | {"content-type": content_type}
         address = Address(node.record.url, node.record.token)
         left_s = max(0, journey.deadline_s - time.monotonic())
         try:
@@ -320,12 +333,12 @@ class Dispatcher:
         body = await read_error(answer)
         error = error_in(answer, body)
         if answer.status in BUSY:
-            await self._note_failed(this, journey, "busy", "The node had no place.")
+            # Another router was quicker. Before anything is waited for, or those behind would overtake.
+            journey.ticket = self._queue.turned_away(this.node, journey.accepted.run_id, holding_in(body))
+            this.turned_away = True
             journey.attempts -= 1
             journey.last = None
-            # Another router was quicker. Our picture of the node is old: look, and leave it a moment to get on.
-            await self._look(this.node)
-            await asyncio.sleep(BUSY_PAUSE_S)
+            await self._note_failed(this, journey, "busy", "The node had no place.")
             return None
         if answer.status in OF_THE_REQUEST or isinstance(error, SHARED):
             self._metrics.attempt(this.node.name, "refused")
@@ -348,7 +361,7 @@ class Dispatcher:
         )
 
     async def _note_failed(self, this: _Try, journey: _Journey, code: str, message: str) -> None:
-        log.warning("attempt_failed", node=this.node.name, attempt=this.no, code=code)
+        (log.info if code == "busy" else log.warning)("attempt_failed", node=this.node.name, attempt=this.no, code=code)
         self._metrics.attempt(this.node.name, code if code in OUTCOMES else "node_error")
         await self._catalog.runs.attempt_failed(journey.accepted.run_id, this.no, code=code, message=message)
 

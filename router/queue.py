@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from common.errors import AquatintError, DeadlineExceeded, NoCapacity, OutOfDeviceMemory, TooManyRequests, bounded_s
+from common.node_api import Holding
 from router.decisions import Pick, pick_of
 from router.fleet import bind
 from router.line import Line, Waiting
@@ -83,19 +84,44 @@ class Queue:
         try:
             self.pump()
             self._look_at(ticket, fleet.place(ask, now_s), now_s)
-            self._sweep_later()
+        except BaseException:
+            self.withdraw(ticket)
+            raise
+        return await self.granted(ticket)
+
+    async def granted(self, ticket: Ticket) -> Node:
+        """The node of a run that is in line, once it has a place there. Cancelling takes it out of the line.
+
+        Raises: as `place`.
+        """
+        began_s = time.monotonic()
+        self._sweep_later()
+        try:
             # Shielded, or a client that leaves would end the future while the ticket is still in line, to be granted.
             node = await asyncio.shield(ticket.granted)
         except BaseException:
-            if ticket.granted.done() and not ticket.granted.cancelled() and ticket.granted.exception() is None:
-                # Granted in the very moment the client left: give the place back.
-                self.release(ticket.granted.result(), run_id)
+            self.withdraw(ticket)
             raise
-        finally:
-            if ticket in self._line:
-                self._line.leave(ticket)
-        self.on_wait(time.monotonic() - now_s)
+        self.on_wait(time.monotonic() - began_s)
         return node
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """A run that waits no more: out of the line, or its place given back where it was granted in this very moment."""
+        if ticket in self._line:
+            self._line.leave(ticket)
+        elif self._granted.get(ticket.run_id) is ticket:
+            self.release(ticket.granted.result(), ticket.run_id)
+
+    def turned_away(self, node: Node, run_id: str, holding: Holding | None) -> Ticket:
+        """The node had no place for a run after all: it is in line again, where it was, and what it was charged given back.
+        holding: what the node does instead."""
+        ticket = self._granted.pop(run_id)
+        self._line.correct(ticket, 0.0)
+        ticket.granted, ticket.stranded_since_s = asyncio.get_running_loop().create_future(), None
+        self._line.add(ticket)
+        self._registry.turned_away(node, run_id, holding)
+        self.pump()
+        return ticket
 
     def pick(self, run_id: str) -> Pick:
         """Why a run that has its place was given it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
-from common.node_api import ModelStatus, NodeStatus
+from common.node_api import Holding, ModelStatus, NodeStatus
 from router.candidates import Known, Sent, candidate_of
 from router.costs import CostBook, Learned
 from router.fleet import Fleet
@@ -24,6 +24,10 @@ OFFLINE_AFTER_FAILURES = 2
 BREAK_AFTER_FAILURES = 3
 """Failures in a row of one model on one node before that pair sits out."""
 SIT_OUT_S = 30.0
+FULL_S = 0.05
+"""How long a node that refused a run for want of a place is taken to be full, whatever else it said: that may be older."""
+UNTOLD_FULL_S = 0.5
+"""The same where it does not say what it does instead."""
 SEEN_EVERY_S = 30.0
 """How often a node that stays well is noted as seen in the catalog."""
 
@@ -41,6 +45,8 @@ class Node:
     """When the jobs of `status` were first told of as they are, on the monotonic clock."""
     ours: dict[str, Sent] = field(default_factory=dict)
     """Runs this router sent there that are unanswered, by id. Changed by the registry alone."""
+    full: bool = False
+    """Whether it has just refused a run for want of a place."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the node is offline: whoever waits for its answer gives up."""
     model_failures: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -74,6 +80,7 @@ class Node:
             ours=self.ours,
             learned=learned,
             sitting_out=sitting_out,
+            full=self.full,
         )
 
 
@@ -116,6 +123,27 @@ class Registry:
             jobs = [job for job in node.status.jobs if job.run_id != run_id]
             node.status = node.status.model_copy(update={"jobs": jobs})
         self._look(node)
+
+    def places(self, node: Node, model: str) -> int:
+        """Runs the node may hold for one more of this model to be taken there."""
+        candidate = self.fleet.candidates.get(node.id)
+        offer = None if candidate is None else candidate.offers.get(model)
+        return 1 if candidate is None or offer is None else min(candidate.places, offer.places)
+
+    def turned_away(self, node: Node, run_id: str, holding: Holding | None) -> None:
+        """The node had no place for a run after all. holding: what it does instead, where it says so."""
+        node.ours.pop(run_id, None)
+        if node.status is not None and holding is not None:
+            self._take(node, node.status.model_copy(update=dict(holding)))
+        node.full = True
+        full_s = UNTOLD_FULL_S if holding is None else FULL_S
+        asyncio.get_running_loop().call_later(full_s, self._not_full, node)
+        self._look(node)
+
+    def _not_full(self, node: Node) -> None:
+        node.full = False
+        self._look(node)
+        self.changed()
 
     def _look(self, node: Node) -> None:
         """Show placement a node as it is now, if it is registered still."""
@@ -181,13 +209,8 @@ class Registry:
 
     async def seen(self, node: Node, status: NodeStatus) -> None:
         """A good look."""
-        if node.status is None or status.jobs != node.status.jobs:
-            # What is said again as it was has got on since: what is left of a step counts from when it began.
-            node.said_at_s = time.monotonic()
-        node.status, node.failures, node.last_error = status, 0, None
-        for job in status.jobs:
-            if job.run_id in node.ours:
-                node.ours[job.run_id] = replace(node.ours[job.run_id], told=True)
+        self._take(node, status)
+        node.failures, node.last_error = 0, None
         self.costs.hear(node.id, status)
         node.lost.clear()
         before = node.health
@@ -197,6 +220,16 @@ class Registry:
         self.changed()
         if node.health is Health.ONLINE:
             await self._note(node, before)
+
+    def _take(self, node: Node, status: NodeStatus) -> None:
+        """What a node said last is what is true of it."""
+        if node.status is None or (status.jobs, status.expected) != (node.status.jobs, node.status.expected):
+            # What is said again as it was has got on since: what is left of a step counts from when it began.
+            node.said_at_s = time.monotonic()
+        node.status = status
+        for job in status.jobs:
+            if job.run_id in node.ours:
+                node.ours[job.run_id] = replace(node.ours[job.run_id], told=True)
 
     async def heard(self, node: Node) -> None:
         """A sign of life: all is as it was said last."""

@@ -11,10 +11,12 @@ from common.images_api import ImageRequest
 from common.node_api import (
     ATTEMPT_HEADER,
     KEY_ID_HEADER,
+    PLACES_HEADER,
     PUBLIC_URL_HEADER,
     REQUEST_ID_HEADER,
     REQUESTED_MODEL_HEADER,
     RUN_ID_HEADER,
+    Holding,
 )
 from router.placement import Ask
 from router.wire import Answer, Broken
@@ -90,12 +92,13 @@ def may_pass(error: AquatintError) -> bool:
     return error.status >= 500 and error.retryable is not False
 
 
-def node_headers(accepted: Accepted, attempt: int) -> dict[str, str]:
-    """What a node is told beside the request itself."""
+def node_headers(accepted: Accepted, attempt: int, places: int) -> dict[str, str]:
+    """What a node is told beside the request itself. places: the most runs it may hold with this one."""
     headers = {
         RUN_ID_HEADER: accepted.run_id,
         REQUEST_ID_HEADER: accepted.request_id,
         ATTEMPT_HEADER: str(attempt),
+        PLACES_HEADER: str(places),
         PUBLIC_URL_HEADER: accepted.public_url,
     }
     if accepted.key_id is not None:
@@ -165,6 +168,14 @@ def error_in(answer: Answer, body: bytes) -> AquatintError:
     if answer.headers.get("x-should-retry") == "false":
         return EngineFailed(message, code=told)
     return NodeFailed(message, code=told, retryable=True if answer.headers.get("x-should-retry") == "true" else None)
+
+
+def holding_in(body: bytes) -> Holding | None:
+    """What a node that has no place says it does instead; None where it does not say."""
+    try:
+        return Holding.model_validate(orjson.loads(body)["holding"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 async def once(body: bytes) -> AsyncGenerator[bytes]:

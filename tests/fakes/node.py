@@ -52,6 +52,7 @@ from common.images_api import (
 from common.images_api.links import SECRET_NAME
 from common.node_api import (
     ATTEMPT_HEADER,
+    PLACES_HEADER,
     PUBLIC_URL_HEADER,
     RUN_ID_HEADER,
     CancelOrder,
@@ -68,6 +69,7 @@ from common.pictures import encode
 from common.state_lines import MEDIA_TYPE
 from common.web import RequestContext, install_error_handlers, until_client_leaves
 from common.web.image_requests import read_image_request
+from node.places import Places
 from node.telling import Teller
 
 TOKEN = "fake-node-token"
@@ -119,6 +121,8 @@ class FakeNode:
     memory_limits: dict[str, MemoryLimit] = field(default_factory=dict)
     runs_took: list[RunTook] = field(default_factory=list)
     """What it tells of the time that runs took."""
+    most_at_once: int = 0
+    """Runs that were here together."""
     listeners: int = 0
     """Routers that have its state stream open."""
     journal: Path | None = None
@@ -126,6 +130,8 @@ class FakeNode:
 
     def __post_init__(self) -> None:
         self.teller = Teller(self.status, holds_runs=lambda: bool(self.jobs))
+        self.places = Places(lambda: dict.fromkeys(self.jobs, True), self.status, is_open=lambda: self.phase is NodePhase.READY)
+        self.places.on_change = self.teller.changed
 
     def note(self, event: str, run_id: str, attempt: int) -> None:
         """Write down what has just happened to a run here: begun, stored, or left by its client."""
@@ -158,6 +164,7 @@ class FakeNode:
             device=DeviceStatus(kind="cpu", name="fake", memory_total_bytes=1, memory_free_bytes=1),
             models=models,
             jobs=list(self.jobs.values()),
+            expected=self.places.expected,
             max_concurrency=self.concurrency,
             seconds_per_unit=dict.fromkeys(self.models, 1.0),
             runs_took=self.runs_took,
@@ -176,8 +183,9 @@ def build_fake(node: FakeNode) -> FastAPI:
     install_error_handlers(app)
 
     async def answer(task: Task, request: Request) -> Response:
-        asked = await read_image_request(task, request, UploadLimits())
-        return await until_client_leaves(request, _generate(node, request, asked))
+        with node.places.taken(request.headers[RUN_ID_HEADER], int(request.headers[PLACES_HEADER])):
+            asked = await read_image_request(task, request, UploadLimits())
+            return await until_client_leaves(request, _generate(node, request, asked))
 
     @app.post("/v1/images/generations")
     async def generate(request: Request) -> Response:
@@ -266,6 +274,7 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
     assert asked.model is not None
     job = JobStatus(run_id=run_id, model=asked.model, phase=JobPhase.RUNNING, step=0, steps=4, work_units=0.01)
     node.jobs[run_id] = job
+    node.most_at_once = max(node.most_at_once, len(node.jobs))
     node.teller.changed()
     stop = node.stops[run_id] = asyncio.Event()
     try:

@@ -3,18 +3,21 @@
 import base64
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 from PIL import Image
 
 from common.catalog import Catalog, RunRecord
-from common.node_api import NodePhase
+from common.node_api import PLACES_HEADER, RUN_ID_HEADER, Holding, NodePhase
 from tests.node.process import TOKEN, NodeProcess, running_node
 
 LONG = {"model": "sd15", "prompt": "a fox", "n": 10, "size": "512x512", "num_inference_steps": 150, "seed": 1}
@@ -236,9 +239,6 @@ hung_up = threading.Event()
 
 
 def _post_and_hang_up(url: str) -> None:
-    import socket
-    from urllib.parse import urlsplit
-
     where = urlsplit(url)
     body = json.dumps(LONG).encode()
     head = (
@@ -270,6 +270,22 @@ async def test_cancel_queue_limits_and_health_during_a_run(node: NodeProcess):
     assert 1 <= int(full.headers["retry-after"]) <= 60
     assert [answer.status_code for answer in answers] == [499, 499]
     assert (await run_row(node, run_id)).status == "cancelled"
+
+
+def test_a_run_that_has_no_place_is_turned_away_before_it_is_read(node: NodeProcess):
+    where = urlsplit(node.url)
+    head = (
+        f"POST /v1/images/edits HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: 10000000\r\n{RUN_ID_HEADER}: run_1\r\n{PLACES_HEADER}: 0\r\n\r\n"
+    )
+    with socket.create_connection((where.hostname or "", where.port or 80), timeout=60) as connection:
+        connection.sendall(head.encode())
+        answer = HTTPResponse(connection)
+        answer.begin()
+        told = json.loads(answer.read())
+
+    assert (answer.status, told["error"]["code"]) == (409, "node_busy")
+    assert Holding.model_validate(told["holding"]) == Holding(phase=NodePhase.READY, jobs=[])
 
 
 def test_metrics_are_open_and_count(node: NodeProcess):
