@@ -32,6 +32,8 @@ AquatintError                      500  server_error
 │   ├── OutOfDeviceMemory          503  this model or picture does not fit the device (x-should-retry false)
 │   └── StorageFull                503  asset bytes cannot be written
 └── DeadlineExceeded               504  server_error
+    ├── WaitedTooLong              504  it waited for a node until its time was over: nothing was started
+    └── DeadlineTooSoon            504  it cannot be met, as predicted: refused at once, nothing was started
 
 The envelope is OpenAI's: {"error": {"message", "type", "param", "code"}}. OpenAI's SDKs retry 408, 409, 429
 and every 5xx twice unless `x-should-retry` says otherwise, and ignore a Retry-After above 60 s (Node) or
@@ -313,8 +315,11 @@ class NoCapacity(Unavailable):
     def __init__(self, model: str, turned_away: Mapping[str, str], retry_after_s: float = 5, *, hopeless: bool = False) -> None:
         """turned_away: why, by node. hopeless: none of them could take it even if all were well and idle."""
         self.hopeless = hopeless
+        # Where there are no nodes at all, there may be some in a moment.
+        useless = hopeless and bool(turned_away)
         reasons = "; ".join(f"{node}: {why}" for node, why in turned_away.items()) or "no node is registered"
-        super().__init__(f"No node can take model {model!r} now ({reasons}).", retry_after_s=retry_after_s)
+        told = f"No node can take model {model!r} now ({reasons})."
+        super().__init__(told, retry_after_s=retry_after_s, retryable=False if useless else None)
 
 
 class OutOfDeviceMemory(Unavailable):
@@ -345,3 +350,26 @@ class DeadlineExceeded(AquatintError):
     """The run did not end in the time it was given."""
 
     status, code = 504, "deadline_exceeded"
+
+
+class WaitedTooLong(DeadlineExceeded):
+    """The run waited for a node until its time was over."""
+
+    def __init__(self, *, own: bool) -> None:
+        """own: its client has set that time, and gains nothing by another try it did not ask for."""
+        super().__init__("The request waited for a node until its time was over.", retryable=not own)
+
+
+class DeadlineTooSoon(DeadlineExceeded):
+    """The client's deadline cannot be met, as predicted when the request came."""
+
+    code = "deadline_too_soon"
+
+    def __init__(self, finish_s: float, deadline_s: float, *, alone_s: float) -> None:
+        """finish_s: until it would be done; alone_s: the same on a fleet without others. All from now."""
+        hopeless = alone_s > deadline_s
+        super().__init__(
+            f"The run would be done in about {finish_s:.1f} s, and its deadline is in {deadline_s:g} s. Nothing was started.",
+            retryable=not hopeless,
+            retry_after_s=None if hopeless else finish_s - deadline_s,
+        )

@@ -10,10 +10,13 @@
     async_runs.py    runs that nobody waits for on a connection; webhooks.py: calls when they have ended
     result_cache.py  the same request again, answered with the same pictures
     quotas.py        limits of API keys, kept by leases of what is left
+    headers.py       what clients are told of headers
+    wishes.py        until when and how urgently a request is wanted
     estimate.py      what a request would cost and when it would be done
     idempotency.py   requests that come again under one Idempotency-Key
     queue.py         where runs wait for a node
     line.py          pure: their order, fair between keys and short work first
+    forecast.py      pure: when those that wait will be done
     placement.py     pure: filter, predict the finish on each node, pick
     decisions.py     why each run went where it went, and what came of the prediction
     candidates.py    pure: what a node said and was sent -> the node as placement sees it
@@ -34,6 +37,9 @@ Decisions:
   a fleet with three times the models that fit spends 3-4 % of its work on loading instead of 200 %.
 - Order and binding are the code the simulator drives, so a change of policy is judged by `aquatint bench placement` first.
 - Keys share the devices by the seconds their runs take, not by requests; within a round of ten seconds short work goes first.
+  Priorities share them as 16 to 4 to 1, the higher first: urgent work passes at once, and none starves.
+- What is predicted of a run is the line played forward by placement itself: it is what clients are told, what deadlines and
+  the bound of the wait are held against, and it is measured (`aquatint_prediction_ratio`).
 - The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
 - Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read. Runs go over a client of our
   own, as httpx costs several times what the bytes cost; everything small goes over httpx.

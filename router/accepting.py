@@ -1,7 +1,7 @@
 """From a request that was read to one that can be dispatched: the model behind its name, a seed, its work."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.catalog import Claim
 from common.errors import UnsupportedTask
@@ -11,6 +11,7 @@ from router.model_names import ModelNames
 from router.registry import Registry
 from router.relay import Accepted
 from router.result_cache import result_key_of
+from router.wishes import Wishes
 from router.work import ask_of
 
 
@@ -24,6 +25,7 @@ class Sender:
     key_id: str | None
     public_url: str
     claim: Claim | None = None
+    wishes: Wishes = field(default_factory=Wishes)
     debug: bool = False
     """Whether it may be told, and wants to be, where its run is made and why."""
 
@@ -58,6 +60,7 @@ class Acceptance:
             public_url=sender.public_url,
             label=model if status is not None else "other",
             claim=sender.claim,
+            wishes=sender.wishes,
             debug=sender.debug,
             result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )

@@ -97,7 +97,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
     registry = Registry(catalog, depth=own.node_depth, costs=CostBook(await catalog.costs.all()))
     await registry.refresh()
     stack.push_async_callback(_kept_at_last, registry)
-    queue = Queue(registry, max_queued=own.max_queued, no_capacity_wait_s=own.no_capacity_wait_s)
+    queue = Queue(registry, max_queued=own.max_queued, max_wait_s=own.max_wait_s, no_capacity_wait_s=own.no_capacity_wait_s)
     queue.on_wait = metrics.waited
     metrics.watch_queue(lambda: len(queue), queue.predicted_wait_s)
 

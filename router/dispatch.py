@@ -15,6 +15,7 @@ What is tried again, and what is not:
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
 from router.decisions import DECISION_HEADER, Decisions
+from router.forecast import Foreseen, foreseen_headers
 from router.metrics import RouterMetrics
 from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
@@ -90,6 +92,9 @@ class _Journey:
     """Its row is committed."""
     ticket: Ticket | None = None
     """Its place in line, where a node had none for it."""
+    foreseen: Foreseen | None = None
+    """What was predicted when it came."""
+    began_s: float = field(default_factory=time.monotonic)
     attempts: int = 0
     last: AquatintError | None = None
 
@@ -156,9 +161,10 @@ class Dispatcher:
 
         Raises: any AquatintError; the run's row says the same. Cancelling the caller cancels the run.
         """
-        self._queue.check_room()
+        self._queue.check_room(accepted.ask, key_id=accepted.key_id, wishes=accepted.wishes)
         bind(run_id=accepted.run_id)
-        journey = _Journey(accepted, time.monotonic() + self._run_timeout_s, accepted.ask)
+        lasts_s = min(self._run_timeout_s, accepted.wishes.deadline_s or math.inf)
+        journey = _Journey(accepted, time.monotonic() + lasts_s, accepted.ask)
         if accepted.claim is not None or accepted.recorded:
             earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
             if earlier is not None:
@@ -200,8 +206,8 @@ class Dispatcher:
                 self._decisions.began(journey.accepted.run_id, this.no, self._queue.pick(journey.accepted.run_id))
                 reply = await self._attempt(journey, this)
                 took_s = time.monotonic() - this.began_s if reply is not None and reply.status == 200 else None
-                if reply is not None and journey.accepted.debug:
-                    reply.headers = {**reply.headers, DECISION_HEADER: self._decisions.shown(journey.accepted.run_id, this.no)}
+                if reply is not None:
+                    self._tell(reply, journey, this)
             except AttemptFenced:
                 # The run ended while we were not looking: a node given up for lost has finished it after all,
                 # or the sweeper closed it while the catalog could not hear that it was alive.
@@ -213,12 +219,21 @@ class Dispatcher:
                     # A stream with previews ends long after it began.
                     ended_s = None if journey.accepted.request.partial_images else took_s
                     self._decisions.ended(journey.accepted.run_id, this.no, took_s=ended_s)
+                    if ended_s is not None and journey.foreseen is not None and journey.foreseen.finish_s is not None:
+                        self._metrics.predicted("answer", journey.foreseen.finish_s, time.monotonic() - journey.began_s)
                     if not this.turned_away:
                         self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
             if reply is not None:
                 return reply
         assert journey.last is not None
         raise journey.last
+
+    def _tell(self, reply: Reply, journey: _Journey, this: _Try) -> None:
+        """Add to an answer what was predicted of it, and why it was made where it was made, if that was asked."""
+        told = foreseen_headers(journey.foreseen)
+        if journey.accepted.debug:
+            told[DECISION_HEADER] = self._decisions.shown(journey.accepted.run_id, this.no)
+        reply.headers = {**reply.headers, **told}
 
     async def _next_try(self, journey: _Journey) -> _Try:
         """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
@@ -227,11 +242,14 @@ class Dispatcher:
         if journey.ticket is not None:
             placing = asyncio.ensure_future(self._queue.granted(journey.ticket))
         else:
-            waiting = self._queue.place(run_id, journey.ask, key_id=key_id, deadline_s=journey.deadline_s)
+            wishes, deadline_s = journey.accepted.wishes, journey.deadline_s
+            waiting = self._queue.place(run_id, journey.ask, key_id=key_id, wishes=wishes, deadline_s=deadline_s)
             placing = asyncio.ensure_future(waiting)
         try:
-            if not journey.recorded:
+            if journey.foreseen is None:
                 await asyncio.sleep(0)  # A place that is free is granted in this turn of the loop.
+                journey.foreseen = self._queue.foreseen(run_id)
+            if not journey.recorded:
                 first = placing.result() if _succeeded(placing) else None
                 await self._catalog.runs.open_new(row_of(journey.accepted), first_node=first.name if first else None)
                 journey.recorded = True

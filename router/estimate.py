@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.fleet import Fleet
+from router.forecast import Foreseen
 from router.placement import Ask, refusal
 
 
@@ -41,21 +42,16 @@ class Estimate:
         return told | ({"node": self.node, "turned_away": self.turned_away} if nodes else {})
 
 
-def estimate(ask: Ask, fleet: Fleet, *, queued: int, queued_s: float, now_s: float) -> Estimate:
-    """Predict what becomes of `ask` behind those that wait: `queued` of them, with `queued_s` of work. Changes nothing.
-
-    Those that wait are shared out evenly among the nodes that take runs: which of them goes where is decided only when a
-    place comes free.
-    """
+def estimate(ask: Ask, fleet: Fleet, foreseen: Foreseen, *, now_s: float) -> Estimate:
+    """What becomes of `ask`, of which so much is `foreseen`. Changes nothing."""
+    queued = foreseen.position - 1
     found = fleet.place(ask, now_s)
     reasons = {each.name: refusal(ask, each) for each in fleet.candidates.values()}
     away = {name: reason[1] for name, reason in reasons.items() if reason is not None}
     if found.node_id is None or found.terms is None:
         return Estimate(False, None, None, None, None, queued, away)
-    before_s = queued_s / (len(reasons) - len(away))
-    terms = found.terms
     at = fleet.candidates[found.node_id].name
-    return Estimate(True, at, terms.finish_s + before_s, terms.load_s, terms.own_s, queued, away)
+    return Estimate(True, at, foreseen.finish_s, found.terms.load_s, found.terms.own_s, queued, away)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -1,8 +1,8 @@
 """Idempotency-Key, by Stripe's rules: the first answer again, and nothing made twice.
 
 What an answer is remembered for: pictures, and errors that another try would repeat (`x-should-retry: false`, 5xx).
-Not: what was refused before anything ran (4xx, a full queue, no node), runs their client left, and failures that may
-pass. After those the same key starts anew.
+Not: what was refused before anything ran (4xx, a full queue, no node, a deadline that cannot be met), runs their client
+left, and failures that may pass. After those the same key starts anew.
 """
 
 import asyncio
@@ -14,7 +14,14 @@ import orjson
 from starlette.requests import Request
 
 from common.catalog import Catalog, Claim, KeyRecord
-from common.errors import AquatintError, CatalogUnavailable, InvalidRequest
+from common.errors import (
+    AquatintError,
+    CatalogUnavailable,
+    DeadlineTooSoon,
+    InvalidRequest,
+    NoCapacity,
+    WaitedTooLong,
+)
 from common.images_api import ImageRequest
 from common.images_api.request import FOR_THE_ROUTER
 from common.logs import get_logger
@@ -25,6 +32,7 @@ log = get_logger(__name__)
 HEADER = "idempotency-key"
 REPLAYED_HEADER = "idempotent-replayed"
 MAX_CHARACTERS = 255
+NOTHING_RAN = (NoCapacity, DeadlineTooSoon, WaitedTooLong)
 HASHED_AT_ONCE_BYTES = 256 * 1024
 """More is hashed off the event loop: 16 uploads of 4 MiB take some 50 ms."""
 
@@ -63,7 +71,7 @@ def fingerprint_of(asked: ImageRequest, is_async: bool) -> str:
 
 async def remember(catalog: Catalog, accepted: Accepted, error: AquatintError) -> None:
     """Write an error down if it is one that the same request is answered with from now on."""
-    if accepted.claim is None or error.status < 500 or error.retryable is not False:
+    if accepted.claim is None or error.status < 500 or error.retryable is not False or isinstance(error, NOTHING_RAN):
         return
     refusal = {"status": error.status, "headers": error.headers(), "body": error.envelope()}
     try:

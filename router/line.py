@@ -1,4 +1,4 @@
-"""The order of waiting runs: fair between keys in predicted device seconds, and short work first within a round.
+"""The order of waiting runs: by priority, fair between keys in predicted device seconds, and short work first within a round.
 
 Every key has an account of the device seconds it was given, corrected by what its runs really took. Accounts are compared
 in rounds of `ROUND_S`: a key that was given less comes first, and one that was idle starts where the others are, so that it
@@ -6,22 +6,29 @@ does not save up. It is deficit round robin with accounts instead of turns.
 
 Within a round the order is `arrival + SHORT_FIRST x work`: short runs overtake long ones, and nothing is overtaken by
 what arrived more than `SHORT_FIRST x work` after it, so nothing starves.
+
+Each priority is a lane of its own, with an account like a key's, in which a second weighs the less the higher it is
+(`WEIGHTS`). The highest lane of a round goes first, so what is urgent passes at once; lanes that are asked for all the time
+share the devices as 16 to 4 to 1, so none of them starves.
 """
 
 import heapq
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Generic, TypeVar
 
 from router.placement import Ask
+from router.wishes import Priority
 
 MIN_REMEMBERED = 512
 """Accounts that are kept before idle ones are looked for."""
 SHORT_FIRST = 2.0
 MAX_PATIENCE_S = 300.0
 """No run is overtaken by one that came this much later, however long it takes itself."""
+WEIGHTS = {Priority.HIGH: 16.0, Priority.NORMAL: 4.0, Priority.LOW: 1.0}
+"""Shares of the devices where all priorities wait all the time."""
 ROUND_S = 10.0
 """Device seconds that accounts may differ by before it counts. Shorter is fairer; longer lets more short runs pass."""
 
@@ -36,6 +43,7 @@ class Waiting:
     """Predicted seconds of device time."""
     key: str | None = None
     """Whose share of the devices it takes."""
+    priority: Priority = Priority.NORMAL
 
     @property
     def order_s(self) -> float:
@@ -58,6 +66,69 @@ class Line(Generic[W]):
     """See the module. Holds no clock and wakes nobody."""
 
     def __init__(self) -> None:
+        self._lanes = {priority: _Lane[W]() for priority in Priority}
+        self._horizon_s = 0.0
+        """The account of the lane that was served last, in weighed seconds."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def __contains__(self, waiting: object) -> bool:
+        return any(waiting in lane for lane in self._lanes.values())
+
+    @property
+    def work_s(self) -> float:
+        """Predicted device seconds of all that waits."""
+        return sum(lane.work_s for lane in self._lanes.values())
+
+    def add(self, waiting: W) -> None:
+        """Let a run wait."""
+        lane = self._lanes[waiting.priority]
+        if not len(lane):
+            lane.given_s = max(lane.given_s, self._horizon_s)
+        lane.add(waiting)
+
+    def leave(self, waiting: W) -> None:
+        """Take a run out that gave up."""
+        self._lanes[waiting.priority].leave(waiting)
+
+    def serve(self, waiting: W) -> None:
+        """Take a run out that was given a place, at the cost of its key and its lane."""
+        lane = self._lanes[waiting.priority]
+        lane.serve(waiting)
+        self._horizon_s = max(self._horizon_s, lane.given_s)
+        lane.given_s += waiting.work_s / WEIGHTS[waiting.priority]
+
+    def correct(self, waiting: W, took_s: float) -> None:
+        """A run that was served has ended: what it took is charged."""
+        lane = self._lanes[waiting.priority]
+        lane.correct(waiting, took_s)
+        lane.given_s += (took_s - waiting.work_s) / WEIGHTS[waiting.priority]
+
+    def front(self, limit: int) -> list[W]:
+        """The first `limit` runs in the order in which they would be served one after another."""
+        return list(islice(self, limit))
+
+    def __iter__(self) -> Iterator[W]:
+        """All of them, in order. Changes meanwhile are not allowed for."""
+        given_s = {priority: lane.given_s for priority, lane in self._lanes.items()}
+        orders = {priority: iter(lane) for priority, lane in self._lanes.items() if len(lane)}
+        while orders:
+            first = min(orders, key=lambda priority: (int(given_s[priority] // ROUND_S), priority))
+            waiting = next(orders[first], None)
+            if waiting is None:
+                del orders[first]
+            else:
+                given_s[first] += waiting.work_s / WEIGHTS[first]
+                yield waiting
+
+
+class _Lane(Generic[W]):
+    """Those of one priority."""
+
+    def __init__(self) -> None:
+        self.given_s = 0.0
+        """Weighed device seconds that it was given."""
         self._accounts: dict[str | None, _Account[W]] = {}
         self._numbers = count()
         self._places: dict[int, tuple[float, int]] = {}
@@ -105,24 +176,18 @@ class Line(Generic[W]):
         if account is not None:
             account.given_s += took_s - waiting.work_s
 
-    def front(self, limit: int) -> list[W]:
-        """The first `limit` runs in the order in which they would be served one after another."""
+    def __iter__(self) -> Iterator[W]:
+        """All of them, in order. Changes meanwhile are not allowed for."""
         heap = [self._entry(account, 0, account.given_s) for account in self._accounts.values() if account.queue]
         heapq.heapify(heap)
-        first: list[W] = []
-        while heap and len(first) < limit:
+        while heap:
             _, _, _, given_s, index, account = heap[0]
             waiting = account.queue[index][2]
-            first.append(waiting)
             if index + 1 < len(account.queue):
                 heapq.heapreplace(heap, self._entry(account, index + 1, given_s + waiting.work_s))
             else:
                 heapq.heappop(heap)
-        return first
-
-    def __iter__(self) -> Iterator[W]:
-        """All of them, in order."""
-        return iter(self.front(len(self)))
+            yield waiting
 
     @staticmethod
     def _entry(account: _Account[W], index: int, given_s: float) -> tuple[int, float, int, float, int, _Account[W]]:

@@ -29,7 +29,7 @@ class RouterMetrics:
         )
         self._prediction = Histogram(
             "aquatint_prediction_ratio",
-            "Seconds that runs took over the seconds predicted: 1 is right. of: node, from being sent to the answer.",
+            "Seconds that runs took over the seconds predicted. of: node, from being sent to the answer; answer, in all.",
             ["of"],
             buckets=RATIO_BUCKETS,
             registry=self.registry,

@@ -8,17 +8,33 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 
-from common.errors import AquatintError, DeadlineExceeded, NoCapacity, OutOfDeviceMemory, TooManyRequests, bounded_s
+from common.errors import (
+    AquatintError,
+    DeadlineTooSoon,
+    NoCapacity,
+    OutOfDeviceMemory,
+    TooManyRequests,
+    WaitedTooLong,
+    bounded_s,
+)
 from common.node_api import Holding
 from router.decisions import Pick, pick_of
 from router.fleet import bind
+from router.forecast import Forecast, Foreseen
 from router.line import Line, Waiting
 from router.placement import Ask, Outlook, Placement
 from router.registry import Node, Registry
+from router.wishes import Wishes
 
 SWEEP_EVERY_S = 0.25
 """How often those that wait are looked at for what only time brings: deadlines, and nodes that do not come back."""
+
+LOOKED_THROUGH = 64
+"""Places of the line in which the place of one that comes is looked for; further behind, it is taken to come last."""
+FORETOLD_PER_S = 4000
+"""Predictions that are made anew in a second, each some microseconds."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -32,17 +48,27 @@ class Ticket(Waiting):
     """Since when no node at all could take it, on the monotonic clock; None while some node is only full."""
     pick: Pick | None = None
     """Why it was given its node."""
+    foreseen: Foreseen | None = None
+    """What was predicted of it last; counts from `foreseen_at_s`, on the monotonic clock."""
+    foreseen_at_s: float = 0.0
+    own_deadline: bool = False
+    """Whether the deadline is its client's."""
 
 
 class Queue:
     """Grants places. Every change that may free one ends in `pump`."""
 
-    def __init__(self, registry: Registry, *, max_queued: int, no_capacity_wait_s: float) -> None:
+    def __init__(self, registry: Registry, *, max_queued: int, max_wait_s: float, no_capacity_wait_s: float) -> None:
+        """max_wait_s: runs that would wait for longer, as predicted, are not let in."""
         self._registry = registry
         self._max_queued = max_queued
+        self._max_wait_s = max_wait_s
         self._no_capacity_wait_s = no_capacity_wait_s
         self._line: Line[Ticket] = Line()
         self._granted: dict[str, Ticket] = {}
+        self._waiting: dict[str, Ticket] = {}
+        self._forecast = Forecast()
+        self._foreseen_at_s = 0.0
         self._sweeping: asyncio.TimerHandle | None = None
         self.on_wait: Callable[[float], None] = lambda seconds: None
         registry.changed = self.pump
@@ -50,40 +76,98 @@ class Queue:
     def __len__(self) -> int:
         return len(self._line)
 
-    def waiting(self) -> list[str]:
-        """Ids of waiting runs, in their order."""
-        return [ticket.run_id for ticket in self._line]
+    @property
+    def line(self) -> list[Ticket]:
+        """Waiting runs, in their order."""
+        return list(self._line)
 
     @property
     def work_s(self) -> float:
         """Predicted device seconds of all that waits."""
         return self._line.work_s
 
-    def check_room(self) -> None:
-        """Raises: TooManyRequests: as many runs wait as may."""
+    def check_room(self, ask: Ask, *, key_id: str | None, wishes: Wishes) -> None:
+        """Refuse what would wait in vain.
+
+        Raises: TooManyRequests: as many runs wait as may, or it would wait for too long; DeadlineTooSoon.
+        """
         if len(self._line) >= self._max_queued:
             wait_s = bounded_s(self._turnover_s())
-            # In OpenAI's words, because old clients read the time out of them.
-            raise TooManyRequests(
-                f"Rate limit reached for requests that wait: {len(self._line)} of {self._max_queued} wait already. "
-                f"Please try again in {wait_s}s.",
-                retry_after_s=wait_s,
-            )
+            raise _too_many(f"{len(self._line)} of {self._max_queued} wait already", wait_s)
+        if not len(self._line) and wishes.deadline_s is None:
+            return
+        foreseen = self.foresee(ask, key_id=key_id, wishes=wishes)
+        if foreseen.finish_s is None:
+            return
+        if wishes.deadline_s is not None and foreseen.finish_s > wishes.deadline_s:
+            raise DeadlineTooSoon(foreseen.finish_s, wishes.deadline_s, alone_s=foreseen.own_s)
+        if foreseen.wait_s > self._max_wait_s:
+            told = f"this one would wait for {foreseen.wait_s:.0f} s, and {self._max_wait_s:g} s is the most"
+            raise _too_many(told, bounded_s(foreseen.wait_s - self._max_wait_s))
 
-    async def place(self, run_id: str, ask: Ask, *, key_id: str | None, deadline_s: float) -> Node:
+    def foresee(self, ask: Ask, *, key_id: str | None, wishes: Wishes) -> Foreseen:
+        """What would become of a run that came now."""
+        now_s, work_s = time.monotonic(), self._registry.fleet.work_s(ask)
+        coming = Ticket(ask, now_s, work_s, key_id, wishes.priority, run_id="", deadline_s=now_s)
+        self._line.add(coming)
+        try:
+            return self._foresee(coming, now_s, keep=False)
+        finally:
+            self._line.leave(coming)
+
+    def _foresee(self, coming: Ticket, now_s: float, *, keep: bool) -> Foreseen:
+        """Of a run that is in line as the last who came. keep: it stays."""
+        fleet = self._registry.fleet
+        ahead = list(takewhile(lambda ticket: ticket is not coming, islice(self._line, LOOKED_THROUGH)))
+        if not ahead:
+            first = Forecast()
+            if keep and len(self._line) == 1:
+                self._forecast = first
+            return first.join(1, coming.ask, fleet, now_s, keep=keep)
+        before, position = ahead[-1], len(ahead) + 1
+        if len(ahead) == LOOKED_THROUGH or position == len(self._line) or before.foreseen is None:
+            return self._forecast.join(len(self._line), coming.ask, fleet, now_s, keep=keep)
+        # Ahead of others, being short or of a key that had less: it follows the one before it.
+        alone = Forecast().join(position, coming.ask, fleet, now_s, keep=False)
+        wait_s = max(0.0, before.foreseen.wait_s - (now_s - before.foreseen_at_s))
+        return replace(alone, finish_s=None if alone.finish_s is None else wait_s + alone.own_s)
+
+    def foreseen(self, run_id: str) -> Foreseen | None:
+        """What is predicted of a run that waits here or was sent from here, as of now; None of any other."""
+        ticket = self._granted.get(run_id) or self._waiting.get(run_id)
+        if ticket is None or ticket.foreseen is None:
+            return None
+        found = ticket.foreseen
+        if found.finish_s is None:
+            return found
+        return replace(found, finish_s=max(0.0, found.finish_s - (time.monotonic() - ticket.foreseen_at_s)))
+
+    async def place(self, run_id: str, ask: Ask, *, key_id: str | None, wishes: Wishes, deadline_s: float) -> Node:
         """Wait for a node; its place is taken until `release`. key_id: whose share of the devices it takes.
-        deadline_s: on the monotonic clock.
+        deadline_s: when the wait ends at the latest, on the monotonic clock.
 
         Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
-        model; DeadlineExceeded.
+        model; WaitedTooLong.
         """
         now_s, fleet = time.monotonic(), self._registry.fleet
-        ticket = Ticket(ask, now_s, fleet.work_s(ask), key_id, run_id=run_id, deadline_s=deadline_s)
+        ticket = Ticket(
+            ask,
+            now_s,
+            fleet.work_s(ask),
+            key_id,
+            wishes.priority,
+            run_id=run_id,
+            deadline_s=deadline_s,
+            own_deadline=wishes.deadline_s is not None,
+        )
         fleet.demand.note(ask.model, ticket.work_s, now_s)
-        self._line.add(ticket)
+        self._enter(ticket)
         try:
             self.pump()
-            self._look_at(ticket, fleet.place(ask, now_s), now_s)
+            if not ticket.granted.done():
+                self._look_at(ticket, fleet.place(ask, now_s), now_s)
+            if ticket in self._line:
+                ticket.foreseen, ticket.foreseen_at_s = self._foresee(ticket, now_s, keep=True), now_s
         except BaseException:
             self.withdraw(ticket)
             raise
@@ -105,10 +189,18 @@ class Queue:
         self.on_wait(time.monotonic() - began_s)
         return node
 
+    def _enter(self, ticket: Ticket) -> None:
+        self._line.add(ticket)
+        self._waiting[ticket.run_id] = ticket
+
+    def _quit(self, ticket: Ticket) -> None:
+        self._line.leave(ticket)
+        self._waiting.pop(ticket.run_id, None)
+
     def withdraw(self, ticket: Ticket) -> None:
         """A run that waits no more: out of the line, or its place given back where it was granted in this very moment."""
         if ticket in self._line:
-            self._line.leave(ticket)
+            self._quit(ticket)
         elif self._granted.get(ticket.run_id) is ticket:
             self.release(ticket.granted.result(), ticket.run_id)
 
@@ -118,7 +210,7 @@ class Queue:
         ticket = self._granted.pop(run_id)
         self._line.correct(ticket, 0.0)
         ticket.granted, ticket.stranded_since_s = asyncio.get_running_loop().create_future(), None
-        self._line.add(ticket)
+        self._enter(ticket)
         self._registry.turned_away(node, run_id, holding)
         self.pump()
         return ticket
@@ -144,7 +236,11 @@ class Queue:
     def _grant(self, ticket: Ticket, placement: Placement) -> None:
         assert placement.node_id is not None
         self._line.serve(ticket)
+        self._waiting.pop(ticket.run_id, None)
         now_s, fleet = time.monotonic(), self._registry.fleet
+        assert placement.terms is not None
+        ticket.foreseen = Foreseen(0, placement.terms.finish_s, placement.terms.load_s + placement.terms.own_s)
+        ticket.foreseen_at_s = now_s
         ticket.pick = pick_of(placement, ticket.ask, fleet, now_s=now_s, waited_s=now_s - ticket.arrived_s)
         node = self._registry.get(placement.node_id)
         self._registry.sent(node, ticket.run_id, ticket.ask)
@@ -159,7 +255,9 @@ class Queue:
         """End the wait of those whose time is over, or whom no node can take. One look for all that ask for the same."""
         self._sweeping = None
         now_s, looks = time.monotonic(), dict[Ask, Placement]()
-        for ticket in self._line:
+        order = list(self._line)
+        self._look_ahead(order, now_s)
+        for ticket in order:
             # What no node can take does not hang on how much work it is.
             alike = replace(ticket.ask, units=0.0)
             if alike not in looks:
@@ -167,17 +265,25 @@ class Queue:
             self._look_at(ticket, looks[alike], now_s)
         self._sweep_later()
 
+    def _look_ahead(self, order: list[Ticket], now_s: float) -> None:
+        """Predict anew what becomes of all that wait: the less often, the more they are."""
+        if now_s < self._foreseen_at_s + len(order) / FORETOLD_PER_S:
+            return
+        self._foreseen_at_s = now_s
+        for ticket, foreseen in zip(order, self._forecast.play(order, self._registry.fleet, now_s), strict=True):
+            ticket.foreseen, ticket.foreseen_at_s = foreseen, now_s
+
     def _look_at(self, ticket: Ticket, placement: Placement, now_s: float) -> None:
         if ticket.granted.done():
             return
         ended = self._why_ended(ticket, placement, now_s)
         if ended is not None:
-            self._line.leave(ticket)
+            self._quit(ticket)
             ticket.granted.set_exception(ended)
 
     def _why_ended(self, ticket: Ticket, last: Placement, now_s: float) -> AquatintError | None:
         if now_s >= ticket.deadline_s:
-            return DeadlineExceeded("The request waited for a node until its time was over.", retryable=True)
+            return WaitedTooLong(own=ticket.own_deadline)
         if last.outlook is Outlook.FULL:
             ticket.stranded_since_s = None
             return None
@@ -202,6 +308,12 @@ class Queue:
         """Predicted seconds until one of those that wait has a place."""
         places = sum(node.status.max_concurrency for node in self._registry.nodes() if node.status is not None) or 1
         return self._line.work_s / places
+
+
+def _too_many(why: str, retry_after_s: int) -> TooManyRequests:
+    # In OpenAI's words, because old clients read the time out of them.
+    told = f"Rate limit reached for requests that wait: {why}. Please try again in {retry_after_s}s."
+    return TooManyRequests(told, retry_after_s=retry_after_s)
 
 
 MAX_CHARGE = 10.0

@@ -110,7 +110,7 @@ class Quotas:
 
         Raises: RateLimited, QuotaExceeded: it is one too many; CatalogUnavailable.
         """
-        if not key.limits.any:
+        if not key.limits.counted:
             return Hold(None, Amounts(), {})
         ours = self._keys.setdefault(key.id, _Key(key.limits))
         ours.limits, ours.used_at_s = key.limits, time.monotonic()

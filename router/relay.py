@@ -1,12 +1,20 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from common.catalog import Claim, NewRun
-from common.errors import AquatintError, CatalogUnavailable, EngineFailed, NodeFailed, OutOfDeviceMemory, StorageFull
+from common.errors import (
+    AquatintError,
+    CatalogUnavailable,
+    EngineFailed,
+    NoCapacity,
+    NodeFailed,
+    OutOfDeviceMemory,
+    StorageFull,
+)
 from common.images_api import ImageRequest
 from common.node_api import (
     ATTEMPT_HEADER,
@@ -20,6 +28,7 @@ from common.node_api import (
 )
 from router.placement import Ask
 from router.wire import Answer, Broken
+from router.wishes import Wishes
 
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_SILENCE_S = 10.0
@@ -50,6 +59,7 @@ class Accepted:
     """Its row is in the catalog already."""
     result_key: str | None = None
     """What its result can be found by when the same is asked for again."""
+    wishes: Wishes = field(default_factory=Wishes)
     debug: bool = False
     """Whether its answer tells why it was made where it was made."""
     lasting: bool = False
@@ -88,8 +98,8 @@ def row_of(accepted: Accepted) -> NewRun:
 
 
 def may_pass(error: AquatintError) -> bool:
-    """Whether the same run may succeed later."""
-    return error.status >= 500 and error.retryable is not False
+    """Whether the same run may succeed later: what no node can take may be taken by one that is added."""
+    return isinstance(error, NoCapacity) or (error.status >= 500 and error.retryable is not False)
 
 
 def node_headers(accepted: Accepted, attempt: int, places: int) -> dict[str, str]:

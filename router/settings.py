@@ -18,6 +18,9 @@ class RouterSection(Section):
         default=None, description="Model of requests that name none. The first by name when absent."
     )
     max_queued: int = Field(default=256, ge=1, description="Runs that may wait for a node; one more is answered 429.")
+    max_wait_s: float = Field(
+        default=600, gt=0, description="A run that would wait for a node for longer, as predicted, is answered 429."
+    )
     run_timeout_s: float = Field(default=600, gt=0, description="From acceptance to the answer's first byte; then 504.")
     no_capacity_wait_s: float = Field(
         default=15, ge=0, description="How long a run waits for a node to come (back) that can take it; then 503."

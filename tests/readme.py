@@ -8,6 +8,7 @@ from common.images_api.request import Task
 from common.settings import CommonSettings, Section
 from common.settings_sources import PREFIX
 from node.settings import NodeSettings
+from router.headers import OF_ANSWERS, OF_REQUESTS
 from router.settings import RouterSettings
 
 README = Path(__file__).parent.parent / "README.md"
@@ -53,7 +54,15 @@ def fields_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"settings": settings_table, "fields": fields_table}
+def headers_table() -> str:
+    """Headers of requests and of answers."""
+    rows = ["| header | of | meaning |", "|---|---|---|"]
+    rows += [f"| `{name}` | request | {meaning} |" for name, meaning in OF_REQUESTS.items()]
+    rows += [f"| `{name}` | answer | {meaning} |" for name, meaning in OF_ANSWERS.items()]
+    return "\n".join(rows)
+
+
+TABLES = {"settings": settings_table, "fields": fields_table, "headers": headers_table}
 
 
 def refreshed(text: str) -> str:

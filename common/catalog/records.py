@@ -1,7 +1,7 @@
 """What goes into the catalog and comes out of it: plain frozen values, valid after the database session is gone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -241,11 +241,16 @@ class Limits:
     images_per_day: int | None = None
     gpu_seconds_per_day: float | None = None
     max_in_flight: int | None = None
+    priority: str | None = None
+    """The highest of its requests: high, normal or low; normal where there is none."""
+    deadline_s: float | None = None
+    """Of requests that do not name one: seconds after which the answer is not wanted any more."""
 
     @property
-    def any(self) -> bool:
-        """Whether there is one at all."""
-        return any(getattr(self, each.name) is not None for each in fields(self))
+    def counted(self) -> bool:
+        """Whether there is one that requests are counted for."""
+        amounts = (self.requests_per_minute, self.images_per_day, self.gpu_seconds_per_day, self.max_in_flight)
+        return any(each is not None for each in amounts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ RpmOption = Annotated[int | None, typer.Option(help="Requests per minute; no lim
 ImagesOption = Annotated[int | None, typer.Option(help="Pictures per day (UTC); no limit when absent.")]
 GpuSecondsOption = Annotated[float | None, typer.Option(help="GPU-seconds per day (UTC); no limit when absent.")]
 InFlightOption = Annotated[int | None, typer.Option(help="Requests in flight at once; no limit when absent.")]
+PriorityOption = Annotated[str | None, typer.Option(help="Highest priority: high, normal, low; normal when absent.")]
+DeadlineOption = Annotated[float | None, typer.Option(help="Deadline in seconds of requests that name none.")]
 
 
 @app.command("create")
@@ -25,6 +27,8 @@ def create(
     images: ImagesOption = None,
     gpu_seconds: GpuSecondsOption = None,
     in_flight: InFlightOption = None,
+    priority: PriorityOption = None,
+    deadline_s: DeadlineOption = None,
     as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -37,7 +41,7 @@ def create(
     scopes = ["user", "admin"] if admin else ["user"]
     if join:
         scopes = ["join-approved" if approved else "join"]
-    limits = _limits(rpm, images, gpu_seconds, in_flight)
+    limits = _limits(rpm, images, gpu_seconds, in_flight, priority, deadline_s)
     wanted = {"name": name, "scopes": scopes, "expires_in_days": days, "limits": limits}
     made = ApiClient(url, key).call("POST", "/admin/keys", body=wanted)
     if as_json:
@@ -73,22 +77,35 @@ def limit(
     images: ImagesOption = None,
     gpu_seconds: GpuSecondsOption = None,
     in_flight: InFlightOption = None,
+    priority: PriorityOption = None,
+    deadline_s: DeadlineOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
     """Replace the limits of a key, by name or id; without options it has none."""
     from common.api_client import ApiClient
 
-    ApiClient(url, key).call("PUT", f"/admin/keys/{name}/limits", body=_limits(rpm, images, gpu_seconds, in_flight))
+    ApiClient(url, key).call(
+        "PUT", f"/admin/keys/{name}/limits", body=_limits(rpm, images, gpu_seconds, in_flight, priority, deadline_s)
+    )
     typer.echo(f"The limits of {name} are set.")
 
 
-def _limits(rpm: int | None, images: int | None, gpu_seconds: float | None, in_flight: int | None) -> dict[str, float | None]:
+def _limits(
+    rpm: int | None,
+    images: int | None,
+    gpu_seconds: float | None,
+    in_flight: int | None,
+    priority: str | None,
+    deadline_s: float | None,
+) -> dict[str, float | str | None]:
     return {
         "requests_per_minute": rpm,
         "images_per_day": images,
         "gpu_seconds_per_day": gpu_seconds,
         "max_in_flight": in_flight,
+        "priority": priority,
+        "deadline_s": deadline_s,
     }
 
 

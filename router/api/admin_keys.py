@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.catalog import KeyRecord, Limits
 from router.auth import AdminKey
 from router.services import ServicesDep
+from router.wishes import MAX_DEADLINE_S
 
 api = APIRouter(prefix="/admin")
 
@@ -23,6 +24,10 @@ class KeyLimits(BaseModel):
     images_per_day: int | None = Field(default=None, ge=1, le=1_000_000_000)
     gpu_seconds_per_day: float | None = Field(default=None, gt=0, le=1e9)
     max_in_flight: int | None = Field(default=None, ge=1, le=1_000_000)
+    priority: Literal["high", "normal", "low"] | None = None
+    """The highest that its requests may ask for; normal when absent."""
+    deadline_s: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_S)
+    """Of requests that name none."""
 
     def record(self) -> Limits:
         """As the catalog takes them."""

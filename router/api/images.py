@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
@@ -23,14 +24,18 @@ from router.api.runs import shown
 from router.auth import UserKey
 from router.decisions import DEBUG_HEADER
 from router.estimate import Estimate, estimate
+from router.forecast import Foreseen, foreseen_event, foreseen_headers
 from router.idempotency import claim_of, closed_after, remember
 from router.passing import Passed
-from router.placement import Ask
 from router.quotas import Held
 from router.relay import Accepted, Reply
 from router.services import Services, ServicesDep, public_url
+from router.wishes import wishes_of
 
 api = APIRouter()
+
+TOLD_EVERY_S = 2.0
+"""How often a streamed request that waits is told its place."""
 
 RESPOND_ASYNC = "respond-async"
 EVENTS_AFTER_S = 10.0
@@ -79,7 +84,7 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
     accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services))
     gpu_s = None
     if key.limits.gpu_seconds_per_day is not None:
-        gpu_s = _estimate(accepted.ask, services).gpu_s
+        gpu_s = _estimate(accepted, services).gpu_s
     hold = await services.quotas.admit(key, images=asked.n, gpu_s=gpu_s or 0.0, is_async=is_async)
     try:
         if not is_async:
@@ -104,13 +109,13 @@ async def _admitted(accepted: Accepted, request: Request, services: Services) ->
 async def _estimated(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:
     """A dry run: what dispatch would predict just now."""
     accepted = await services.acceptance.accept(asked, _sender(asked, None, request, key, services))
-    found = _estimate(accepted.ask, services)
+    found = _estimate(accepted, services)
     return JSONResponse(found.shown(accepted.ask, nodes="admin" in key.scopes))
 
 
-def _estimate(ask: Ask, services: Services) -> Estimate:
-    queue, fleet = services.queue, services.registry.fleet
-    return estimate(ask, fleet, queued=len(queue), queued_s=queue.work_s, now_s=time.monotonic())
+def _estimate(accepted: Accepted, services: Services) -> Estimate:
+    foreseen = services.queue.foresee(accepted.ask, key_id=accepted.key_id, wishes=accepted.wishes)
+    return estimate(accepted.ask, services.registry.fleet, foreseen, now_s=time.monotonic())
 
 
 def _wants_async(request: Request, asked: ImageRequest) -> bool:
@@ -127,6 +132,7 @@ def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: Key
         key_id=key.id,
         public_url=public_url(request, services),
         claim=claim,
+        wishes=wishes_of(request, key, is_async=_wants_async(request, asked)),
         debug=request.headers.get(DEBUG_HEADER) == "1" and "admin" in key.scopes,
     )
 
@@ -167,16 +173,19 @@ async def _streamed(accepted: Accepted, request: Request, services: Services) ->
     except BaseException:
         await ended(dispatch)
         raise
-    headers = {**events.HEADERS, RUN_ID_HEADER: accepted.run_id}
-    return Passed(_kept_alive(dispatch), status=200, headers=_headers(headers, accepted.request))
+    foreseen = partial(services.queue.foreseen, accepted.run_id)
+    headers = {**events.HEADERS, RUN_ID_HEADER: accepted.run_id} | foreseen_headers(foreseen())
+    return Passed(_kept_alive(dispatch, foreseen), status=200, headers=_headers(headers, accepted.request))
 
 
-async def _kept_alive(dispatch: asyncio.Task[Reply]) -> AsyncGenerator[bytes]:
-    """Keep-alives until the answer begins, then the answer."""
+async def _kept_alive(dispatch: asyncio.Task[Reply], foreseen: Callable[[], Foreseen | None]) -> AsyncGenerator[bytes]:
+    """Until the answer begins, where the run is and when it will be done, in comments; then the answer."""
     try:
         while not dispatch.done():
-            yield events.KEEP_ALIVE
-            await asyncio.wait({dispatch}, timeout=events.KEEP_ALIVE_EVERY_S)
+            now = foreseen()
+            yield foreseen_event(now)
+            waits = now is not None and now.position
+            await asyncio.wait({dispatch}, timeout=TOLD_EVERY_S if waits else events.KEEP_ALIVE_EVERY_S)
         try:
             reply = dispatch.result()
         except AquatintError as error:

@@ -37,10 +37,15 @@ async def runs_under_way(key: UserKey, services: ServicesDep, request_id: str | 
 
 
 async def _progress(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:
-    """Where an open run is. sent_to: the node of its attempt, where the catalog names one."""
-    waiting = services.queue.waiting()
-    if run_id in waiting:
-        return {"phase": "queued", "position": waiting.index(run_id) + 1}
+    """Where an open run is, and when it will be done. sent_to: the node of its attempt, where the catalog names one."""
+    foreseen = services.queue.foreseen(run_id)
+    eta = {} if foreseen is None or foreseen.finish_s is None else {"eta_s": round(foreseen.finish_s, 1)}
+    if foreseen is not None and foreseen.position:
+        return {"phase": "queued", "position": foreseen.position} | eta
+    return await _at_node(run_id, sent_to, services) | eta
+
+
+async def _at_node(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:
     for node in services.registry.nodes():
         if run_id in node.ours or node.name == sent_to:
             try:

@@ -249,7 +249,7 @@ async def test_a_request_that_waits_for_its_answer_can_be_cancelled_as_well(make
     house.nodes["a"].faults.seconds = 60
     first, second = [asyncio.create_task(house.generate()) for _ in range(2)]
     await until(lambda: bool(house.nodes["a"].jobs) and len(house.services.queue) == 1)
-    [waiting_id] = house.services.queue.waiting()
+    [waiting_id] = [ticket.run_id for ticket in house.services.queue.line]
 
     await house.client.delete(f"/v1/runs/{waiting_id}")
     await house.client.delete(f"/v1/runs/{house.nodes['a'].started[0]}")

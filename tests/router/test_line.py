@@ -5,12 +5,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.line import MAX_PATIENCE_S, Line, Waiting
+from router.line import MAX_PATIENCE_S, ROUND_S, WEIGHTS, Line, Waiting
 from router.placement import Ask
+from router.wishes import Priority
 
 
-def waiting(work_s: float, *, at_s: float = 0, key: str = "a") -> Waiting:
-    return Waiting(Ask("m", "generation", work_s), at_s, work_s, key)
+def waiting(work_s: float, *, at_s: float = 0, key: str = "a", priority: Priority = Priority.NORMAL) -> Waiting:
+    return Waiting(Ask("m", "generation", work_s), at_s, work_s, key, priority)
 
 
 def served(line: Line[Waiting]) -> list[Waiting]:
@@ -99,3 +100,54 @@ def test_whoever_joins_is_served_once_or_has_left(steps: list[tuple[str, int, bo
     assert {id(run) for run in order} == {id(run) for run in joined} - {id(run) for run in gone}
     assert len(served(line)) == len(order)
     assert line.work_s == 0
+
+
+def test_what_is_urgent_goes_before_all_that_is_less_so_whenever_it_comes():
+    line = line_of(*(waiting(1, priority=priority) for priority in (Priority.LOW, Priority.NORMAL) for _ in range(20)))
+    urgent = waiting(30, at_s=100, priority=Priority.HIGH)
+    line.add(urgent)
+
+    order = served(line)
+
+    assert order[0] is urgent
+    assert [run.priority for run in order[1:21]] == [Priority.NORMAL] * 20
+
+
+SHARES = st.sampled_from([0.5, 1.0, 3.0, 8.0])
+
+
+@given(high=SHARES, normal=SHARES, low=SHARES)
+def test_priorities_that_wait_all_the_time_share_the_devices_and_none_starves(high: float, normal: float, low: float):
+    work_s = dict(zip(Priority, (high, normal, low), strict=True))
+    line = line_of(*(waiting(each_s, priority=priority) for priority, each_s in work_s.items() for _ in range(3)))
+    given_s, others_s, longest_s = Counter[Priority](), 0.0, 0.0
+    while sum(given_s.values()) < 4 * ROUND_S * sum(WEIGHTS.values()):
+        [first] = line.front(1)
+        line.serve(first)
+        line.add(waiting(first.work_s, priority=first.priority))
+        given_s[first.priority] += first.work_s
+        others_s = 0.0 if first.priority is Priority.LOW else others_s + first.work_s
+        longest_s = max(longest_s, others_s)
+
+    # Between two runs of the lowest there is one round of each of the others, and a run by which either overshoots.
+    assert longest_s <= ROUND_S * (WEIGHTS[Priority.HIGH] + WEIGHTS[Priority.NORMAL]) + high + normal
+    shares = {priority: seconds / WEIGHTS[priority] for priority, seconds in given_s.items()}
+    assert max(shares.values()) - min(shares.values()) <= ROUND_S + max(work_s.values())
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(Priority)), st.sampled_from("ab"), st.integers(0, 30)), max_size=30))
+def test_the_order_that_is_told_is_the_order_of_serving(runs: list[tuple[Priority, str, int]]):
+    line = line_of(*(waiting(work_s, at_s=i, key=key, priority=p) for i, (p, key, work_s) in enumerate(runs)))
+    told = list(line)
+
+    assert served(line) == told
+
+
+def test_a_priority_that_nobody_asked_for_saves_nothing_up():
+    line = line_of(*(waiting(10, priority=Priority.LOW) for _ in range(100)))
+    for run in line.front(90):
+        line.serve(run)
+    for _ in range(100):
+        line.add(waiting(10, priority=Priority.NORMAL))
+
+    assert Priority.LOW in {run.priority for run in served(line)[:10]}

@@ -6,13 +6,14 @@ import time
 from router.placement import Ask
 from router.registry import Node
 from router.services import Services
+from router.wishes import Wishes
 from tests.fakes.node import MODEL
 from tests.router.conftest import MakeHouse
 
 
 def place(services: Services, run_id: str) -> asyncio.Task[Node]:
-    ask = Ask(MODEL, "generation", 1.0)
-    return asyncio.create_task(services.queue.place(run_id, ask, key_id=None, deadline_s=time.monotonic() + 30))
+    ask, deadline_s = Ask(MODEL, "generation", 1.0), time.monotonic() + 30
+    return asyncio.create_task(services.queue.place(run_id, ask, key_id=None, wishes=Wishes(), deadline_s=deadline_s))
 
 
 async def test_a_place_that_comes_free_as_those_who_wait_leave_goes_to_one_who_stays(make_house: MakeHouse):
