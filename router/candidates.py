@@ -43,16 +43,36 @@ class Known:
     """Whether it has just refused a run for want of a place."""
 
 
-def candidate_of(known: Known, *, depth: int) -> Candidate:
-    """The node as placement sees it. depth: runs it may hold beyond those it runs at once."""
+@dataclass(slots=True)
+class Kept:
+    """The last candidate without its work. A node takes on and ends many runs between two things it says of itself."""
+
+    idle: Candidate | None = None
+    made_of: tuple[object, ...] = ()
+
+    def of(self, known: Known, status: NodeStatus, depth: int) -> Candidate:
+        """The same again as long as only what the node does has changed: copies of `status` then keep its list of models."""
+        made_of = (status.models, known.learned, known.sitting_out, known.health, status.phase, known.name)
+        same = self.idle is not None and made_of[0] is self.made_of[0] and made_of[1] is self.made_of[1]
+        if self.idle is None or not same or made_of[2:] != self.made_of[2:]:
+            self.idle, self.made_of = _idle(known, status, depth), made_of
+        return self.idle
+
+
+def candidate_of(known: Known, *, depth: int, kept: Kept | None = None) -> Candidate:
+    """The node as placement sees it. depth: runs it may hold beyond those it runs at once. kept: of this node alone."""
     status = known.status
     if status is None:
         return Candidate(known.node_id, known.name, {}, 0, held=len(known.ours), away=str(known.health))
+    return _with_work((kept or Kept()).of(known, status, depth), status, known)
+
+
+def _idle(known: Known, status: NodeStatus, depth: int) -> Candidate:
     offers = {
         model.id: offer_of(model, status, depth, known.sitting_out.get(model.id), known.learned.get(model.id))
         for model in status.models
     }
-    idle = Candidate(
+    return Candidate(
         known.node_id,
         known.name,
         offers,
@@ -63,7 +83,6 @@ def candidate_of(known: Known, *, depth: int) -> Candidate:
         max_resident=status.max_resident,
         away=_away(known.health, status.phase),
     )
-    return _with_work(idle, status, known)
 
 
 def offer_of(
@@ -118,7 +137,7 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     told = {job.run_id for job in status.jobs}
     untold = [sent for run_id, sent in known.ours.items() if run_id not in told and not sent.told]
     jobs = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
-    work = jobs + [_Work(sent.ask, sent.ask.units, sent.ask.pictures, 0.0) for sent in untold]
+    work = jobs + [_Work(sent.ask, 0.0) for sent in untold]
     # Those on their way there are ours, or of other routers that were quicker.
     held = len(work) + max(0, status.expected - len(untold))
     held = max(held, idle.places) if known.full else held
@@ -128,10 +147,11 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     for each in work:
         model, offer = each.ask.model, idle.offers.get(each.ask.model)
         load_s = offer.load_s if model not in resident and offer is not None else 0.0
-        own_s = offer.own_s(replace(each.ask, units=each.units, pictures=each.pictures)) if offer is not None else 0.0
+        own_s = offer.own_s(each.ask) if offer is not None else 0.0
         # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
         seconds.append(max(load_s - each.loading_s, SHARE_OF_RUNNING * load_s) + own_s)
-        resident = residents_after([model], replace(idle, resident=resident))
+        if resident[-1:] != (model,):
+            resident = residents_after([model], replace(idle, resident=resident))
     began_s = known.said_at_s if status.jobs else min(sent.at_s for sent in untold)
     # With a place beside what runs, the next run waits for nothing.
     whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0
@@ -141,11 +161,9 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One run at a node: as it was asked for, and what is left of it."""
+    """One run at a node. ask: for what is left of it."""
 
     ask: Ask
-    units: float
-    pictures: int
     loading_s: float
 
 
@@ -156,4 +174,4 @@ def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
     left = 1 - job.step / job.steps if job.steps else 1.0
     # The last picture is there only when all is done.
     pictures = max(1, math.ceil(ask.pictures * left))
-    return _Work(ask, job.work_units * left, pictures, job.loading_s)
+    return _Work(replace(ask, units=job.work_units * left, pictures=pictures), job.loading_s)

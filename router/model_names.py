@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from common.catalog import Catalog
+from common.catalog.shared_reads import SharedReads
 from common.errors import NotFound, UnknownModel
 from common.node_api import ModelStatus
 from router.registry import Registry
@@ -40,7 +41,10 @@ class ModelNames:
         self._catalog = catalog
         self._default = default
         self._aliases: dict[str, str] = {}
+        self._reads = SharedReads(self._read)
         self._fresh_until_s = 0.0
+        self._changes = 0
+        """What was read before a change is not kept after it."""
 
     async def resolve(self, name: str | None) -> tuple[str, ModelStatus | None]:
         """The model a client means, and what nodes say of it (None when it is only known from the catalog).
@@ -71,11 +75,18 @@ class ModelNames:
     async def aliases(self) -> dict[str, str]:
         """alias -> model, at most two seconds old, the built-in ones included."""
         if time.monotonic() >= self._fresh_until_s:
-            self._aliases = await self._catalog.models.aliases()
-            self._fresh_until_s = time.monotonic() + ALIASES_FRESH_S
+            await self._reads.get(None)
         built_in = dict.fromkeys(OPENAI_NAMES, DEMO_MODEL) if DEMO_MODEL in self._registry.models(online=False) else {}
         return built_in | self._aliases
 
+    async def _read(self, _: None) -> None:
+        changes = self._changes
+        aliases = await self._catalog.models.aliases()
+        if changes == self._changes:
+            self._aliases, self._fresh_until_s = aliases, time.monotonic() + ALIASES_FRESH_S
+
     def forget(self) -> None:
         """Read the aliases anew: one was just changed here."""
+        self._changes += 1
         self._fresh_until_s = 0.0
+        self._reads.forget()

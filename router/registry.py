@@ -13,7 +13,7 @@ from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
 from common.node_api import Holding, ModelStatus, NodeStatus
-from router.candidates import Known, Sent, candidate_of
+from router.candidates import Kept, Known, Sent, candidate_of
 from router.costs import CostBook, Learned
 from router.fleet import Fleet
 from router.placement import Ask, Health
@@ -52,6 +52,7 @@ class Node:
     model_failures: dict[str, tuple[int, float]] = field(default_factory=dict)
     """model -> (failures in a row, when the last was, on the monotonic clock)"""
     noted_at_s: float = 0.0
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def id(self) -> str:
@@ -95,6 +96,9 @@ class Registry:
         self.fleet = Fleet()
         """The nodes as placement sees them, kept true with every change."""
         self._nodes: dict[str, Node] = {}
+        self._models: dict[bool, dict[str, ModelStatus]] = {}
+        self._told: dict[str, list[ModelStatus]] = {}
+        """What `models` and `_told_of` found; nothing once a node has said something new."""
         self.changed: Callable[[], None] = lambda: None
 
     def nodes(self) -> list[Node]:
@@ -148,11 +152,21 @@ class Registry:
     def _look(self, node: Node) -> None:
         """Show placement a node as it is now, if it is registered still."""
         if self._nodes.get(node.id) is node:
-            self.fleet.put(candidate_of(node.known(self.costs.of(node.id)), depth=self._depth))
+            before = self.fleet.candidates.get(node.id)
+            now = candidate_of(node.known(self.costs.of(node.id)), depth=self._depth, kept=node.kept)
+            if before is None or before.offers is not now.offers:
+                self._forget_models()
+            self.fleet.put(now)
 
-    def models(self, *, online: bool) -> dict[str, ModelStatus]:
+    def _forget_models(self) -> None:
+        self._models.clear()
+        self._told.clear()
+
+    def models(self, *, online: bool) -> Mapping[str, ModelStatus]:
         """Models by name: of nodes that are online, or that any node ever told this router of."""
-        models: dict[str, ModelStatus] = {}
+        if online in self._models:
+            return self._models[online]
+        models = self._models[online] = {}
         for node in self.nodes():
             if node.status is None or (online and node.health not in (Health.ONLINE, Health.ERROR)):
                 continue
@@ -164,18 +178,26 @@ class Registry:
 
     def tasks(self, model: str) -> set[str]:
         """What the model can be asked for on any node that ever told this router of it."""
-        statuses = [node.status for node in self.nodes() if node.status is not None]
-        return {task for status in statuses for each in status.models if each.id == model for task in each.tasks}
+        return {task for each in self._told_of(model) for task in each.tasks}
 
     def loras(self, model: str) -> frozenset[str]:
         """Names of LoRAs for a model that any node ever told this router of."""
-        told = [each for node in self.nodes() if node.status is not None for each in node.status.models if each.id == model]
-        return frozenset(name for each in told for name in each.loras)
+        return frozenset(name for each in self._told_of(model) for name in each.loras)
 
     def extras(self, model: str) -> frozenset[str]:
         """What else runs of a model may need, as far as any node ever told this router that it has it."""
-        told = [each for node in self.nodes() if node.status is not None for each in node.status.models if each.id == model]
-        return frozenset(words for each in told for words in each.extras)
+        return frozenset(words for each in self._told_of(model) for words in each.extras)
+
+    def _told_of(self, model: str) -> list[ModelStatus]:
+        """What each node says of one model."""
+        if model not in self._told:
+            statuses = [node.status for node in self._nodes.values() if node.status is not None]
+            told = [each for status in statuses for each in status.models if each.id == model]
+            if not told:
+                # Clients can name any number of models that nobody has.
+                return told
+            self._told[model] = told
+        return self._told[model]
 
     async def keep_costs(self) -> None:
         """Write down what was learned of costs since the last time. Raises: CatalogUnavailable: it is kept for the next."""
@@ -190,6 +212,7 @@ class Registry:
         for node_id in self._nodes.keys() - records.keys():
             self._nodes.pop(node_id).lost.set()
             self.fleet.drop(node_id)
+            self._forget_models()
             self.costs.forget(node_id)
         for record in records.values():
             node = self._nodes.get(record.id)

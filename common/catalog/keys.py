@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.catalog.columns import new_id, utc_now
 from common.catalog.database import Database
 from common.catalog.records import KeyRecord, Limits
+from common.catalog.shared_reads import SharedReads
 from common.catalog.tables import ApiKey
 from common.errors import CatalogUnavailable, Conflict, InvalidRequest, NotFound
 
@@ -44,6 +45,7 @@ class Keys:
         self._db = database
         self._good: dict[str, tuple[KeyRecord, float]] = {}
         """digest -> (the key, until when on the monotonic clock it need not be asked for). Good keys only: bounded."""
+        self._reads = SharedReads(self._read)
         self._changes = 0
         """What was read before a change of a key is not kept after it."""
 
@@ -94,7 +96,10 @@ class Keys:
         if known is not None and time.monotonic() < until_s and (known.expires_at is None or now < known.expires_at):
             return known
         self._good.pop(digest, None)
-        changes = self._changes
+        return await self._reads.get(digest)
+
+    async def _read(self, digest: str) -> KeyRecord | None:
+        now, changes = utc_now(), self._changes
         async with self._db.read() as session:
             key = await session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == digest))
         same = hmac.compare_digest(digest, _NOBODYS if key is None else key.secret_sha256)
@@ -135,6 +140,7 @@ class Keys:
     def _forget(self) -> None:
         self._changes += 1
         self._good.clear()
+        self._reads.forget()
 
     async def count(self) -> int:
         """How many keys are not revoked."""

@@ -1,13 +1,15 @@
 """The pick, as a table of fleets."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.node_api import DeviceStatus, JobPhase, JobStatus, MemoryLimit, ModelStatus, NodePhase, NodeStatus
-from router.candidates import Known, Sent, candidate_of
+from router.candidates import Kept, Known, Sent, candidate_of
+from router.costs import Cost, Learned
 from router.placement import (
     Ask,
     Candidate,
@@ -313,3 +315,37 @@ def test_where_it_fits_no_node_the_largest_that_would_is_known():
     placement = pick(large, [node("a", limited(1_000_000, 600_000)), node("b", limited(2_000_000, 900_000))])
 
     assert (placement.node_id, placement.outlook, placement.fits_px) == (None, Outlook.NONE, 900_000)
+
+
+def test_a_candidate_made_from_what_was_kept_is_the_same_as_one_made_anew():
+    told = status(models={MODEL: True, "other": False})
+    moved = status(models={MODEL: False, "other": True}, jobs=[job("run_3", 4.0)])
+    learned = {MODEL: Learned({("", 0): Cost(2.0)}, 7.0)}
+    steps: list[dict[str, Any]] = [
+        {"status": told},
+        {"ours": {"run_1": sent(5.0)}},
+        {"ours": {"run_1": sent(5.0), "run_2": sent(9.0)}, "said_at_s": 3.0},
+        {"status": told.model_copy(update={"jobs": [job("run_1", 5.0, step=1, steps=2)]})},
+        {"status": told.model_copy(update={"phase": NodePhase.DRAINING, "expected": 1})},
+        {"learned": learned, "status": told, "full": True},
+        {"sitting_out": {MODEL: "failed 3 times in a row"}},
+        {"health": Health.OFFLINE},
+        {"health": Health.ONLINE, "sitting_out": {}},
+        {"status": moved, "ours": {}},
+        {"status": None},
+        {"status": told, "learned": {}},
+    ]
+    known = Known(node_id="a", name="a", health=Health.ONLINE, status=told, ours={}, sitting_out={})
+    kept = Kept()
+
+    for step in steps:
+        known = replace(known, **step)
+        assert candidate_of(known, depth=1, kept=kept) == candidate_of(known, depth=1), step
+
+
+def test_what_a_node_offers_is_not_made_anew_for_its_jobs():
+    told, kept = status(), Kept()
+    idle = Known(node_id="a", name="a", health=Health.ONLINE, status=told, ours={}, sitting_out={})
+    busy = replace(idle, ours={"run_1": sent(5.0)}, status=told.model_copy(update={"jobs": [job("run_2", 1.0)]}))
+
+    assert candidate_of(busy, depth=1, kept=kept).offers is candidate_of(idle, depth=1, kept=kept).offers
