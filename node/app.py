@@ -114,6 +114,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         pace=pace,
         is_resident=residency.is_resident,
         batch_size=batches.size if batches is not None else lambda shape, pictures: 1,
+        joins=batches.joins if batches is not None else lambda more, at_work: None,
     )
     recorder = Recorder(catalog, assets, node=own.name)
     ladder = MemoryLadder(residency, MemoryLimits(settings.memory_limits_path), dtype=own.dtype, offload=own.offload)

@@ -8,9 +8,10 @@ then four, as soon as so many pictures wait; the next size is tried only while t
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -31,6 +32,15 @@ AGAIN_AFTER = 50
 MAX_ROWS = 512
 """Shapes remembered; clients choose sizes and steps freely."""
 WRITE_EVERY_S = 2.0
+
+
+class Wanted(NamedTuple):
+    """Pictures that want to be made."""
+
+    shape: str
+    steps: int
+    """Of each."""
+    pictures: int
 
 
 def shape_of(spec: RunSpec) -> str:
@@ -87,6 +97,33 @@ class BatchTable:
                 break
         return _best(row, sizes)
 
+    def joins(self, more: Wanted, at_work: Sequence[Wanted]) -> int | None:
+        """How many in a pass to allow when a run is to come between the steps of others; None: it had better wait.
+
+        Of one shape it may be tried out. Where shapes differ every picture costs at most what the dearest of them costs in so
+        large a step, which all of them together must be worth: nothing is tried, for of such a step nothing is learned.
+        """
+        everyone = (more, *at_work)
+        pictures = sum(each.pictures for each in everyone)
+        size = next((size for size in SIZES if size >= pictures), None)
+        if size is None:
+            return None
+        if len({each.shape for each in everyone}) == 1:
+            return pictures if self.size(more.shape, size) >= pictures else None
+        alone_s = [self._step_s(each, 1) for each in everyone]
+        dearest = max(everyone, key=lambda each: self._step_s(each, 1) or 0.0)
+        shared_s = self._step_s(dearest, size)
+        if shared_s is None or None in alone_s:
+            return None
+        apart_s = sum(each.pictures * (step_s or 0.0) for each, step_s in zip(everyone, alone_s, strict=True))
+        return pictures if apart_s > PAYS * pictures * shared_s else None
+
+    def _step_s(self, wanted: Wanted, size: int) -> float | None:
+        """Seconds a picture for one step of so many, its part of the decoding included; None if not measured."""
+        row = self._row(wanted.shape)
+        seconds = None if row is None or size > row.fits else row.seconds.get(size)
+        return None if seconds is None else seconds / wanted.steps
+
     def wanted(self, model: str) -> int:
         """How many pictures of a model the node would rather have at hand: the largest size that pays or is to be tried."""
         rows = [row for name, row in self._rows.items() if name.startswith(f"{self.device()}: {model} ")]
@@ -99,7 +136,10 @@ class BatchTable:
             return
         size = measured.pictures
         if measured.seconds is None:
-            row.fits = min(row.fits, size // 2)
+            row.fits = min(row.fits, max(each for each in SIZES if each < size))
+        elif size not in SIZES:
+            # Between steps there are any number of pictures at work; what is asked for is in powers of two.
+            return
         elif (shape, size) not in self._warm:
             self._warm.add((shape, size))
             return

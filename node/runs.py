@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from common.catalog import AttemptFenced, new_id
@@ -23,10 +24,11 @@ from node.masks import Canvas, as_source, canvas_of, fitted, flattened
 from node.memory_ladder import Asked, MemoryLadder, Plan
 from node.metrics import NodeMetrics
 from node.models import Model, Models
+from node.offload import Offload
 from node.recorder import Recorder, Sender, Ticket
 from node.resolve import Resolved, check_task, resolve
 from node.scheduler import Job, Pace, Scheduler
-from node.sharing import shared_key
+from node.sharing import shared_key, steps_key
 from node.upscale_requests import with_upscale
 from node.worker.causes import WorkerLost
 from node.worker.handle import OnFile, Order, Product, Worker
@@ -122,16 +124,18 @@ class Runs:
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
+        shared, stepped = (None, None) if request.made_exactly or canvas is not None else self._shared_keys(model, spec)
         job = Job(
             run_id,
             model.name,
             spec.work_units,
             spec.total_steps,
             pictures=len(spec.seeds),
-            shared_key=None if request.made_exactly or canvas is not None else self._shared_key(model, spec),
+            shared_key=shared,
             shape=shape_of(spec),
             work=work_words(request, spec.preset),
             pixels=spec.size.pixels,
+            steps_key=stepped,
         )
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
@@ -161,13 +165,19 @@ class Runs:
             raise UnknownModel(request.model)
         return model
 
-    def _shared_key(self, model: Model, spec: RunSpec) -> Hashable | None:
-        """What others must have in common with a run to share a pass with it. None before the worker is there."""
+    def _shared_keys(self, model: Model, spec: RunSpec) -> tuple[Hashable | None, Hashable | None]:
+        """What others must have in common with a run to share a pass with it, and to share steps. None before the worker is
+        there.
+        """
         device = self._worker.device
         if self._batches is None or device is None:
-            return None
-        choice = self._ladder.plan(model, device).choice
-        return shared_key(spec) if choice.checkpoint.engine is EngineName.DIFFUSERS else None
+            return None, None
+        plan = self._ladder.plan(model, device)
+        if plan.choice.checkpoint.engine is not EngineName.DIFFUSERS:
+            return None, None
+        # Weights that are on their way to the device and back cost a step more than company saves.
+        at_hand = plan.offload.mode is Offload.NONE
+        return shared_key(spec), steps_key(spec, plan.choice.checkpoint.family) if at_hand else None
 
     async def _canvas(self, request: ImageRequest) -> Canvas | None:
         """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""
@@ -269,8 +279,8 @@ class Runs:
     async def _sent(self, job: Job, run: Order) -> Product:
         """Go to the worker together with those the turn came with."""
         assert job.share is not None
-        number = self._worker.prepare(run)
-        job.share.arrive(job.run_id, number, self._worker.send)
+        number, share = self._worker.prepare(run), None if job.steps_key is None else job.share.number
+        job.share.arrive(job.run_id, number, partial(self._worker.send, share=share))
         return await self._worker.product(number)
 
     def _learn(self, job: Job, model: Model, spec: RunSpec, product: Product, took_s: float) -> None:
@@ -278,6 +288,8 @@ class Runs:
         pictures = len(spec.seeds)
         together = job.share.pictures if job.share is not None else pictures
         own_s = took_s * pictures / max(pictures, together)
+        if product.own_s is not None and together > pictures:
+            own_s = product.own_s
         self._pace.runs_took.append(_took(job, own_s, product))
         if spec.preset is not Preset.FULL:
             # What is learned is the price of a whole step.
@@ -285,7 +297,8 @@ class Runs:
         self._pace.learn_run(model.name, own_s, spec.work_units)
         if self._batches is not None and shared_key(spec) is not None and not product.vae_tiled:
             alone = PassTime(1, (product.timings_s["denoise"] + product.timings_s["decode"]) / pictures)
-            for each in product.passes or (alone,):
+            # Of steps that came in all sizes nothing is learned but what is told of them.
+            for each in product.passes or ((alone,) if product.own_s is None else ()):
                 self._batches.learn(job.shape, each)
 
     async def _record(

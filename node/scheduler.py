@@ -1,16 +1,18 @@
 """Who is next: a bounded first-come queue in front of the one worker, and what was learned about how long runs take."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
 from common.errors import Conflict, RunCancelled, TooManyRequests, Unavailable
 from common.node_api import JobPhase, JobStatus, LoadTook, RunTook
+from node.batch_table import Wanted
 from node.sharing import Share, companions
 
 EWMA_WEIGHT = 0.3
@@ -40,6 +42,8 @@ class Job:
     """Its kind, as `work_words` says it."""
     pixels: int = 0
     """Area of one picture."""
+    steps_key: Hashable | None = None
+    """Runs with the same key may come between the steps of one another; None: with nobody."""
     phase: JobPhase = JobPhase.QUEUED
     step: int = 0
     cancel_ordered: bool = False
@@ -66,6 +70,11 @@ class Job:
             pictures=self.pictures,
             loading_s=0.0 if self.loading_since_s is None else time.perf_counter() - self.loading_since_s,
         )
+
+    def wanted(self) -> Wanted:
+        """What of it is still to be made."""
+        made = self.step / self.steps if self.steps else 0.0
+        return Wanted(self.shape, self.steps // self.pictures, max(1, math.ceil(self.pictures * (1 - made))))
 
 
 class Pace:
@@ -106,6 +115,9 @@ class Scheduler:
 
     Where it pays, runs that wait and may share a pass come to the device with the first of them. Nobody in between waits
     longer for it than for one pass, and what a pass costs less than its pictures one by one is everybody's gain.
+
+    Where runs can come and go between steps, the next in the queue joins those at work when that pays, and the next after it;
+    the first that cannot, or had better not, ends that: nobody is passed by those who come later, however many they are.
     """
 
     def __init__(
@@ -115,13 +127,16 @@ class Scheduler:
         pace: Pace,
         is_resident: Callable[[str], bool],
         batch_size: Callable[[str, int], int] = lambda shape, pictures: 1,
+        joins: Callable[[Wanted, Sequence[Wanted]], int | None] = lambda more, at_work: None,
     ) -> None:
         """max_queued: runs that may wait beside those that run.
 
-        batch_size: how many of so many waiting pictures of a shape to make in one pass.
+        batch_size: how many of so many waiting pictures of a shape to make in one pass. joins: how many to allow in a pass
+        that one more joins; None has it wait.
         """
         self._max_queued = max_queued
         self._batch_size = batch_size
+        self._joins = joins
         self._pace = pace
         self._is_resident = is_resident
         self._jobs: OrderedDict[str, Job] = OrderedDict()
@@ -180,7 +195,8 @@ class Scheduler:
     def again_alone(self, job: Job) -> None:
         """Give up a turn, and take another by oneself: what was shared has failed."""
         job.turn.clear()
-        job.share, job.shared_key, job.phase, job.step, job.loading_since_s = None, None, JobPhase.QUEUED, 0, None
+        job.share, job.shared_key, job.steps_key = None, None, None
+        job.phase, job.step, job.loading_since_s = JobPhase.QUEUED, 0, None
         self._give_turn()
 
     def cancel(self, run_id: str) -> bool:
@@ -225,12 +241,17 @@ class Scheduler:
     def _give_turn(self) -> None:
         self.on_change()
         held = [job for job in self._jobs.values() if not job.off_device]
-        if any(job.turn.is_set() for job in held):
-            self._none_at_work.clear()
-            return
-        self._none_at_work.set()
+        at_work = [job for job in held if job.turn.is_set()]
+        if not at_work:
+            self._none_at_work.set()
         if not held or self._held_up:
             return
+        at_work = at_work or self._begin_share(held)
+        self._none_at_work.clear()
+        self._let_join(at_work, [job for job in held if not job.turn.is_set()])
+
+    def _begin_share(self, held: Sequence[Job]) -> list[Job]:
+        """Give the first its turn, and with it those that share its pass."""
         first = held[0]
         alike = [job for job in held if job is first or (first.shared_key is not None and job.shared_key == first.shared_key)]
         pictures = {job.run_id: job.pictures for job in alike}
@@ -241,4 +262,18 @@ class Scheduler:
             job = self._jobs[run_id]
             job.share = share
             job.turn.set()
-        self._none_at_work.clear()
+        return [self._jobs[run_id] for run_id in chosen]
+
+    def _let_join(self, at_work: list[Job], waiting: Sequence[Job]) -> None:
+        """Have those that wait come between the steps of those at work, the first of them first."""
+        share, key = at_work[0].share, at_work[0].steps_key
+        for job in waiting:
+            if key is None or share is None or job.steps_key != key:
+                return
+            batch = self._joins(job.wanted(), [each.wanted() for each in at_work])
+            if batch is None:
+                return
+            share.join(job.run_id, job.pictures, batch)
+            job.share = share
+            job.turn.set()
+            at_work.append(job)

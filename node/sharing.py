@@ -1,10 +1,13 @@
 """Which runs may share a pass, and how those whose turn has come together are sent to the worker together."""
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import MISSING, fields, replace
+from typing import Any
 
-from common.images_api import OutputFormat
+from common.images_api import OutputFormat, Size
 from node.engines.base import RunSpec
+from node.pipeline_classes import Family
 
 Send = Callable[[Sequence[int], int], None]
 """node.worker.handle.Worker.send"""
@@ -15,8 +18,24 @@ _PLAIN = {
 }
 """What a run that can share says of everything it may ask for beyond a picture from text."""
 
+_OF_ONE_STEP: dict[str, Any] = {"steps": 0, "guidance": 0.0, "sampler": "", "timestep_spacing": None}
+_NO_SIZE = Size(1, 1)
+STEPPED: dict[Family, dict[str, Any]] = {
+    Family.SD15: _OF_ONE_STEP,
+    Family.Z_IMAGE: _OF_ONE_STEP | {"drawn": _NO_SIZE, "size": _NO_SIZE},
+}
+"""Families whose runs may come and go between steps, and what besides they may then differ in, as it is in their key."""
 
-def shared_key(spec: RunSpec) -> Hashable | None:
+
+def steps_key(spec: RunSpec, family: Family) -> Hashable | None:
+    """What runs must have in common for one to join another that is at work; None for one that joins nobody."""
+    key = shared_key(spec)
+    if key is None or family not in STEPPED or spec.loras:
+        return None
+    return replace(key, **STEPPED[family])
+
+
+def shared_key(spec: RunSpec) -> RunSpec | None:
     """What runs must have in common to share a pass; None for one that can share with nobody.
 
     Everything but what a pass keeps apart by picture. A run that asks for more than a picture from text shares with nobody
@@ -40,7 +59,9 @@ def shared_key(spec: RunSpec) -> Hashable | None:
 
 
 class Share:
-    """Runs whose turn has come together. They are sent when every one of them is ready or gone."""
+    """Runs whose turn has come together, and those that join them. They are sent when every one of them is ready or gone."""
+
+    _numbers = itertools.count(1)
 
     def __init__(self, pictures: dict[str, int], batch: int) -> None:
         """pictures: of each run, by its id. batch: at most so many in a pass."""
@@ -49,9 +70,16 @@ class Share:
         """Run id -> (its number at the worker, its pictures)"""
         self._send: Send | None = None
         self._batch = batch
+        self.number = next(self._numbers)
+        """Under which the worker knows those of it that may be joined."""
         self.pictures = 0
         """In all that was sent."""
         self.runs = 0
+
+    def join(self, run_id: str, pictures: int, batch: int) -> None:
+        """One more is to come. batch: at most so many in a pass from now on."""
+        self._awaited[run_id] = pictures
+        self._batch = max(self._batch, batch)
 
     def arrive(self, run_id: str, number: int, send: Send) -> None:
         """A run is prepared under a number; with the last of them all are sent."""
@@ -69,7 +97,8 @@ class Share:
         if self._awaited or not self._ready or self._send is None:
             return
         numbers = [number for number, _ in self._ready.values()]
-        self.runs, self.pictures = len(numbers), sum(pictures for _, pictures in self._ready.values())
+        self.runs += len(numbers)
+        self.pictures += sum(pictures for _, pictures in self._ready.values())
         self._ready.clear()
         self._send(numbers, min(self._batch, self.pictures))
 

@@ -20,6 +20,7 @@ __all__ = [
     "ControlUse",
     "Engine",
     "EngineFailed",
+    "Entrance",
     "ImagePromptUse",
     "LoadOrder",
     "LoraMismatch",
@@ -34,6 +35,7 @@ __all__ = [
     "RunCancelled",
     "RunSpec",
     "SharingEngine",
+    "SteppingEngine",
     "UpscaleUse",
 ]
 
@@ -321,6 +323,8 @@ class Made:
     """Pictures, of this run and others, in the largest pass that made some of these."""
     passes: tuple["PassTime", ...] = ()
     """What passes took that began for this run; empty for a run that was made alone."""
+    own_s: float | None = None
+    """Seconds of the device that were spent on this run, of those it shared its part; None where all of them were its own."""
 
 
 class PassTime(NamedTuple):
@@ -390,5 +394,37 @@ class SharingEngine(Engine, Protocol):
         """Make the pictures of several runs in passes of at most `batch` pictures: of each run its pictures or its error.
 
         Raises: EngineFailed: the model is not loaded.
+        """
+        ...
+
+
+class Entrance(Protocol):
+    """Where runs come in and go out while others are being made. Asked and told between two steps, by the engine's thread."""
+
+    @property
+    def batch(self) -> int:
+        """At most so many pictures in a pass, from now on."""
+        ...
+
+    def arrived(self) -> Sequence[Member]:
+        """Those that have come since it was asked last; it does not wait.
+
+        Their specs may differ in steps, guidance and sampler as well, and in size where a family draws sizes in one pass.
+        """
+        ...
+
+    def ended(self, member: Member, outcome: Made | AquatintError) -> None:
+        """One is made, or never will be. Returns at once, for the others wait."""
+        ...
+
+
+@runtime_checkable
+class SteppingEngine(SharingEngine, Protocol):
+    """One that lets runs come and go between two steps of others."""
+
+    def generate_in_steps(self, spec: RunSpec, entrance: Entrance) -> None:
+        """Make the pictures of whoever arrives until nobody is left. spec: of one of them, for what all have in common.
+
+        Raises: EngineFailed: the model is not loaded, or of a family that is not made so.
         """
         ...

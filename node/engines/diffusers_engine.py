@@ -3,7 +3,7 @@
 The pictures of a run that must be exact are made one after another, each with its own generator on the CPU. A batched
 call would not give the same bits: with sliced decoding SD 1.5 is equal on a CPU, but SDXL differs by 1e-6 and GPU kernels
 by more, and such a seed must give the same picture alone and beside others. The prompt is encoded once for all of them.
-Other runs share passes (`together.py`).
+Other runs share passes (`together.py`), or, of some families, single steps (`stepping/`).
 """
 
 import ctypes
@@ -24,6 +24,7 @@ from node.checkpoints import Layout
 from node.engines.adapters import Adapters
 from node.engines.base import (
     EngineFailed,
+    Entrance,
     LoadOrder,
     Made,
     Member,
@@ -43,6 +44,8 @@ from node.engines.prompt_cache import PromptCache
 from node.engines.prompts import read_prompt
 from node.engines.samplers import make_sampler
 from node.engines.step_caches import cached_steps
+from node.engines.stepping.families import steps_of
+from node.engines.stepping.loop import StepLoop, Studio
 from node.engines.tiny_decoding import TinyDecoding
 from node.engines.together import Together
 from node.engines.tuned import Tuned
@@ -66,7 +69,7 @@ MAX_ERROR_CHARS = 300
 
 
 class DiffusersEngine:
-    """See node.engines.base.SharingEngine."""
+    """See node.engines.base.SteppingEngine."""
 
     interruptible = True
 
@@ -85,6 +88,7 @@ class DiffusersEngine:
         self._upscaling = Upscaling(self._device)
         self._tiny_decoding = TinyDecoding(self._device)
         self._prompts = PromptCache(self._device)
+        self._decode_beside = self._device.type == "cuda"
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 
@@ -169,6 +173,29 @@ class DiffusersEngine:
             prompts=self._prompts,
         )
         return together.made(members, batch)
+
+    def generate_in_steps(self, spec: RunSpec, entrance: Entrance) -> None:
+        model = spec.model
+        if model not in self._loaded:
+            raise EngineFailed(f"The model {model!r} is not loaded.", retryable=True)
+        order, pipeline = self._loaded[model]
+        steps, calls = steps_of(order.checkpoint.family, pipeline), calls_of(order.checkpoint.family)
+        if steps is None:
+            raise EngineFailed(f"Runs of {model!r} cannot come and go between steps.")
+        studio = Studio(
+            pipeline,
+            steps,
+            self._device,
+            read=lambda spec: self._prompts.get(spec, None, lambda: read_prompt(order, pipeline, spec, None)),
+            decode=calls.decode,
+            decode_previews=self._tiny_decoding.instead_of(calls.decode, order),
+            finish=lambda image, spec: cut_to(as_large_as(image, spec.drawn), spec.size),
+            told_as_ours=lambda: _told_as_ours(f"Running {model!r}"),
+            free_caches=self._free_caches,
+            decode_beside=self._decode_beside,
+        )
+        with self._at_work(order, spec):
+            StepLoop(studio, entrance).run()
 
     def _made(self, spec: RunSpec, canvas: Canvas | None, on_step: OnStep, on_preview: OnPreview) -> Made:
         order, pipeline = self._loaded[spec.model]

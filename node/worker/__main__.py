@@ -9,7 +9,6 @@ A run that its engine cannot stop is cancelled by the end of this process, which
 import argparse
 import ctypes
 import os
-import queue
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from PIL import Image
@@ -37,9 +37,10 @@ from node.engines.base import (
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.tuning import USUAL, Tuning
+from node.worker.company import Company, Orders
 from node.worker.device import choose_device, device_status, memory_held
 from node.worker.engines import Engines
-from node.worker.frames import Frame, FrameError, pack, read_frame
+from node.worker.frames import FrameError, pack, read_frame
 from node.worker.orders import ALIVE_EVERY_S, canvas_from_blobs, load_from_json, with_control_pictures
 from node.worker.parameters import parameters_text, recipe_json
 
@@ -63,12 +64,14 @@ class Child:
         self._engines = engines
         self._device = device
         self._send_lock = threading.Lock()
-        self._orders: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._orders = Orders()
         self._cancelled: set[int] = set()
         self._unstoppable: int | None = None
         """The call at work, where its engine goes on whatever happens."""
         self._ending = threading.Lock()
         """Held by whoever tells how such a call ended: its end and its cancel may come together."""
+        self._delivering = ThreadPoolExecutor(1, "deliver")
+        """Encodes and sends the pictures of runs that leave others at work: the next step need not wait for a file."""
 
     def run(self) -> None:
         """Serve until the node closes its end."""
@@ -87,6 +90,9 @@ class Child:
                 self._cancelled.difference_update(calls)
 
     def _carry_out(self, order: dict[str, Any], blobs: Sequence[bytes]) -> None:
+        if order["kind"] == "together" and order["share"] is not None:
+            self._generate_in_steps(order)
+            return
         if order["kind"] == "together":
             self._generate_together(order["members"], order["batch"])
             return
@@ -126,11 +132,10 @@ class Child:
         members = []
         for order in orders:
             call, spec = order["call"], RunSpec.from_json(order["spec"])
-            if call in self._cancelled:
-                self._fail(call, RunCancelled("The run was cancelled before it began."))
-                continue
-            left[call] = spec
-            members.append(Member(spec, self._steps_of(call, tell_end=True), self._previews_of(call, spec)))
+            member = self._member_of(call, spec)
+            if member is not None:
+                left[call] = spec
+                members.append(member)
         outcomes: Sequence[Made | Exception]
         try:
             outcomes = self._engines.generate_together(members, batch) if members else ()
@@ -138,12 +143,32 @@ class Child:
             outcomes = [error] * len(members)
         for (call, spec), outcome in zip(left.items(), outcomes, strict=True):
             if isinstance(outcome, Made):
-                try:
-                    self._deliver(call, spec, outcome)
-                except Exception as error:
-                    self._fail(call, error)
+                self._deliver_or_fail(call, spec, outcome)
             elif not isinstance(outcome, RunCancelled):
                 self._fail(call, outcome)
+
+    def _generate_in_steps(self, order: dict[str, Any]) -> None:
+        """Make several runs, and those of the same share that come meanwhile. Each is answered when it is made."""
+        company = Company(
+            order,
+            self._orders,
+            member_of=self._member_of,
+            deliver=self._deliver_beside,
+            fail=self._fail,
+        )
+        try:
+            self._engines.generate_in_steps(RunSpec.from_json(order["members"][0]["spec"]), company)
+        except Exception as error:
+            company.fail_all(error)
+        finally:
+            self._cancelled.difference_update(company.calls)
+
+    def _member_of(self, call: int, spec: RunSpec) -> Member | None:
+        """One of several; None for one that is cancelled already, and is told so now."""
+        if call in self._cancelled:
+            self._fail(call, RunCancelled("The run was cancelled before it began."))
+            return None
+        return Member(spec, self._steps_of(call, tell_end=True), self._previews_of(call, spec))
 
     def _steps_of(self, call: int, *, tell_end: bool = False) -> OnStep:
         """tell_end: answer a cancelled run at once, for the others of its pass go on."""
@@ -164,6 +189,15 @@ class Child:
             self._send({"kind": "preview", "call": call, "index": index}, [file])
 
         return on_preview
+
+    def _deliver_or_fail(self, call: int, spec: RunSpec, made: Made) -> None:
+        try:
+            self._deliver(call, spec, made)
+        except Exception as error:
+            self._fail(call, error)
+
+    def _deliver_beside(self, call: int, spec: RunSpec, made: Made) -> None:
+        self._delivering.submit(self._deliver_or_fail, call, spec, made)
 
     def _deliver(self, call: int, spec: RunSpec, made: Made) -> None:
         """Answer a run with its files."""
@@ -189,6 +223,7 @@ class Child:
             "vae_tiled": made.vae_tiled,
             "batch": made.batch,
             "passes": [list(each) for each in made.passes],
+            "own_s": made.own_s,
         }
         self._send(header, files)
 

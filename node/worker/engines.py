@@ -4,7 +4,19 @@ from collections.abc import Callable, Sequence
 
 from common.errors import AquatintError
 from node.engine_names import EngineName
-from node.engines.base import Engine, EngineFailed, LoadOrder, Made, Member, OnPreview, OnStep, RunSpec, SharingEngine
+from node.engines.base import (
+    Engine,
+    EngineFailed,
+    Entrance,
+    LoadOrder,
+    Made,
+    Member,
+    OnPreview,
+    OnStep,
+    RunSpec,
+    SharingEngine,
+    SteppingEngine,
+)
 from node.masks import Canvas
 from node.tuning import USUAL, Tuning
 
@@ -66,6 +78,12 @@ class Engines:
         if not isinstance(engine, SharingEngine):
             raise EngineFailed("This engine makes one picture after another.")
         return engine.generate_together(members, batch)
+
+    def generate_in_steps(self, spec: RunSpec, entrance: Entrance) -> None:
+        engine = self._of(spec.model)
+        if not isinstance(engine, SteppingEngine):
+            raise EngineFailed("With this engine nobody can come between steps.")
+        engine.generate_in_steps(spec, entrance)
 
     def _of(self, model: str) -> Engine:
         engine = self._by_model.get(model)

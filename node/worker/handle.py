@@ -74,6 +74,8 @@ class Product:
     """Pictures in the largest pass that made some of these."""
     passes: tuple[PassTime, ...] = ()
     """Passes to learn from; empty for a run that was made alone."""
+    own_s: float | None = None
+    """Its share of the device's seconds, where others came and went; None where that was even, or it was alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,22 +252,23 @@ class Worker:
         values = {"kind": "generate", "spec": spec.to_json(), "canvas": canvas_to_json(canvas)}
         return self._new_call(values, canvas_to_blobs(canvas) + control_blobs(spec), order)
 
-    def send(self, numbers: Sequence[int], batch: int = 1) -> None:
+    def send(self, numbers: Sequence[int], batch: int = 1, share: int | None = None) -> None:
         """Give prepared runs to the child. Where there is none just now, the next one gets them one by one.
 
         Several of them, and one when `batch` is above 1, share passes of at most `batch` pictures: text to image only, and
-        alike as engines.base.Member says.
+        alike as engines.base.Member says. share: a number under which more may be sent while these are at work, and then
+        come in between two steps; alike as engines.base.Entrance says.
         """
         # One whose caller has left in the meantime is not among them.
         calls = {number: self._unanswered[number] for number in numbers if number in self._unanswered}
         self._calls |= calls
         if not calls or not self._ready.is_set():
             return
-        if batch == 1:
+        if batch == 1 and share is None:
             for call in calls.values():
                 self._send(call.order, call.blobs)
         else:
-            self._send(together_to_json([call.order for call in calls.values()], batch))
+            self._send(together_to_json([call.order for call in calls.values()], batch, share))
 
     async def product(self, number: int) -> Product:
         """Wait for a prepared run; cancelling the caller stops it at its next step, then returns, and at once if it is
@@ -285,6 +288,7 @@ class Worker:
             header["vae_tiled"],
             header["batch"],
             tuple(PassTime(*each) for each in header["passes"]),
+            header["own_s"],
         )
 
     async def close(self) -> None:

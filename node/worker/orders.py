@@ -2,7 +2,8 @@
 
 node -> worker    load, unload, drop_loras,             each with the number of its call
                   generate, cancel, measure
-                  together                              several of generate, made in common passes
+                  together                              several of generate, made in common passes; with the number of a
+                                                        `share`, between whose steps those of later orders of it may come
 worker -> node    hello, alive                          with the device and the memory the process holds
                   step, preview, done, failed
                   `failed` with `leaving`: the run was cancelled by the end of the process, which comes now
@@ -98,9 +99,12 @@ def with_control_pictures(spec: RunSpec, blobs: Sequence[bytes]) -> tuple[RunSpe
     return replace(spec, controls=controls), blobs[:count]
 
 
-def together_to_json(members: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
-    """Several `generate` orders, none with an input, in passes of at most `batch` pictures. Each is answered by itself."""
-    return {"kind": "together", "batch": batch, "members": list(members)}
+def together_to_json(members: Sequence[dict[str, Any]], batch: int, share: int | None) -> dict[str, Any]:
+    """Several `generate` orders, none with an input, in passes of at most `batch` pictures. Each is answered by itself.
+
+    share: one they may join step by step; None for whole passes.
+    """
+    return {"kind": "together", "batch": batch, "share": share, "members": list(members)}
 
 
 def canvas_to_json(canvas: Canvas | None) -> dict[str, Any] | None:
