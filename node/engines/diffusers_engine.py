@@ -191,7 +191,7 @@ class DiffusersEngine:
             decode_previews=self._tiny_decoding.instead_of(calls.decode, order),
             finish=lambda image, spec: cut_to(as_large_as(image, spec.drawn), spec.size),
             told_as_ours=lambda: _told_as_ours(f"Running {model!r}"),
-            free_caches=self._free_caches,
+            free_caches=self.free_caches,
             decode_beside=self._decode_beside,
         )
         with self._at_work(order, spec):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from node.batch_table import AGAIN_AFTER, BatchTable
+from node.batch_table import AGAIN_AFTER, BatchTable, Wanted
 from node.engines.base import PassTime
 
 SHAPE = "sd15 64x64 4 steps guided"
@@ -119,3 +119,64 @@ def test_routers_are_told_how_many_are_wanted():
     assert (made.wanted("sd15"), made.wanted("never-run")) == (4, 2)
     assert taught(1.0, 1.0).wanted("sd15") == 1
     assert taught(1.0, 0.6, 0.4, 0.4).wanted("sd15") == 4
+
+
+def wanted(pictures: int, shape: str = SHAPE, steps: int = 4) -> Wanted:
+    return Wanted(shape, steps, pictures)
+
+
+def test_who_comes_late_joins_as_many_as_a_pass_of_the_next_size_pays_for():
+    made = taught(1.0, 0.6, 0.4, 0.41)
+
+    assert [made.joins(wanted(1), [wanted(count)]) for count in range(1, 8)] == [2, 3, 4, None, None, None, None]
+    assert made.joins(wanted(1), [wanted(1), wanted(2)]) == 4
+    assert taught(1.0, 0.95).joins(wanted(1), [wanted(1)]) is None
+    assert table().joins(wanted(1), [wanted(1)]) is None
+
+
+def test_a_size_is_tried_by_who_comes_late_as_well():
+    made = taught(1.0)
+
+    assert made.joins(wanted(1), [wanted(1)]) == 2
+    assert made.joins(wanted(1), [wanted(2)]) is None
+
+
+OTHER = "sd15 64x64 40 steps guided"
+LARGE = "sd15 128x128 4 steps guided"
+
+
+def mixed(**measured: dict[int, float]) -> BatchTable:
+    """A table that has measured several shapes: seconds a picture by the size of its pass."""
+    made = table()
+    for name, rows in measured.items():
+        for size, seconds in rows.items():
+            for _ in range(2):
+                made.learn({"this": SHAPE, "other": OTHER, "large": LARGE}[name], PassTime(size, seconds * size))
+    return made
+
+
+def test_runs_of_different_steps_are_compared_by_the_step():
+    made = mixed(this={1: 1.0, 2: 0.6}, other={1: 10.0, 2: 6.0})
+
+    assert made.joins(wanted(1), [wanted(1, OTHER, 40)]) == 2
+    assert mixed(this={1: 1.0}, other={1: 10.0, 2: 9.5}).joins(wanted(1), [wanted(1, OTHER, 40)]) is None
+
+
+def test_a_small_picture_beside_a_large_one_must_be_worth_two_large_ones():
+    worth = mixed(this={1: 1.0, 2: 0.6}, large={1: 1.5, 2: 0.9})
+    not_worth = mixed(this={1: 1.0, 2: 0.6}, large={1: 4.0, 2: 2.4})
+
+    assert worth.joins(wanted(1), [wanted(1, LARGE)]) == 2
+    assert not_worth.joins(wanted(1), [wanted(1, LARGE)]) is None
+    assert not_worth.joins(wanted(1, LARGE), [wanted(1)]) is None
+    assert mixed(this={1: 1.0, 2: 0.6}).joins(wanted(1), [wanted(1, LARGE)]) is None
+
+
+def test_numbers_between_the_sizes_teach_only_that_they_did_not_fit():
+    made = taught(1.0, 0.6, 0.4)
+    made.learn(SHAPE, PassTime(3, 0.1))
+    assert set(made.told()[f"a CPU: {SHAPE}"]) == {1, 2, 4}
+
+    made.learn(SHAPE, PassTime(3, None))
+    assert made.joins(wanted(1), [wanted(1)]) == 2
+    assert made.joins(wanted(1), [wanted(2)]) is None

@@ -1,10 +1,12 @@
 """First come, first served; bounded; cancelled at once; and predictions from what was measured."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from common.errors import Conflict, RunCancelled, TooManyRequests, Unavailable
+from node.batch_table import Wanted
 from node.scheduler import Job, Pace, Scheduler
 
 
@@ -22,6 +24,7 @@ class Journal:
     def __init__(self, runs: Scheduler) -> None:
         self._runs = runs
         self.began: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self.may_end = asyncio.Event()
 
     async def run(self, each: Job) -> None:
@@ -199,3 +202,107 @@ async def test_an_idle_device_is_between_runs_at_once():
 
     async with asyncio.timeout(10), runs.between_runs():
         assert runs.jobs == ()
+
+
+def stepping(name: str, *, key: str | None = "k", pictures: int = 1) -> Job:
+    return Job(name, "m", 10.0, steps=10 * pictures, pictures=pictures, shape="s", steps_key=key)
+
+
+def up_to(most: int) -> Scheduler:
+    """Lets so many pictures be at work."""
+
+    def joins(more: Wanted, at_work: Sequence[Wanted]) -> int | None:
+        pictures = more.pictures + sum(each.pictures for each in at_work)
+        return pictures if pictures <= most else None
+
+    return Scheduler(max_queued=8, pace=Pace(), is_resident=lambda model: True, joins=joins)
+
+
+async def held(runs: Scheduler, *jobs: Job) -> Journal:
+    """Jobs that came one after another."""
+    journal = Journal(runs)
+    for each in jobs:
+        journal.tasks.append(asyncio.create_task(journal.run(each)))
+        await settle()
+    return journal
+
+
+async def test_who_comes_late_joins_those_at_work_while_that_pays():
+    jobs = [stepping(name) for name in "abc"]
+    journal = await held(up_to(2), *jobs)
+
+    assert journal.began == ["a", "b"]
+    assert jobs[0].share is jobs[1].share is not None
+
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+    assert journal.began == ["a", "b", "c"]
+
+
+async def test_nobody_is_passed_by_who_could_join():
+    journal = await held(up_to(8), stepping("a"), stepping("other", key=None), stepping("late"))
+
+    assert journal.began == ["a"]
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+    assert journal.began == ["a", "other", "late"]
+
+
+async def test_who_leaves_makes_room_for_the_next():
+    runs, first = up_to(2), stepping("a")
+    journal = await held(runs, first, stepping("b"), stepping("c"))
+
+    runs.leave_device(first)
+    await settle()
+
+    assert journal.began == ["a", "b", "c"]
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+
+
+async def test_pictures_that_are_made_leave_room_as_well():
+    runs, first = up_to(3), stepping("a", pictures=4)
+    journal = await held(runs, first, stepping("b"))
+    assert journal.began == ["a"]
+
+    first.step = 20
+    journal.tasks.append(asyncio.create_task(journal.run(stepping("c"))))
+    await settle()
+
+    assert journal.began == ["a", "b"]
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+
+
+async def test_nobody_joins_while_all_are_to_end():
+    runs = up_to(8)
+    journal = await held(runs, stepping("a"))
+
+    async with asyncio.timeout(10):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(nobody_at_work(runs))
+            await settle()
+            journal.tasks.append(asyncio.create_task(journal.run(stepping("late"))))
+            await settle()
+            assert journal.began == ["a"]
+            journal.may_end.set()
+        await asyncio.gather(*journal.tasks)
+
+    assert journal.began == ["a", "late"]
+
+
+async def nobody_at_work(runs: Scheduler) -> None:
+    async with runs.between_runs():
+        pass
+
+
+async def test_who_is_to_be_made_again_alone_joins_nobody():
+    runs, first = up_to(8), stepping("a")
+    journal = await held(runs, first, stepping("b"))
+
+    runs.again_alone(first)
+    await settle()
+
+    assert not first.turn.is_set()
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)

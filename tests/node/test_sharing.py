@@ -8,9 +8,10 @@ import pytest
 
 from common.images_api import ImageRequest, OutputFormat, Preprocess, Preset, Size, Task
 from node.engines.base import ControlUse, ImagePromptUse, LoraUse, Method, RunSpec, UpscaleUse
+from node.pipeline_classes import Family
 from node.profile import profiles
 from node.resolve import resolve
-from node.sharing import Share, companions, shared_key
+from node.sharing import STEPPED, Share, companions, shared_key, steps_key
 
 CONTROL = ControlUse(
     name="edges",
@@ -85,6 +86,32 @@ def test_a_run_that_asks_for_more_than_a_picture_from_text_shares_with_nobody(sp
     assert shared_key(replace(spec, **change)) is None
 
 
+BETWEEN_STEPS = FREE.keys() | {"steps", "guidance", "sampler", "timestep_spacing"}
+
+
+@pytest.mark.parametrize(("family", "free"), [(Family.SD15, BETWEEN_STEPS), (Family.Z_IMAGE, BETWEEN_STEPS | {"drawn"})])
+def test_between_steps_runs_may_differ_in_all_that_belongs_to_one_picture(spec: RunSpec, family: Family, free: set[str]):
+    values = FREE | BOUND
+    same = {
+        field.name
+        for field in fields(RunSpec)
+        if steps_key(replace(spec, **{field.name: values[field.name]}), family) == steps_key(spec, family)
+    }
+
+    assert same == free
+
+
+def test_only_families_with_a_loop_of_ours_share_steps_and_nobody_with_loras(spec: RunSpec):
+    from node.engines.stepping.families import steps_of
+
+    class Pipeline:
+        _execution_device = "cpu"
+
+    assert {family for family in Family if steps_key(spec, family) is not None} == set(STEPPED)
+    assert {family for family in Family if steps_of(family, Pipeline()) is not None} == set(STEPPED)
+    assert steps_key(replace(spec, loras=BOUND["loras"]), Family.SD15) is None
+
+
 class Sent:
     """What was sent: the numbers, and the size of a pass."""
 
@@ -136,6 +163,21 @@ def test_after_all_are_sent_leaving_changes_nothing():
     share.leave("a")
 
     assert sent.calls == [([7], 1)]
+
+
+def test_who_joins_is_sent_when_it_is_there_and_makes_room_for_itself():
+    sent = Sent()
+    share = Share({"a": 1}, 1)
+    share.arrive("a", 7, sent)
+
+    share.join("b", 2, 3)
+    share.join("c", 1, 4)
+    share.arrive("b", 8, sent)
+    share.leave("c")
+
+    assert sent.calls == [([7], 1), ([8], 3)]
+    assert (share.runs, share.pictures) == (2, 3)
+    assert share.number != Share({"a": 1}, 1).number
 
 
 def test_a_pass_is_filled_with_those_that_fit_in_the_order_of_their_turns():

@@ -20,7 +20,7 @@ from node.engines.base import EngineFailed, RunSpec
 from node.models import Models
 from node.resolve import resolve
 from node.worker.causes import WorkerLost
-from node.worker.handle import Patience, Worker
+from node.worker.handle import Order, Patience, Worker
 
 ROOT = Path(__file__).parents[2]
 SIZE = Size(100, 70)
@@ -134,6 +134,56 @@ async def test_a_killed_worker_is_a_named_error_and_another_takes_its_place(mode
     assert (await worker.generate(spec(models))).files == before.files
     assert (worker.restarts, worker.pid != first_pid) == (1, True)
     await worker.close()
+
+
+async def test_a_worker_killed_between_steps_is_a_named_error_for_each_of_the_company(models: Models):
+    worker = Worker(device="cpu")
+    await worker.start()
+    await worker.load(models.by_name["sd15"].load_order("cpu", "float32"))
+    all_at_work = asyncio.Event()
+    at_work: set[str] = set()
+
+    def company(name: str) -> Order:
+        def on_step(step: int, steps: int) -> None:
+            at_work.update({name} if step else ())
+            if len(at_work) == 2:
+                all_at_work.set()
+
+        return Order(endless(models), on_step)
+
+    tasks = []
+    for name in ("first", "late"):
+        number = worker.prepare(company(name))
+        worker.send([number], 2, share=1)
+        tasks.append(asyncio.create_task(worker.product(number)))
+    await asyncio.wait_for(all_at_work.wait(), BOUND_S)
+    assert worker.pid is not None
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    for task in tasks:
+        with pytest.raises(WorkerLost, match="main memory ran out"):
+            await asyncio.wait_for(task, BOUND_S)
+    await worker.close()
+
+
+async def test_an_order_of_another_kind_waits_for_the_company_and_is_not_passed(worker: Worker, models: Models):
+    ended: list[str] = []
+
+    async def answered(name: str, number: int) -> None:
+        await worker.product(number)
+        ended.append(name)
+
+    def sent(name: str, steps: int, share: int | None) -> asyncio.Task[None]:
+        number = worker.prepare(Order(spec(models, steps=steps)))
+        worker.send([number], 1 if share is None else 2, share)
+        return asyncio.create_task(answered(name, number))
+
+    # The last one finds another in its way, and the company it was to join gone when its turn comes.
+    tasks = [sent("long", 40, 1), sent("late", 3, 1), sent("exact", 3, None), sent("too late", 3, 1)]
+    await asyncio.wait_for(asyncio.gather(*tasks), BOUND_S)
+
+    assert ended == ["late", "long", "exact", "too late"]
 
 
 async def test_a_worker_that_aborts_is_told_apart(models: Models):
