@@ -28,6 +28,7 @@ from node.tuning import USUAL, Tuning
 from node.worker.causes import WorkerLost, failure_of, lost
 from node.worker.frames import Frame, FrameError, pack, read_frame_from
 from node.worker.orders import Memory, canvas_to_blobs, canvas_to_json, control_blobs, load_to_json, together_to_json
+from node.worker.output import log_output
 
 log = get_logger(__name__)
 
@@ -368,7 +369,7 @@ class Worker:
         process = await self._spawn(theirs)
         self._process, self._hung, self._left, self._replaced = process, False, False, None
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        output = asyncio.create_task(_log_output(process))
+        output = asyncio.create_task(log_output(process))
         try:
             await self._listen(reader)
             returncode = await self._end_of(process)
@@ -486,17 +487,3 @@ class Worker:
                 self._send(call.order, call.blobs)
             elif not self._calls.pop(number).answered.done():
                 call.answered.set_exception(RunCancelled("The run was cancelled before it began."))
-
-
-async def _log_output(process: asyncio.subprocess.Process) -> None:
-    """The child's own words, line by line, into the node's log."""
-    assert process.stdout is not None
-    while True:
-        try:
-            line = await process.stdout.readline()
-        except ValueError:  # a line beyond the stream's limit; its beginning is dropped
-            continue
-        if not line:
-            return
-        if text := line.decode("utf-8", "replace").strip():
-            log.info("worker_output", line=text[:500])
