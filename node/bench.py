@@ -63,6 +63,7 @@ def measure(
 
     from node.benches.bare import Bare
     from node.benches.figures import batch_curve, batched, beside, cancel_latency_s, preset_figures, together
+    from node.benches.late import late_joiner
     from node.benches.process import running_node
     from node.engine_names import EngineName
     from node.worker.device import choose_device
@@ -78,6 +79,7 @@ def measure(
             **beside(node, bare, model.name, work, count=count),
             **together(node, bare, model.name, work, count=max(count, clients), clients=clients),
             **batched(node, bare, model.name, work, count=max(count, clients), clients=clients),
+            **late_joiner(node, model.name, work, count=count),
             "batch_curve_s_per_image": batch_curve(bare, work),
             "cancel_s": cancel_latency_s(node, model.name, work),
             "presets": preset_figures(node, model.name, named, work, count=count),

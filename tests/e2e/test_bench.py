@@ -15,6 +15,8 @@ def test_a_node_is_measured_beside_the_bare_pipeline(machine: Machine):
     assert figures["overhead_ratio"] == pytest.approx(figures["node_s"] / figures["bare_s"], rel=0.01)
     assert figures["images_per_s_of_10_clients"] > 0
     assert figures["images_per_s_of_10_clients_batched"] > 0
+    assert figures["late_latency_ratio"] > 0
+    assert figures["late_throughput_ratio"] > 0
     assert all(set(seconds) <= {"1", "2", "4", "8"} for seconds in figures["batch_table_s_per_image"].values())
     assert set(figures["batch_curve_s_per_image"]) == {"1", "2", "4", "8"}
     assert figures["worker_peak_bytes"] > 100_000_000
