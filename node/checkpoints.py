@@ -5,7 +5,6 @@ family, is read from its files, never from its name. A file that two engines can
 Whatever is refused is listed with the reason, so that an operator whose model does not appear can see why.
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +25,7 @@ from node.safetensors_header import (
     read_header,
 )
 from node.sdcpp_files import Component, check_files
+from node.toml_files import read_toml
 from node.traits import Traits
 
 FOLDER_SIDECAR = "aquatint.toml"
@@ -217,7 +217,7 @@ def ways_to_run(path: Path, *, root: Path) -> tuple[Checkpoint, ...]:
 
 def _folder(path: Path, root: Path) -> Checkpoint:
     folder = check_folder(path, root=root)
-    sidecar = _sidecar(path / FOLDER_SIDECAR)
+    sidecar = _sidecar(path / FOLDER_SIDECAR, root)
     if sidecar.engine is EngineName.SDCPP:
         raise CheckpointRefused(path / FOLDER_SIDECAR, "sd.cpp runs single files; this folder is for diffusers")
     return _by_diffusers(root, folder, folder.tensors, sidecar, path, Layout.FOLDER)
@@ -226,7 +226,7 @@ def _folder(path: Path, root: Path) -> Checkpoint:
 def _single_file(path: Path, root: Path) -> tuple[Checkpoint, ...]:
     """A safetensors file: for diffusers where a folder of configs is named, for sd.cpp where nothing is missing."""
     tensors = read_header(path)
-    engine = _sidecar(path.with_suffix(".toml")).engine
+    engine = _sidecar(path.with_suffix(".toml"), root).engine
     found: list[Checkpoint] = []
     refusals: list[CheckpointRefused] = []
     for each in EngineName if engine is None else (engine,):
@@ -247,7 +247,7 @@ def _single_by_diffusers(path: Path, root: Path, tensors: dict[str, TensorEntry]
     family = family_of(tensors)
     if family is None:
         raise CheckpointRefused(path, "its tensors are not those of a family this node runs as a single file")
-    sidecar = _sidecar(path.with_suffix(".toml"))
+    sidecar = _sidecar(path.with_suffix(".toml"), root)
     if sidecar.config is None:
         wanted = path.with_suffix(".toml").name
         raise CheckpointRefused(
@@ -300,7 +300,7 @@ def _by_diffusers(
 
 
 def _by_sdcpp(path: Path, root: Path, file_format: FileFormat, tensors: Mapping[str, TensorEntry]) -> Checkpoint:
-    sidecar = _sidecar(path.with_suffix(".toml"))
+    sidecar = _sidecar(path.with_suffix(".toml"), root)
     files = check_files(path, tensors, sidecar.components, root=root)
     return Checkpoint(
         name=sidecar.name or public_name(path, root),
@@ -336,10 +336,9 @@ def family_of(tensors: Mapping[str, TensorEntry]) -> Family | None:
     return None
 
 
-def _sidecar(path: Path) -> Sidecar:
-    if not path.is_file():
-        return Sidecar()
+def _sidecar(path: Path, root: Path) -> Sidecar:
+    values = read_toml(path, root)
     try:
-        return read_sidecar(path)
-    except (ValueError, tomllib.TOMLDecodeError) as error:
+        return read_sidecar(values)
+    except ValueError as error:
         raise CheckpointRefused(path, f"not a valid sidecar: {error}") from None

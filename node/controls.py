@@ -95,7 +95,7 @@ def inspect_control(place: Place) -> ControlFile:
         check_inside(config, place.root)
         if (name := read_json(config).get("_class_name")) != CONFIG_CLASS:
             raise CheckpointRefused(config, f"its class is {str(name)[:80]!r}, not {CONFIG_CLASS}")
-    said = FOLDERS.said(path, ControlSidecar)
+    said = FOLDERS.said(path, place.root, ControlSidecar)
     parameters = sum(each.elements for each in tensors.values() if each.dtype in FLOAT_DTYPES)
     name = said.name or place.name
     return ControlFile(name, path, place.root, family, said.kind or _kind(place.name), parameters, config)

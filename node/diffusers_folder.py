@@ -14,7 +14,10 @@ from node.traits import Traits
 INDEX = "model_index.json"
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_VOCABULARY_BYTES = 64 * 1024 * 1024
-"""Tokenizer files are the only large JSON of a checkpoint: Qwen's tokenizer.json has 11 MB."""
+"""Tokenizers are the only large JSON of a checkpoint: Gemma's has 34 MB."""
+MAX_LIST_BYTES = 4 * 1024 * 1024
+"""Of what else belongs to tokenizers, and of the indexes of shards."""
+VOCABULARIES = ("vocab.json", "tokenizer.json")
 MAX_FILES = 2000
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".npy", ".npz", ".onnx", ".msgpack"})
 """Formats that are pickles, or that nothing here reads. Their content is checked as well, whatever the name."""
@@ -139,11 +142,16 @@ def read_json(file: Path) -> dict[str, Any]:
         size_bytes = file.stat().st_size
     except FileNotFoundError:
         raise CheckpointRefused(file, "missing") from None
-    limit = MAX_VOCABULARY_BYTES if "token" in file.name or file.name == "vocab.json" else MAX_CONFIG_BYTES
-    if file.name.endswith(".index.json"):
+    limit = MAX_CONFIG_BYTES
+    if file.name in VOCABULARIES:
         limit = MAX_VOCABULARY_BYTES
+    elif "token" in file.name or file.name.endswith(".index.json"):
+        limit = MAX_LIST_BYTES
     if size_bytes > limit:
         raise CheckpointRefused(file, f"{size_bytes} bytes; at most {limit} are read")
+    if file.name in VOCABULARIES:
+        # Nothing in them is heeded here, and parsed some would take half a gigabyte: their reader is the tokenizer's own.
+        return _check_braces(file, size_bytes)
     try:
         value = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -153,9 +161,22 @@ def read_json(file: Path) -> dict[str, Any]:
         if file.name in (INDEX, "config.json", "scheduler_config.json"):
             raise CheckpointRefused(file, "not a JSON object")
         return {}
-    if file.name not in ("vocab.json", "tokenizer.json"):
+    try:
         _check_no_code(file, value)
+    except RecursionError:
+        raise CheckpointRefused(file, "tables within tables without end") from None
     return value
+
+
+def _check_braces(file: Path, size_bytes: int) -> dict[str, Any]:
+    """Raises: CheckpointRefused: it does not begin and end as a JSON object."""
+    with file.open("rb") as opened:
+        start = opened.read(64).lstrip()
+        opened.seek(max(0, size_bytes - 64))
+        end = opened.read(64).rstrip()
+    if not (start.startswith(b"{") and end.endswith(b"}")):
+        raise CheckpointRefused(file, "not a JSON object")
+    return {}
 
 
 def _check_no_code(file: Path, value: Any) -> None:

@@ -4,7 +4,6 @@ A kind's folder may lie anywhere below a models folder, as ComfyUI and A1111 hav
 without the ending. What a request names is looked up by that name and never joined to a path.
 """
 
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from node.diffusers_folder import PICKLE_SUFFIXES, check_inside
 from node.hashes import digest
 from node.safetensors_header import CheckpointRefused
+from node.toml_files import read_toml
 
 MAX_DEPTH = 6
 WHOLE = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
@@ -73,16 +73,17 @@ class Folders:
                 refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
         return refused
 
-    def said(self, path: Path, kind: type[S]) -> S:
+    def said(self, path: Path, root: Path, kind: type[S]) -> S:
         """What an operator says of a file in the `NAME.toml` beside it, or beside its folder where that is one thing.
 
-        Raises: CheckpointRefused: it is not of that kind; OSError.
+        Raises: CheckpointRefused: it cannot be read, or is not of that kind; OSError.
         """
         named = path.parent if path.name in self.whole else path.with_suffix("")
         # Not with_suffix for a folder: what follows a dot in its name is no ending.
         sidecar = named.with_name(f"{named.name}.toml")
+        values = read_toml(sidecar, root)
         try:
-            return kind.model_validate(tomllib.loads(sidecar.read_text("utf-8") if sidecar.is_file() else ""))
+            return kind.model_validate(values)
         except ValueError as error:
             raise CheckpointRefused(sidecar, f"not a valid sidecar: {error}") from None
 

@@ -92,7 +92,7 @@ def inspect_adapter(place: Place) -> AdapterFile:
     strangers = [name for name in tensors if not name.startswith(("image_proj.", "ip_adapter."))]
     if projection is None or keys is None or strangers or len(projection.shape) != 2 or len(keys.shape) != 2:
         raise CheckpointRefused(place.path, "no plain IP-Adapter: its tensors are not those of one")
-    family = ADAPTERS.said(place.path, AdapterSidecar).family or _FAMILIES.get(keys.shape[1])
+    family = ADAPTERS.said(place.path, place.root, AdapterSidecar).family or _FAMILIES.get(keys.shape[1])
     if family not in (Family.SD15, Family.SDXL):
         raise CheckpointRefused(place.path, f"for no family that is known here: its tokens are {keys.shape[1]} wide")
     return AdapterFile(place, family, projection.shape[1], sum(entry.elements for entry in tensors.values()))

@@ -75,7 +75,7 @@ def inspect_lora(path: Path, *, root: Path, name: str) -> LoraFile:
     shape = shape_of(*read_header_and_metadata(path))
     if isinstance(shape, str):
         raise CheckpointRefused(path, shape)
-    said = FOLDERS.said(path, LoraSidecar)
+    said = FOLDERS.said(path, root, LoraSidecar)
     return LoraFile(said.name or name, path, root, shape, said)
 
 

@@ -138,11 +138,16 @@ def _cached(repository: Path) -> list[Path]:
     """
     snapshots = repository / "snapshots"
     main = repository / "refs" / "main"
-    if main.is_file() and (said := _HASH.match(main.read_text("ascii", "replace"))):
+    if main.is_file() and (said := _HASH.match(_beginning(main))):
         chosen = [snapshots / said[0]]
     else:
         chosen = sorted((each for each in snapshots.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)[-1:]
     return [each for each in chosen if (each / INDEX).exists()]
+
+
+def _beginning(file: Path) -> str:
+    with file.open("rb") as opened:
+        return opened.read(64).decode("ascii", "replace")
 
 
 def _extra_paths(file: Path) -> list[Path]:

@@ -1,9 +1,9 @@
 """Profiles: what each model family wants, read from the data files in `node/profiles` and from sidecars beside models."""
 
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -177,12 +177,9 @@ class Sidecar(BaseModel):
     """Fields of the profile that are otherwise for this model."""
 
 
-def read_sidecar(path: Path) -> Sidecar:
-    """Read a sidecar file.
-
-    Raises: ValueError: not TOML, unknown keys, or an unknown profile.
-    """
-    sidecar = Sidecar.model_validate(tomllib.loads(path.read_text("utf-8")))
+def read_sidecar(values: Mapping[str, Any]) -> Sidecar:
+    """What a sidecar file says, as a type. Raises: ValueError: unknown keys, or an unknown profile."""
+    sidecar = Sidecar.model_validate(values)
     if sidecar.profile is not None and sidecar.profile not in profiles():
         raise ValueError(f"there is no profile {sidecar.profile!r}; there are {', '.join(sorted(profiles()))}")
     return sidecar

@@ -1,7 +1,7 @@
 """Reads the header of a safetensors file and believes nothing in it.
 
 A safetensors file is 8 bytes of header length (little-endian), a JSON header, then tensor bytes. Everything is
-checked here, from at most 32 MiB of the file, before any library opens it: libraries differ in what they let through
+checked here, from at most 16 MiB of the file, before any library opens it: libraries differ in what they let through
 (safetensors 0.8 takes duplicate keys; C++ readers trust offsets), and a lie found here names its file.
 """
 
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAX_HEADER_BYTES = 32 * 1024 * 1024
-"""The format allows 100 MB; 100,000 tensors with long names need less than 32, and parsing costs ten times its size."""
-MAX_TENSORS = 100_000
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+"""The format allows 100 MB; the largest models have some 5,000 tensors, and 200 bytes for each."""
+MAX_TENSORS = 50_000
+MAX_COMMAS, MAX_BRACKETS = 1_000_000, 400_000
+"""In the text of a header, strings included. They bound what it parses to: three bytes can be a list of 64, and a pair of a
+few bytes 150. A tensor has twelve commas at most and three brackets; the rest is for what makers write as metadata."""
 MAX_DIMENSIONS = 8
 MAX_NAME_CHARS = 512
 MAX_TENSOR_BYTES = 2**48
@@ -84,6 +87,8 @@ def read_header_and_metadata(path: Path) -> tuple[dict[str, TensorEntry], dict[s
         if 8 + header_bytes > file_bytes:
             raise CheckpointRefused(path, f"truncated: {file_bytes} bytes, its header alone claims {header_bytes}")
         text = start[8:] + file.read(header_bytes - 1)
+    if text.count(b",") > MAX_COMMAS or text.count(b"[") + text.count(b"{") > MAX_BRACKETS:
+        raise CheckpointRefused(path, f"its header is none of a model: more than {MAX_COMMAS} values")
     header = _parse(path, text)
     tensors = {name: _entry(path, name, raw) for name, raw in header.items() if name != "__metadata__"}
     _check_ranges(path, tensors, file_bytes - 8 - header_bytes)

@@ -81,7 +81,7 @@ def inspect_tiny_vae(place: Place) -> TinyVae | None:
     first = decoder_of(tensors).get("layers.0.weight")
     if first is None or len(first.shape) != 4 or first.shape[0] > MAX_WIDTH:
         raise CheckpointRefused(path, "no tiny autoencoder: its tensors are not those of TAESD's decoder")
-    latents = FOLDERS.said(path, TinyVaeSidecar).latents or next(
+    latents = FOLDERS.said(path, place.root, TinyVaeSidecar).latents or next(
         (latents for word, latents in _WORDS.items() if word in place.name.lower()), None
     )
     if latents is None:

@@ -111,10 +111,10 @@ def test_a_bad_file_is_refused_by_name_and_reason(name: str, tmp_path: Path):
 
 def test_more_tensors_than_any_model_has_are_refused(tmp_path: Path):
     path = tmp_path / "many.safetensors"
-    entries = ",".join(f'"{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for n in range(100_002))
+    entries = ",".join(f'"{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for n in range(50_002))
     path.write_bytes(safetensors_file(f"{{{entries}}}".encode()))
 
-    with pytest.raises(CheckpointRefused, match="more than 100000 tensors"):
+    with pytest.raises(CheckpointRefused, match="more than 50000 tensors"):
         read_header(path)
 
 
