@@ -23,6 +23,7 @@ def node(
     """Run a node: one device behind OpenAI's Images routes."""
     import asyncio
 
+    from common import tracing
     from common.catalog import migrate
     from common.lifeline import follow_parent
     from common.logs import configure_logging
@@ -44,6 +45,7 @@ def node(
     }
     settings = NodeSettings.load().with_node(**{key: value for key, value in given.items() if value is not None})
     configure_logging(level=settings.log_level, style=settings.log_format, process="node")
+    tracing.start("node")
     asyncio.run(migrate(settings.catalog_url))
     _say_how_to_register(settings)
     app, own = build_app(settings), settings.node

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from common import tracing
 from common.catalog import AttemptFenced, new_id
 from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImageError
 from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
@@ -124,6 +125,7 @@ class Runs:
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
+        tracing.note(run_id=run_id, model=model.name)
         shared, stepped = (None, None) if request.made_exactly or canvas is not None else self._shared_keys(model, spec)
         job = Job(
             run_id,
@@ -215,6 +217,7 @@ class Runs:
         ended = time.perf_counter()
         timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
         timings_s = {phase: round(seconds, 4) for phase, seconds in timings_s.items()}
+        tracing.phases({phase: seconds for phase, seconds in timings_s.items() if phase != "total"})
         # Shielded: the pictures are made, so they are kept even if the client leaves at this very moment.
         recording = asyncio.create_task(self._record(ticket, model, resolved, product, plan, request, timings_s))
         try:
@@ -334,14 +337,15 @@ class Runs:
         told_user = request.safety_identifier or request.user
         if told_user is not None:
             head["safety_identifier"] = told_user
-        ids = await self._recorder.succeeded(
-            ticket,
-            spec,
-            product.files,
-            effective=effective | {"node": self._node, "profile": model.profile.name},
-            timings_s=timings_s,
-            answer=head,
-        )
+        with tracing.span("record"):
+            ids = await self._recorder.succeeded(
+                ticket,
+                spec,
+                product.files,
+                effective=effective | {"node": self._node, "profile": model.profile.name},
+                timings_s=timings_s,
+                answer=head,
+            )
         return head, ids
 
     def _answer(

@@ -15,6 +15,7 @@ def router(
     """Run the router: the public API in front of the nodes."""
     import asyncio
 
+    from common import tracing
     from common.lifeline import follow_parent
     from common.logs import configure_logging
     from common.web import serve
@@ -26,6 +27,7 @@ def router(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"router": RouterSection(**(settings.router.model_dump() | given))})
     configure_logging(level=settings.log_level, style=settings.log_format, process="router")
+    tracing.start("router")
     new_key = asyncio.run(_prepare(settings))
     if new_key is not None:
         typer.echo(f"The first API key, shown this once: {new_key}")

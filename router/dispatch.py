@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from common import tracing
 from common.catalog import AttemptFenced, AttemptStatus, Catalog
 from common.errors import (
     AquatintError,
@@ -164,6 +165,7 @@ class Dispatcher:
         self._queue.check_room(accepted.ask, key_id=accepted.key_id, wishes=accepted.wishes)
         bind(run_id=accepted.run_id)
         lasts_s = min(self._run_timeout_s, accepted.wishes.deadline_s or math.inf)
+        tracing.note(run_id=accepted.run_id, model=accepted.request.model or "")
         journey = _Journey(accepted, time.monotonic() + lasts_s, accepted.ask)
         if accepted.claim is not None or accepted.recorded:
             earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
@@ -201,10 +203,12 @@ class Dispatcher:
             took_s: float | None = None
             this: _Try | None = None
             try:
-                this = await self._next_try(journey)
+                with tracing.span("place"):
+                    this = await self._next_try(journey)
                 journey.ticket = None
                 self._decisions.began(journey.accepted.run_id, this.no, self._queue.pick(journey.accepted.run_id))
-                reply = await self._attempt(journey, this)
+                with tracing.span("attempt", node=this.node.name, attempt=this.no):
+                    reply = await self._attempt(journey, this)
                 took_s = time.monotonic() - this.began_s if reply is not None and reply.status == 200 else None
                 if reply is not None:
                     self._tell(reply, journey, this)
@@ -337,7 +341,7 @@ class Dispatcher:
         accepted, node = journey.accepted, this.node
         body, content_type = encoded(accepted.request)
         places = self._registry.places(node, journey.ask.model)
-        headers = node_headers(accepted, this.no, places) | {"content-type": content_type}
+        headers = node_headers(accepted, this.no, places) | {"content-type": content_type} | tracing.outgoing()
         address = Address(node.record.url, node.record.token)
         left_s = max(0, journey.deadline_s - time.monotonic())
         try:

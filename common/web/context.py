@@ -13,6 +13,7 @@ from ulid import ULID
 from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
 from common.node_api import REQUEST_ID_HEADER
+from common.tracing import request_span
 from common.web.errors import answer_error, unexpected
 
 log = get_logger(__name__)
@@ -38,6 +39,12 @@ class RequestContext:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        with request_span(scope) as attributes:
+            status = await self._answered(scope, receive, send, request_id)
+            attributes |= {"http.route": _route(scope), "http.response.status_code": status}
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
+        """Have the app answer, or answer for it. Returns: the status."""
         status = 0
         began = time.perf_counter()
 
@@ -64,13 +71,18 @@ class RequestContext:
             await answer_error(ours)(scope, receive, send_with_id)
         finally:
             self._report(scope, status, time.perf_counter() - began)
+        return status
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
-        # The template, never the path: paths hold ids and whatever a scanner sends.
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route(scope)
         if self._observe is not None:
             self._observe(scope["method"], route, status, seconds)
         quiet = route in ("/health", "/ready", "/metrics", "/node/v1/status", "/node/v1/events")
         (log.debug if quiet else log.info)(
             "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
         )
+
+
+def _route(scope: Scope) -> str:
+    # The template, never the path: paths hold ids and whatever a scanner sends.
+    return str(getattr(scope.get("route"), "path", "unmatched"))

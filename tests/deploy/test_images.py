@@ -54,7 +54,11 @@ def test_every_package_is_pinned_to_a_version_the_project_allows():
 
     from packaging.requirements import Requirement
 
-    for text in [*project["dependencies"], *project["optional-dependencies"]["node"]]:
+    for text in [
+        *project["dependencies"],
+        *project["optional-dependencies"]["node"],
+        *project["optional-dependencies"]["otel"],
+    ]:
         requirement = Requirement(text)
         version = pins.get(re.sub(r"[-_.]+", "-", requirement.name).lower(), "")
         assert version, f"deploy/constraints.txt names no version of {text}"
