@@ -1,11 +1,13 @@
 """The public face: OpenAI's Images routes, dispatch to nodes, the admin API. Installs and starts without torch.
 
     app.py           makes every part, in order; cli.py, settings.py, services.py
+    front.py         the app that is served: a short way for requests for pictures, FastAPI for the rest
     api/             images, models, assets, runs, admin, health: one file a noun, thin
     auth.py          keys and scopes
     model_names.py   names clients use -> models nodes have
     dispatch.py      carries one run: record, queue, pick, send, fail over, answer
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
+    passing.py       an answer's bytes on their way to the client; freed_memory.py: their memory, kept for the next
     accepting.py     from a request to what is dispatched; carried.py: what is being dispatched
     async_runs.py    runs that nobody waits for on a connection; webhooks.py: calls when they have ended
     result_cache.py  the same request again, answered with the same pictures
@@ -43,6 +45,8 @@ Decisions:
 - The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
 - Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read. Runs go over a client of our
   own, as httpx costs several times what the bytes cost; everything small goes over httpx.
+- One request for a picture: front.py > api/images.py > accepting.py > dispatch.py > queue.py > node_client.py > wire/, and
+  its answer's bytes from wire/ by dispatch.py to passing.py. FastAPI declares the route and is not on the way.
 - A node is given up on two failed looks or a broken connection, and then asked through the catalog whether it had
   finished; only the current attempt may store a result, so a node that comes back late does no harm.
 - A streamed request may be answered with an ordinary error for ten seconds; then its stream begins, with keep-alives.

@@ -20,9 +20,11 @@ def router(
     from common.logs import configure_logging
     from common.web import serve
     from router.app import build_app
+    from router.freed_memory import keep_freed_memory
     from router.settings import RouterSection, RouterSettings
 
     follow_parent()
+    keep_freed_memory()
     settings = RouterSettings.load()
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"router": RouterSection(**(settings.router.model_dump() | given))})

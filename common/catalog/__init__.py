@@ -13,6 +13,7 @@
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
     sweeper.py     closes what a crash left open, removes bytes nobody refers to
     database.py    engine, transactions, errors; columns.py tables.py migrate.py migrations/
+    grouped.py     one commit for many writes; sqlite_inserts.py: their quick way; shared_reads.py: one read for many
     records.py     what callers give and get
 
 Decisions:
