@@ -92,10 +92,12 @@ def _read_index(path: Path) -> PipelineClass:
     for key, value in index.items():
         if not isinstance(value, list | dict):
             continue
-        if key in NOT_LOADED and (value == [None, None] or tuple(value) in NOT_LOADED[key]):
+        if key in NOT_LOADED and value == [None, None]:
             continue
         if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
             raise CheckpointRefused(path, f"component {key[:80]!r} is not [library, class]")
+        if key in NOT_LOADED and tuple(value) in NOT_LOADED[key]:
+            continue
         if not pipeline.allows(key, value[0], value[1]):
             raise CheckpointRefused(path, f"component {key[:80]!r} may not be {value[1][:80]!r} of {value[0][:80]!r}")
         present.add(key)

@@ -105,7 +105,13 @@ def inspect_encoder(place: Place) -> EncoderFile:
     places = tensors.get(f"{_EMBEDDINGS}position_embedding.weight")
     inner = tensors.get("vision_model.encoder.layers.0.mlp.fc1.weight")
     projection = tensors.get("visual_projection.weight")
-    if patch is None or places is None or inner is None or projection is None or len(patch.shape) != 4:
+    if (
+        patch is None
+        or places is None
+        or inner is None
+        or projection is None
+        or [len(each.shape) for each in (patch, places, inner, projection)] != [4, 2, 2, 2]
+    ):
         raise CheckpointRefused(place.path, "no CLIP image encoder with a projection: its tensors are not those of one")
     width, patch_px = patch.shape[0], patch.shape[2]
     heads, activation = _heads_and_activation(place, width)

@@ -3,6 +3,12 @@
 A block that repeats is compiled once for all its copies, by a thread of its own on a twin of the first that a run shows it,
 and kept on disk by torch's own cache. A run with shapes that are not ready takes the block as it is. Compiled and plain
 results differ by rounding, so the bytes of a seed may differ before and after.
+
+Runs with LoRAs take the blocks as they are. Compiled code is bound to the names, ranks and layers of the LoRAs within a
+block, and diffusers' `enable_lora_hotswap` (0.42.1) loosens that for one LoRA in the place of another only: it refuses
+those with layers of text encoders, with layers that the first did not change, and with ranks above one that must be told
+before the first is loaded. A request may name eight of any kind, and each combination would take a minute of a core for
+runs of seconds.
 """
 
 import copy

@@ -6,11 +6,17 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import cycle, product
+from math import prod
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
 
 from node.diffusers_folder import MAX_LIST_BYTES
+from node.engine_names import EngineName
+from node.models import find_models
 from node.safetensors_header import MAX_HEADER_BYTES, MAX_TENSORS
 from node.toml_files import MAX_BYTES
 from tests.node.test_gguf_header import BAD as BAD_GGUF
@@ -156,3 +162,55 @@ def test_the_bounds_are_held_by_the_kernel(tmp_path: Path):
         ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, timeout=300, check=False)
         assert ran.returncode != 0
         assert ended in ran.stderr.decode()
+
+
+HEADERS: dict[str, tuple[str, ...]] = {
+    # What decides what each kind is.
+    "clip_vision": (
+        "vision_model.embeddings.patch_embedding.weight",
+        "vision_model.embeddings.position_embedding.weight",
+        "vision_model.encoder.layers.0.mlp.fc1.weight",
+        "visual_projection.weight",
+    ),
+    "ipadapter": ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"),
+    "controlnet": (
+        "controlnet_cond_embedding.conv_in.weight",
+        "controlnet_down_blocks.0.weight",
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+    ),
+    "loras": ("unet.down_blocks.1.attn2.to_k.lora_A.weight", "unet.down_blocks.1.attn2.to_k.lora_B.weight"),
+    "upscale_models": ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up1.weight", "conv_last.weight"),
+    "vae_approx": ("1.weight", "decoder.layers.0.weight"),
+    "": ("img_in.weight", "txt_in.weight", "double_stream_modulation_img.lin.weight", "input_blocks.0.0.weight"),
+}
+SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (5,), (4, 4), (768, 768), (0, 0, 0, 0), (8, 4, 3, 3), (1,) * 8)
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_no_shape_of_any_tensor_makes_a_look_fail_in_another_way(kind: str, tmp_path: Path):
+    folder = tmp_path / kind
+    folder.mkdir(exist_ok=True)
+    for shapes in product(SHAPES, repeat=min(2, len(HEADERS[kind]))):
+        header: dict[str, Any] = {}
+        end = 0
+        for name, shape in zip(HEADERS[kind], cycle(shapes)):
+            begin, end = end, end + 4 * prod(shape)
+            header[name] = tensor(begin, end, list(shape))
+        (folder / "taesd.safetensors").write_bytes(safetensors_file(header, bytes(end)))
+
+        find_models([tmp_path])
+
+
+VALUES: tuple[Any, ...] = (None, True, 0, -1, 1.5, "", [], {}, [[]], {"a": []}, ["a", None], [1, 2], float("nan"))
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+def test_no_value_in_a_config_makes_a_look_fail_in_another_way(file: str, tiny: Path, tmp_path: Path):
+    copytree(tiny / "sd15", tmp_path / "sd15")
+    path = tmp_path / "sd15" / file
+    sound = json.loads(path.read_text())
+
+    for key, value in product(sound, VALUES):
+        path.write_text(json.dumps(sound | {key: value}))
+        found = find_models([tmp_path], [EngineName.DIFFUSERS])
+        assert found.refused or "sd15" in found.by_name
