@@ -25,6 +25,8 @@
     work.py          how much work a request is; costs.py: what work costs at each node, learned
     fleet.py         all of them, indexed; binds those that wait to nodes
     simulator/       the same placement and order on fleets of made-up nodes: `aquatint bench placement`
+    circuit.py       pure: whether a model that fails on a node is tried there; flaps.py: nodes that come and go
+    retry_budget.py  pure: how many tries beyond the first are affordable
     registry.py      the nodes and what we think of them; probe.py looks at them; node_client.py speaks to them
     wire/            HTTP/1.1 to nodes for runs: bodies pass as they come
     bench/           `aquatint bench router`
@@ -49,6 +51,8 @@ Decisions:
   its answer's bytes from wire/ by dispatch.py to passing.py. FastAPI declares the route and is not on the way.
 - A node is given up on two failed looks or a broken connection, and then asked through the catalog whether it had
   finished; only the current attempt may store a result, so a node that comes back late does no harm.
+- A model that failed three times in a row on a node is held off there for 5 s, doubling to 60 s, and then tried by one
+  run. Tries beyond the first are bounded to a fifth of the runs and ten a second. Both are each router's own to judge.
 - A streamed request may be answered with an ordinary error for ten seconds; then its stream begins, with keep-alives.
 - 502 with `x-should-retry: true` after fewer tries than allowed, `false` after all: an SDK would else triple the damage.
   What an engine says that it would repeat is a 500 with `false`.

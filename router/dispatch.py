@@ -12,6 +12,7 @@ What is tried again, and what is not:
 - a node's 5xx, and what is no answer to a run: another node. That the request is wrong, or that the catalog or the store
   is not to be had: the client gets it.
 - nothing after the answer's first byte, except the rest of a finished answer out of the catalog.
+- nothing beyond the budget of retries (`retry_budget.py`): where much fails, trying it all again would be too much.
 """
 
 import asyncio
@@ -59,6 +60,7 @@ from router.relay import (
     read_error,
     row_of,
 )
+from router.retry_budget import RetryBudget
 from router.wire import Answer, Broken
 
 log = get_logger(__name__)
@@ -142,6 +144,7 @@ class Dispatcher:
         """Runs this router is responsible for, by id; their sign of life is sent to the catalog."""
         self._one_less = asyncio.Event()
         self._interrupted = False
+        self._retries = RetryBudget()
 
     def interrupt(self) -> None:
         """The process is told to stop now: what is cancelled from here on is not its client's doing."""
@@ -173,6 +176,7 @@ class Dispatcher:
                 return await self._answers.replay(earlier, stream=accepted.request.stream, public_url=accepted.public_url)
             journey.recorded = True
         self.held[accepted.run_id] = accepted
+        self._retries.earn(time.monotonic())
         try:
             reply = await self._try_nodes(journey)
         except asyncio.CancelledError:
@@ -229,6 +233,9 @@ class Dispatcher:
                         self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
             if reply is not None:
                 return reply
+            # Where the node had no place, nothing failed.
+            if journey.last is not None and journey.attempts < self._max_attempts:
+                self._pay(journey.last)
         assert journey.last is not None
         raise journey.last
 
@@ -238,6 +245,13 @@ class Dispatcher:
         if journey.accepted.debug:
             told[DECISION_HEADER] = self._decisions.shown(journey.accepted.run_id, this.no)
         reply.headers = {**reply.headers, **told}
+
+    def _pay(self, last: AquatintError) -> None:
+        """For one more try. Raises: NodeFailed: it cannot be afforded."""
+        paid = self._retries.spend(time.monotonic())
+        self._metrics.retry("made" if paid else "refused")
+        if not paid:
+            raise NodeFailed(f"{last.message} Too many runs are tried again just now.", retryable=True, retry_after_s=5)
 
     async def _next_try(self, journey: _Journey) -> _Try:
         """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
@@ -294,10 +308,10 @@ class Dispatcher:
             return await self._refused(journey, this, answer)
         if not is_answer(answer, accepted):
             answer.close()
-            self._registry.model_failed(node, accepted.ask.model)
+            self._registry.model_failed(node, accepted.ask.model, accepted.run_id)
             await self._elsewhere(journey, this, "node_error", "The node answered something that is no answer to a run.")
             return None
-        self._registry.model_worked(node, accepted.ask.model)
+        self._registry.model_worked(node, accepted.ask.model, accepted.run_id)
         self._metrics.attempt(node.name, "succeeded")
         return Reply(200, {RUN_ID_HEADER: accepted.run_id} | passed_on(answer), self._body(answer, accepted, node.lost))
 
@@ -305,7 +319,7 @@ class Dispatcher:
         """The connection ended without an answer, so what happened there is looked up: in the catalog, and at the node."""
         node, accepted = this.node, journey.accepted
         log.warning("node_lost", node=node.name, why=str(error))
-        self._registry.model_failed(node, accepted.ask.model)
+        self._registry.model_failed(node, accepted.ask.model, accepted.run_id)
         alive = not node.lost.is_set() and await self._look(node)
         finished = await self._finished(accepted)
         if finished is not None:
@@ -368,7 +382,7 @@ class Dispatcher:
             return Reply(answer.status, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(answer), once(body))
         if error.param != "size":
             # A picture too large for the node's memory says nothing against smaller ones.
-            self._registry.model_failed(this.node, journey.accepted.ask.model)
+            self._registry.model_failed(this.node, journey.accepted.ask.model, journey.accepted.run_id)
         await self._elsewhere(journey, this, error.code or "node_error", error.message)
         journey.last = error
         return None

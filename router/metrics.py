@@ -16,6 +16,12 @@ class RouterMetrics:
         self.registry = CollectorRegistry()
         self.http = HttpMetrics(self.registry, "router")
         self._attempts = Counter("aquatint_attempts", "Tries at nodes.", ["node", "outcome"], registry=self.registry)
+        self._retries = Counter(
+            "aquatint_retries",
+            "Tries of a run beyond its first, and those the budget refused.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._runs = Counter("aquatint_runs", "Runs that ended.", ["model", "outcome"], registry=self.registry)
         self._seconds = Histogram(
             "aquatint_run_seconds",
@@ -45,10 +51,20 @@ class RouterMetrics:
         self._node_runs = Gauge(
             "aquatint_node_in_flight", "Runs sent to a node and unanswered.", ["node"], registry=self.registry
         )
+        self._node_held_off = Gauge(
+            "aquatint_node_held_off",
+            "Models that a node is given no runs on: it failed under them, or comes and goes.",
+            ["node"],
+            registry=self.registry,
+        )
 
     def attempt(self, node: str, outcome: str) -> None:
         """One try at one node ended."""
         self._attempts.labels(node, outcome).inc()
+
+    def retry(self, outcome: str) -> None:
+        """A run was to be tried once more: made, or refused."""
+        self._retries.labels(outcome).inc()
 
     def run(self, model: str, outcome: str, seconds: float, *, run_id: str | None = None) -> None:
         """One run ended: succeeded, refused, failed, cancelled or cached."""
@@ -70,11 +86,13 @@ class RouterMetrics:
         self._depth.set_function(length)
         self._predicted.set_function(predicted_s)
 
-    def show(self, nodes: dict[str, tuple[bool, int]], *, catalog_up: bool) -> None:
-        """name -> (online, in flight); nodes that are gone leave no series behind."""
+    def show(self, nodes: dict[str, tuple[bool, int, int]], *, catalog_up: bool) -> None:
+        """name -> (online, in flight, models held off); nodes that are gone leave no series behind."""
         self._catalog_up.set(catalog_up)
         self._node_up.clear()
         self._node_runs.clear()
-        for name, (online, in_flight) in nodes.items():
+        self._node_held_off.clear()
+        for name, (online, in_flight, held_off) in nodes.items():
             self._node_up.labels(name).set(online)
             self._node_runs.labels(name).set(in_flight)
+            self._node_held_off.labels(name).set(held_off)

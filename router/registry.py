@@ -1,7 +1,8 @@
 """The nodes this router knows: who they are (from the catalog), what they last said, what we think of them.
 
 Health by looks (`probe.py`) and by work (`dispatch.py`): one failure is `error` (no new runs), the second `offline`
-(runs in flight there are given up and tried elsewhere), the next good look `online`.
+(runs in flight there are given up and tried elsewhere), the next good look `online`. One that comes and goes is held off
+(`flaps.py`) while there are others, and so is a model that fails on a node (`circuit.py`).
 """
 
 import asyncio
@@ -14,16 +15,15 @@ from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
 from common.node_api import Holding, ModelStatus, NodeStatus
 from router.candidates import Kept, Known, Sent, candidate_of
+from router.circuit import Circuit
 from router.costs import CostBook, Learned
+from router.flaps import Flaps
 from router.fleet import Fleet
 from router.placement import Ask, Health
 
 log = get_logger(__name__)
 
 OFFLINE_AFTER_FAILURES = 2
-BREAK_AFTER_FAILURES = 3
-"""Failures in a row of one model on one node before that pair sits out."""
-SIT_OUT_S = 30.0
 FULL_S = 0.05
 """How long a node that refused a run for want of a place is taken to be full, whatever else it said: that may be older."""
 UNTOLD_FULL_S = 0.5
@@ -49,8 +49,9 @@ class Node:
     """Whether it has just refused a run for want of a place."""
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the node is offline: whoever waits for its answer gives up."""
-    model_failures: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """model -> (failures in a row, when the last was, on the monotonic clock)"""
+    circuits: dict[str, Circuit] = field(default_factory=dict)
+    """By model, of those that failed here."""
+    flaps: Flaps = field(default_factory=Flaps)
     noted_at_s: float = 0.0
     kept: Kept = field(default_factory=Kept)
 
@@ -64,14 +65,15 @@ class Node:
         """The name the operator gave it."""
         return self.record.name
 
+    def held_off(self, now_s: float) -> dict[str, str]:
+        """model -> why this router gives the node no runs on it at present."""
+        if (why := self.flaps.refuses(now_s)) is not None:
+            return {model.id: why for model in (self.status.models if self.status is not None else ())}
+        reasons = {model: circuit.refuses(now_s) for model, circuit in self.circuits.items()}
+        return {model: why for model, why in reasons.items() if why is not None}
+
     def known(self, learned: Mapping[str, Learned]) -> Known:
         """What placement goes by. learned: what its work costs, by model."""
-        now_s = time.monotonic()
-        sitting_out = {
-            model: f"failed {count} times in a row"
-            for model, (count, when_s) in self.model_failures.items()
-            if count >= BREAK_AFTER_FAILURES and now_s - when_s < SIT_OUT_S
-        }
         return Known(
             node_id=self.id,
             name=self.name,
@@ -80,7 +82,7 @@ class Node:
             said_at_s=self.said_at_s,
             ours=self.ours,
             learned=learned,
-            sitting_out=sitting_out,
+            sitting_out=self.held_off(time.monotonic()),
             full=self.full,
         )
 
@@ -115,11 +117,15 @@ class Registry:
     def sent(self, node: Node, run_id: str, ask: Ask) -> None:
         """A run of ours is on its way to a node."""
         node.ours[run_id] = Sent(ask, time.monotonic())
+        if ask.model in node.circuits:
+            node.circuits[ask.model].sent(run_id, time.monotonic())
         self._look(node)
 
     def ended(self, node: Node, run_id: str) -> None:
         """A run of ours has left a node, which need not have told of it yet."""
-        node.ours.pop(run_id, None)
+        sent = node.ours.pop(run_id, None)
+        if sent is not None and sent.ask.model in node.circuits:
+            node.circuits[sent.ask.model].ended(run_id)
         if node.status is not None and any(job.run_id == run_id for job in node.status.jobs):
             if node.status.jobs[0].run_id == run_id:
                 # What waited behind it begins now.
@@ -235,7 +241,7 @@ class Registry:
         self._take(node, status)
         node.failures, node.last_error = 0, None
         self.costs.hear(node.id, status)
-        node.lost.clear()
+        self._back(node)
         before = node.health
         if node.health is not Health.DRAINING:
             node.health = Health.ONLINE
@@ -256,7 +262,7 @@ class Registry:
 
     async def heard(self, node: Node) -> None:
         """A sign of life: all is as it was said last."""
-        if node.status is not None and (node.failures or node.model_failures):
+        if node.status is not None and node.failures:
             await self.seen(node, node.status)
         elif node.health is Health.ONLINE:
             await self._note(node, node.health)
@@ -267,7 +273,7 @@ class Registry:
         node.last_error = why
         before = node.health
         if node.failures >= OFFLINE_AFTER_FAILURES:
-            node.lost.set()
+            self._lost(node)
         if node.health is not Health.DRAINING:
             node.health = Health.OFFLINE if node.failures >= OFFLINE_AFTER_FAILURES else Health.ERROR
             self._look(node)
@@ -275,16 +281,56 @@ class Registry:
         if gone or node.failures >= OFFLINE_AFTER_FAILURES:
             self.changed()
 
-    def model_failed(self, node: Node, model: str) -> None:
+    def model_failed(self, node: Node, model: str, run_id: str) -> None:
         """A run of `model` failed on `node` by the node's fault."""
-        count, _ = node.model_failures.get(model, (0, 0.0))
-        node.model_failures[model] = (count + 1, time.monotonic())
+        circuit = node.circuits.setdefault(model, Circuit())
+        if circuit.failed(run_id, time.monotonic()):
+            log.warning("model_held_off", node=node.name, model=model, for_s=circuit.hold_s)
+            self._look_after(circuit.hold_s, node)
         self._look(node)
 
-    def model_worked(self, node: Node, model: str) -> None:
+    def model_worked(self, node: Node, model: str, run_id: str) -> None:
         """A run of `model` succeeded on `node`."""
-        if node.model_failures.pop(model, None) is not None:
+        circuit = node.circuits.get(model)
+        if circuit is not None:
+            circuit.worked(run_id, time.monotonic())
             self._look(node)
+
+    def _look_after(self, seconds: float, node: Node) -> None:
+        """Show placement the node again when it is held off no longer."""
+
+        def look() -> None:
+            self._look(node)
+            self.changed()
+
+        asyncio.get_running_loop().call_later(seconds, look)
+
+    def _lost(self, node: Node) -> None:
+        """Whoever waits for the node gives up. Where it was the last that is well, those held off are better than none."""
+        if node.lost.is_set():
+            return
+        node.lost.set()
+        node.flaps.lost(time.monotonic())
+        if not any(
+            each.health is Health.ONLINE and each.flaps.refuses(time.monotonic()) is None for each in self._others(node)
+        ):
+            for each in self._others(node):
+                each.flaps.free()
+                self._look(each)
+
+    def _back(self, node: Node) -> None:
+        """The node answers again."""
+        if not node.lost.is_set():
+            return
+        node.lost.clear()
+        if any(each.health is Health.ONLINE for each in self._others(node)):
+            hold_s = node.flaps.back(time.monotonic())
+            if hold_s:
+                log.warning("node_held_off", node=node.name, for_s=hold_s)
+                self._look_after(hold_s, node)
+
+    def _others(self, node: Node) -> list[Node]:
+        return [each for each in self._nodes.values() if each is not node]
 
     async def _note(self, node: Node, before: Health) -> None:
         now_s = time.monotonic()

@@ -1,6 +1,7 @@
 """/admin/nodes: the operator's view of the fleet. Addresses appear here and nowhere else; tokens nowhere at all."""
 
 import secrets
+import time
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -171,6 +172,7 @@ def shown(node: Node) -> dict[str, Any]:
         "models": []
         if status is None
         else [{"id": m.id, "resident": m.resident, "unavailable": m.unavailable} for m in status.models],
+        "held_off": node.held_off(time.monotonic()),
         "jobs": [] if status is None else [job.model_dump() for job in status.jobs],
         "created": int(node.record.created_at.timestamp()),
         "last_seen": int(node.record.last_seen_at.timestamp()) if node.record.last_seen_at else None,

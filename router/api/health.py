@@ -1,5 +1,7 @@
 """/health (the process lives), /ready (send me work), /metrics."""
 
+import time
+
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
@@ -49,6 +51,10 @@ async def metrics(request: Request, services: ServicesDep) -> Response:
         catalog_up = True
     except CatalogUnavailable:
         catalog_up = False
-    nodes = {node.name: (node.health is Health.ONLINE, len(node.ours)) for node in services.registry.nodes()}
+    now_s = time.monotonic()
+    nodes = {
+        node.name: (node.health is Health.ONLINE, len(node.ours), len(node.held_off(now_s)))
+        for node in services.registry.nodes()
+    }
     services.metrics.show(nodes, catalog_up=catalog_up)
     return exposition(services.metrics.registry, request)
