@@ -135,9 +135,12 @@ def passed_on(answer: Answer) -> dict[str, str]:
 
 
 def is_answer(answer: Answer, accepted: Accepted) -> bool:
-    """Whether a 200 is of the kind that was asked for: a page of some proxy is not."""
+    """Whether a 200 is of the kind that was asked for, and of this run: a page of some proxy is not, nor another's answer."""
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == ("text/event-stream" if accepted.request.stream else "application/json")
+    if accepted.request.stream:
+        # Its run is named with the picture, at the end.
+        return kind == "text/event-stream"
+    return kind == "application/json" and answer.headers.get(RUN_ID_HEADER) == accepted.run_id
 
 
 def answer_headers(accepted: Accepted) -> dict[str, str]:

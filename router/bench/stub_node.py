@@ -55,7 +55,7 @@ def status() -> NodeStatus:
 
 
 class Answers:
-    """Whole answers, head and body in one piece, each made once."""
+    """What is said, each made once."""
 
     def __init__(self) -> None:
         self._status = _whole(status().model_dump_json().encode())
@@ -66,10 +66,10 @@ class Answers:
         return self._status
 
     def picture(self, size_kb: int) -> bytes:
-        """A JSON answer with that much base64."""
+        """The body of an answer with that much base64."""
         if size_kb not in self._pictures:
             head = b'{"created":1700000000,"output_format":"png","size":"1024x1024","data":[{"b64_json":"'
-            self._pictures[size_kb] = _whole(head + _base64(size_kb) + b'"}]}')
+            self._pictures[size_kb] = head + _base64(size_kb) + b'"}]}'
         return self._pictures[size_kb]
 
 
@@ -77,9 +77,12 @@ def _base64(size_kb: int) -> bytes:
     return base64.b64encode(os.urandom(size_kb * 750))
 
 
+def _head(length: int, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n" % (status, more, length)
+
+
 def _whole(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
-    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
-    return head % (status, more, len(body)) + body
+    return _head(len(body), status, more) + body
 
 
 class Node(asyncio.Protocol):
@@ -143,10 +146,16 @@ class Node(asyncio.Protocol):
             return
         self._told["started"] += 1
         if kind is None:
-            self._transport.write(self._answers.picture(size_kb))
+            self._answer(size_kb)
             return
         work = {b"slow": self._slow, b"events": self._events, b"reset": self._reset}[kind]
         self._work = asyncio.ensure_future(work(size_kb))
+
+    def _answer(self, size_kb: int) -> None:
+        body, run_id = self._answers.picture(size_kb), self._headers.get(RUN_ID_HEADER)
+        more = f"{RUN_ID_HEADER}: {run_id}\r\n".encode() if run_id is not None else b""
+        # Joining would copy the body.
+        self._transport.writelines((_head(len(body), more=more), body))
 
     async def _tell(self) -> None:
         """Our state, which never changes, and signs of life."""
@@ -159,7 +168,7 @@ class Node(asyncio.Protocol):
 
     async def _slow(self, size_kb: int) -> None:
         await asyncio.sleep(SLOW_S)
-        self._transport.write(self._answers.picture(size_kb))
+        self._answer(size_kb)
 
     async def _events(self, size_kb: int) -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

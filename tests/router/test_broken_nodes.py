@@ -12,7 +12,7 @@ from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER
 from tests.fakes.node import MODEL, FakeNode
 from tests.router.conftest import House, MakeHouse, until
 
-JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-run-id: THIS_RUN\r\n"
 ANSWER = b'{"data":[{"b64_json":"AAAA"}]}'
 
 
@@ -37,7 +37,7 @@ class BrokenNode:
                 self.asked += 1
                 if self._begins:
                     await self._house.catalog.runs.attempt_running(headers[RUN_ID_HEADER], int(headers[ATTEMPT_HEADER]))
-                writer.write(self._answer)
+                writer.write(self._answer.replace(b"THIS_RUN", headers[RUN_ID_HEADER].encode()))
                 await writer.drain()
                 if not self._answer:
                     writer.transport.abort()
@@ -74,12 +74,27 @@ async def broken(house: House, answer: bytes, *, begins: bool) -> AsyncIterator[
         JSON + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
         JSON + b"x-filler: " + b"1" * 100_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>",
+        JSON.replace(b"THIS_RUN", b"run_of_another") + b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER,
         b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot found",
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 99999\r\ncontent-length: 5\r\n\r\nsorry",
     ],
-    ids=["reset", "cut head", "not http", "two lengths", "cl te", "gzip", "head", "html", "redirect", "401", "404", "503"],
+    ids=[
+        "reset",
+        "cut head",
+        "not http",
+        "two lengths",
+        "cl te",
+        "gzip",
+        "head",
+        "html",
+        "another's",
+        "redirect",
+        "401",
+        "404",
+        "503",
+    ],
 )
 async def test_another_node_answers_for_one_that_breaks_the_rules(make_house: MakeHouse, answer: bytes):
     house = await make_house("good")

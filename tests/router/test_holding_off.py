@@ -182,7 +182,7 @@ async def test_a_node_that_flaps_is_held_off_only_while_there_is_another(make_ho
 
     assert [reply.status_code for reply in replies] == [200] * 3
     assert len(house.nodes["a"].started) == 0
-    assert (await house.client.get("/admin/nodes/a")).json()["held_off"] == {MODEL: "comes and goes: lost 3 times of late"}
+    assert "comes and goes" in (await house.client.get("/admin/nodes/a")).json()["held_off"][MODEL]
 
     while not steady.lost.is_set():
         await registry.failed(steady, "gone")
