@@ -161,6 +161,23 @@ class CommonSettings(BaseModel):
             raise SettingsError("\n".join(faults))
         return settings, found
 
+    def with_own(self, **given: Any) -> Self:
+        """The same settings with some of this process's own section replaced, as by its command line.
+
+        Raises: SettingsError: a value that is not valid, named by its option.
+        """
+        assert self.section is not None
+        own = getattr(self, self.section)
+        try:
+            replaced = type(own).model_validate(own.model_dump() | given)
+        except ValidationError as error:
+            faults = [
+                f"--{each['loc'][0]}: {each['msg']}" if each["loc"] else each["msg"]
+                for each in error.errors(include_url=False, include_input=False)
+            ]
+            raise SettingsError("\n".join(faults)) from None
+        return self.model_copy(update={self.section: replaced})
+
 
 def _fault(error: ErrorDetails, found: Told) -> str:
     # A fault of several settings together stands nowhere in the tree; its text names them.

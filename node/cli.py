@@ -43,7 +43,7 @@ def node(
         "join_key": join_key,
         "preload": preload or None,
     }
-    settings = NodeSettings.load().with_node(**{key: value for key, value in given.items() if value is not None})
+    settings = NodeSettings.load().with_own(**{key: value for key, value in given.items() if value is not None})
     configure_logging(level=settings.log_level, style=settings.log_format, process="node")
     tracing.start("node")
     asyncio.run(migrate(settings.catalog_url))

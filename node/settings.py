@@ -2,12 +2,12 @@
 
 import platform
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from common.images_api import Preset
-from common.settings import SECRET, CommonSettings, Section, SettingsError
+from common.settings import SECRET, CommonSettings, Section
 from node.offload import OffloadSetting
 from node.tuning import Attention, Tuning
 
@@ -150,18 +150,3 @@ class NodeSettings(CommonSettings):
     def memory_limits_path(self) -> Path:
         """Where it is kept which pictures memory did not suffice for."""
         return self.home / "memory-limits.json"
-
-    def with_node(self, **given: Any) -> Self:
-        """The same settings with some of the node's own replaced, as by a command line.
-
-        Raises: SettingsError: a value that is not valid.
-        """
-        try:
-            section = NodeSection.model_validate(self.node.model_dump() | given)
-        except ValidationError as error:
-            faults = [
-                f"--{e['loc'][0]}: {e['msg']}" if e["loc"] else e["msg"]
-                for e in error.errors(include_url=False, include_input=False)
-            ]
-            raise SettingsError("\n".join(faults)) from None
-        return self.model_copy(update={"node": section})

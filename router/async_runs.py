@@ -1,7 +1,8 @@
 """Async runs (`Prefer: respond-async`): accepted with all they need, carried by whichever router is there.
 
 An async run is in the catalog before its client hears of it. The router that accepted it carries it first; when that one
-stops or dies, its lease ends and another takes the run on. What keeps a run from a node for now (none is there, the queue
+stops or dies, its lease ends and another takes the run on; one that is told to stop takes on no more, and what it still
+accepts is anyone's at once. What keeps a run from a node for now (none is there, the queue
 is full, the catalog is away) does not end it: it is put back, until it is older than it may become.
 """
 
@@ -61,6 +62,11 @@ class AsyncCarrier:
         self._owner = f"router_{secrets.token_hex(16)}"
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
+        self._retired = False
+
+    def retire(self) -> None:
+        """The process is told to stop: take on no more runs."""
+        self._retired = True
 
     async def accept(self, accepted: Accepted, webhook_url: str | None) -> str:
         """Record an async run; its client may be told of it then.
@@ -71,8 +77,8 @@ class AsyncCarrier:
         uploads = accepted.request.uploads
         new = NewAsync(
             owner=self._owner,
-            # Too many already: whoever has a hand free takes it.
-            lease_s=LEASE_S if len(self._tasks) < self._at_once else 0,
+            # Too many already, or on our way out: whoever has a hand free takes it.
+            lease_s=LEASE_S if len(self._tasks) < self._at_once and not self._retired else 0,
             public_url=accepted.public_url,
             inputs=tuple([(purpose, await self._assets.put(upload.content)) for purpose, upload in uploads]),
             webhook_url=webhook_url,
@@ -106,7 +112,7 @@ class AsyncCarrier:
             await asyncio.gather(*(ended(task) for task in list(self._tasks.values())))
 
     async def _take_on(self) -> None:
-        free = self._at_once - len(self._tasks)
+        free = 0 if self._retired else self._at_once - len(self._tasks)
         if free > 0:
             for run_id in await self._catalog.async_runs.take(self._owner, limit=free, lease_s=LEASE_S):
                 self._begin(run_id)

@@ -21,13 +21,12 @@ def router(
     from common.web import serve
     from router.app import build_app
     from router.freed_memory import keep_freed_memory
-    from router.settings import RouterSection, RouterSettings
+    from router.settings import RouterSettings
 
     follow_parent()
     keep_freed_memory()
-    settings = RouterSettings.load()
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update={"router": RouterSection(**(settings.router.model_dump() | given))})
+    settings = RouterSettings.load().with_own(**given)
     configure_logging(level=settings.log_level, style=settings.log_format, process="router")
     tracing.start("router")
     new_key = asyncio.run(_prepare(settings))
@@ -35,7 +34,12 @@ def router(
         typer.echo(f"The first API key, shown this once: {new_key}")
     app, own = build_app(settings), settings.router
     serve(
-        app, host=own.host, port=own.port, drain_s=own.drain_s, on_interrupt=lambda: app.state.services.dispatcher.interrupt()
+        app,
+        host=own.host,
+        port=own.port,
+        drain_s=own.drain_s,
+        on_stop=lambda: app.state.services.async_carrier.retire(),
+        on_interrupt=lambda: app.state.services.dispatcher.interrupt(),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import SettingsError
+from common.settings import CommonSettings, SettingsError
 from node.settings import NodeSettings
 from router.settings import RouterSettings
 
@@ -126,3 +126,9 @@ def test_an_empty_variable_says_nothing():
 def test_a_database_that_cannot_be_one_is_named_at_the_start():
     with pytest.raises(SettingsError, match=r"AQUATINT__DATABASE_URL: .*not 'mysql'"):
         RouterSettings.load({"AQUATINT__DATABASE_URL": "mysql://db/aquatint"})
+
+
+@pytest.mark.parametrize(("tree", "given"), [(RouterSettings, {"port": 99999}), (NodeSettings, {"port": 0})])
+def test_a_wrong_option_of_a_command_line_is_named_as_one(tree: type[CommonSettings], given: dict[str, int]):
+    with pytest.raises(SettingsError, match=r"^--port: Input should be (less|greater) than or equal to"):
+        tree.load({}).with_own(**given)

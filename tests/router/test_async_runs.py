@@ -267,3 +267,23 @@ async def test_a_stream_is_its_own_report_of_progress(make_house: MakeHouse):
 
     assert (reply.status_code, "preference-applied" in reply.headers) == (200, False)
     assert await house.catalog.async_runs.get(reply.headers["x-run-id"]) is None
+
+
+async def test_a_router_that_is_told_to_stop_takes_on_no_more_and_leaves_what_it_accepts_to_another(
+    make_house: MakeHouse, another_router: MakeRouter
+):
+    house = await make_house("a", async_at_once=1)
+    house.nodes["a"].faults.seconds = 1
+    carried = (await start(house)).json()["id"]
+    await until(lambda: bool(house.nodes["a"].started))
+    waiting = (await start(house)).json()["id"]
+    house.services.async_carrier.retire()
+
+    accepted = await start(house)
+    assert accepted.status_code == 202
+    assert (await ended(house.client, carried))["status"] == "succeeded"
+    assert house.nodes["a"].started == [carried]
+
+    client, _ = await another_router()
+    assert (await ended(client, waiting))["status"] == "succeeded"
+    assert (await ended(client, accepted.json()["id"]))["status"] == "succeeded"
