@@ -128,7 +128,7 @@ def test_a_database_that_cannot_be_one_is_named_at_the_start():
         RouterSettings.load({"AQUATINT__DATABASE_URL": "mysql://db/aquatint"})
 
 
-@pytest.mark.parametrize(("tree", "given"), [(RouterSettings, {"port": 99999}), (NodeSettings, {"port": 0})])
+@pytest.mark.parametrize(("tree", "given"), [(RouterSettings, {"port": 99999}), (NodeSettings, {"port": 99999})])
 def test_a_wrong_option_of_a_command_line_is_named_as_one(tree: type[CommonSettings], given: dict[str, int]):
-    with pytest.raises(SettingsError, match=r"^--port: Input should be (less|greater) than or equal to"):
+    with pytest.raises(SettingsError, match=r"^--port: Input should be less than or equal to 65535$"):
         tree.load({}).with_own(**given)

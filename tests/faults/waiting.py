@@ -1,0 +1,223 @@
+"""Many that wait at once, by hand: `python -m tests.faults.waiting --count 10000`.
+
+A real router, one node that holds every run until told otherwise, and as many clients as told, each on a connection of its
+own, of four keys in turn. Printed: the router's memory, the latency of `/health` from a process of its own, and how far
+runs of one key came out of their order. The goals: 400 MB, a p99 of 100 ms, and no further than a node runs at once.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from common.catalog import Catalog, migrate, sqlite_url
+from common.node_api import RUN_ID_HEADER
+from common.state_lines import SAID_EVERY_S, line_of
+from router.bench.processes import memory_bytes
+from tests.e2e.conftest import Machine, new_machine
+from tests.fakes.node import MODEL, FakeNode
+from tests.faults.estate import HEADERS, until
+
+KEYS = 4
+AT_ONCE = 8
+"""Runs the node has at once, and as many more wait there."""
+CONNECTING = 256
+HELD_S = 10.0
+"""How long all of them wait before the first is let go."""
+LOOK_EVERY_S = 0.05
+"""Between two questions to `/health`."""
+
+
+class Holder:
+    """The node: takes runs, and answers none until `release` is set."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.order: list[tuple[int, int]] = []
+        """(key, number) of each run, as it came."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection of the router."""
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                if head.startswith("GET /node/v1/events"):
+                    await self._tell(writer)
+                elif head.startswith("GET"):
+                    writer.write(_whole(self._status().model_dump_json().encode()))
+                else:
+                    await self._run(head, reader, writer)
+        writer.close()
+
+    async def _run(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        asked = json.loads(await reader.readexactly(int(headers["content-length"])))
+        key, number = asked["prompt"].split()
+        self.order.append((int(key), int(number)))
+        await self.release.wait()
+        more = f"{RUN_ID_HEADER}: {head.split(RUN_ID_HEADER + ': ')[1].split(chr(13))[0]}\r\n".encode()
+        writer.write(_whole(b'{"created":1,"data":[{"b64_json":"AAAA"}]}', more))
+
+    async def _tell(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
+        line = line_of(None, self._status())
+        while not writer.is_closing():
+            writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+            await asyncio.sleep(SAID_EVERY_S)
+            line = b"{}\n"
+
+    @staticmethod
+    def _status() -> Any:
+        return FakeNode("holder", None, None, [MODEL], concurrency=AT_ONCE).status()  # type: ignore[arg-type]
+
+
+def _whole(body: bytes, more: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n" % (more, len(body)) + body
+
+
+async def _client(port: int, secret: str, key: int, number: int, connecting: asyncio.Semaphore) -> int:
+    """One that waits; the status it is answered with."""
+    body = json.dumps({"prompt": f"{key} {number}", "model": MODEL, "size": "64x64", "num_inference_steps": 4}).encode()
+    head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    async with connecting:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head.encode() + body)
+        await writer.drain()
+    try:
+        return int((await reader.readline()).split()[1])
+    except (OSError, IndexError):
+        return 0
+    finally:
+        writer.close()
+
+
+def watch_health(port: int) -> None:
+    """Ask again and again, until the input ends; then print every latency in milliseconds, as JSON."""
+    os.set_blocking(0, False)
+    took: list[float] = []
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    while os.read(0, 1) if _readable() else True:
+        began_s = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        took.append(1000 * (time.perf_counter() - began_s))
+        time.sleep(LOOK_EVERY_S)
+    print(json.dumps(took))
+
+
+def _readable() -> bool:
+    import select
+
+    return bool(select.select([0], [], [], 0)[0])
+
+
+@asynccontextmanager
+async def _health(port: int, into: list[float]) -> Any:
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.waiting", "--watch", str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        yield
+    finally:
+        told, _ = await asyncio.to_thread(watcher.communicate)
+        into += json.loads(told)
+
+
+def _started(machine: Machine, count: int) -> Any:
+    limits = {
+        "AQUATINT__ROUTER__MAX_QUEUED": str(count),
+        "AQUATINT__ROUTER__RUN_TIMEOUT_S": "3600",
+        "AQUATINT__LOG_LEVEL": "warning",
+    }
+    return machine.router(**limits)
+
+
+async def measure(count: int) -> dict[str, Any]:
+    """See the module."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    holder, took = Holder(), list[float]()
+    node = await asyncio.start_server(holder.serve, "127.0.0.1", 0)
+    with tempfile.TemporaryDirectory(prefix="aquatint-waiting-") as folder:
+        url = sqlite_url(Path(folder) / "catalog.db")
+        await migrate(url)
+        machines = new_machine(Path(folder), {})
+        router = await asyncio.to_thread(_started, next(machines), count)
+        # After the router is started: what it can open is its own to raise.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        catalog = await Catalog.open(url)
+        secrets = [(await catalog.keys.create(name=f"key {key}", scopes=["user"]))[1] for key in range(KEYS)]
+        async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=60) as client:
+            node_url = f"http://127.0.0.1:{node.sockets[0].getsockname()[1]}"
+            (await client.post("/admin/nodes", json={"name": "holder", "url": node_url})).raise_for_status()
+        port, connecting = int(router.url.rpartition(":")[2]), asyncio.Semaphore(CONNECTING)
+        before, began_s = memory_bytes(router.pid), time.monotonic()
+        async with _health(port, took):
+            clients = [
+                asyncio.create_task(_client(port, secrets[number % KEYS], number % KEYS, number, connecting))
+                for number in range(count)
+            ]
+            async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=60) as client:
+
+                async def all_wait() -> bool:
+                    return (await client.get("/ready")).json()["queued"] >= count - 2 * AT_ONCE
+
+                await until(all_wait, what="all to wait", within_s=600)
+            filled_s = time.monotonic() - began_s
+            await asyncio.sleep(HELD_S)
+            held = memory_bytes(router.pid)
+            holder.release.set()
+            statuses = await asyncio.gather(*clients)
+            drained_s = time.monotonic() - began_s - filled_s - HELD_S
+        peak = memory_bytes(router.pid, peak=True)
+        await catalog.close()
+        await asyncio.to_thread(lambda: next(machines, None))
+        node.close()
+    took.sort()
+    return {
+        "waiting": count,
+        "answered 200": statuses.count(200),
+        "filled s": round(filled_s, 1),
+        "drained s": round(drained_s, 1),
+        "router before MB": round(before / 1e6),
+        "router holding MB": round(held / 1e6),
+        "router peak MB": round(peak / 1e6),
+        "health p50 ms": round(took[len(took) // 2], 1),
+        "health p99 ms": round(took[int(len(took) * 0.99)], 1),
+        "health max ms": round(took[-1], 1),
+        "furthest out of order": max(_displaced(holder.order, key) for key in range(KEYS)),
+    }
+
+
+def _displaced(order: list[tuple[int, int]], key: int) -> int:
+    numbers = [number for each, number in order if each == key]
+    place = {number: index for index, number in enumerate(sorted(numbers))}
+    return max((abs(place[number] - index) for index, number in enumerate(numbers)), default=0)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.waiting")
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--watch", type=int, help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+    if wanted.watch is not None:
+        watch_health(wanted.watch)
+        return
+    for name, value in asyncio.run(measure(wanted.count)).items():
+        print(f"{name:22} {value}")
+
+
+if __name__ == "__main__":
+    main()
