@@ -123,9 +123,7 @@ class Registry:
 
     def ended(self, node: Node, run_id: str) -> None:
         """A run of ours has left a node, which need not have told of it yet."""
-        sent = node.ours.pop(run_id, None)
-        if sent is not None and sent.ask.model in node.circuits:
-            node.circuits[sent.ask.model].ended(run_id)
+        self._gone(node, run_id)
         if node.status is not None and any(job.run_id == run_id for job in node.status.jobs):
             if node.status.jobs[0].run_id == run_id:
                 # What waited behind it begins now.
@@ -140,9 +138,15 @@ class Registry:
         offer = None if candidate is None else candidate.offers.get(model)
         return 1 if candidate is None or offer is None else min(candidate.places, offer.places)
 
+    @staticmethod
+    def _gone(node: Node, run_id: str) -> None:
+        sent = node.ours.pop(run_id, None)
+        if sent is not None and sent.ask.model in node.circuits:
+            node.circuits[sent.ask.model].ended(run_id)
+
     def turned_away(self, node: Node, run_id: str, holding: Holding | None) -> None:
         """The node had no place for a run after all. holding: what it does instead, where it says so."""
-        node.ours.pop(run_id, None)
+        self._gone(node, run_id)
         if node.status is not None and holding is not None:
             self._take(node, node.status.model_copy(update=dict(holding)))
         node.full = True
