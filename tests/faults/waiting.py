@@ -44,8 +44,8 @@ class Holder:
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
-        self.order: list[tuple[int, int]] = []
-        """(key, number) of each run, as it came."""
+        self.order: list[tuple[int, str]] = []
+        """(key, when the router took it on) of each run, as it came."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of the router."""
@@ -61,12 +61,13 @@ class Holder:
         writer.close()
 
     async def _run(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
         asked = json.loads(await reader.readexactly(int(headers["content-length"])))
-        key, number = asked["prompt"].split()
-        self.order.append((int(key), int(number)))
+        run_id = headers[RUN_ID_HEADER]
+        # The first ten characters of a ULID are its time, in milliseconds.
+        self.order.append((int(asked["prompt"]), run_id.removeprefix("run_")[:10]))
         await self.release.wait()
-        more = f"{RUN_ID_HEADER}: {head.split(RUN_ID_HEADER + ': ')[1].split(chr(13))[0]}\r\n".encode()
+        more = f"{RUN_ID_HEADER}: {run_id}\r\n".encode()
         writer.write(_whole(b'{"created":1,"data":[{"b64_json":"AAAA"}]}', more))
 
     async def _tell(self, writer: asyncio.StreamWriter) -> None:
@@ -86,9 +87,9 @@ def _whole(body: bytes, more: bytes = b"") -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n" % (more, len(body)) + body
 
 
-async def _client(port: int, secret: str, key: int, number: int, connecting: asyncio.Semaphore) -> int:
+async def _client(port: int, secret: str, key: int, connecting: asyncio.Semaphore) -> int:
     """One that waits; the status it is answered with."""
-    body = json.dumps({"prompt": f"{key} {number}", "model": MODEL, "size": "64x64", "num_inference_steps": 4}).encode()
+    body = json.dumps({"prompt": str(key), "model": MODEL, "size": "64x64", "num_inference_steps": 4}).encode()
     head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
     head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     async with connecting:
@@ -165,8 +166,7 @@ async def measure(count: int) -> dict[str, Any]:
         before, began_s = memory_bytes(router.pid), time.monotonic()
         async with _health(port, took):
             clients = [
-                asyncio.create_task(_client(port, secrets[number % KEYS], number % KEYS, number, connecting))
-                for number in range(count)
+                asyncio.create_task(_client(port, secrets[number % KEYS], number % KEYS, connecting)) for number in range(count)
             ]
             async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=60) as client:
 
@@ -200,10 +200,11 @@ async def measure(count: int) -> dict[str, Any]:
     }
 
 
-def _displaced(order: list[tuple[int, int]], key: int) -> int:
-    numbers = [number for each, number in order if each == key]
-    place = {number: index for index, number in enumerate(sorted(numbers))}
-    return max((abs(place[number] - index) for index, number in enumerate(numbers)), default=0)
+def _displaced(order: list[tuple[int, str]], key: int) -> int:
+    """How many places any run of a key is away from where its time puts it; those of one millisecond are alike."""
+    came = [taken_on for each, taken_on in order if each == key]
+    places = sorted(range(len(came)), key=lambda index: came[index])
+    return max((abs(place - index) for place, index in enumerate(places)), default=0)
 
 
 def main() -> None:

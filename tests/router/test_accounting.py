@@ -114,7 +114,7 @@ class Places(RuleBasedStateMachine):
     @invariant()
     def every_run_is_in_one_place(self) -> None:
         assert len(self.line) + len(self.held) + self.ended == self.asked
-        assert len(list(self.line)) == len(self.line) == len(self.line._places)
+        assert len(set(map(id, self.line))) == len(list(self.line)) == len(self.line)
 
     @invariant()
     def no_node_holds_more_than_it_has_places_for(self) -> None:
