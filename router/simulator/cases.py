@@ -16,7 +16,7 @@ CASES = (
     WARM,
     replace(WARM, name="all warm, equal nodes, load 0.8", speeds=EQUAL),
     replace(FIRST, name="estimates off by a factor of 2", estimate_sigma=0.7),
-    replace(FIRST, name="3 routers, told on change", routers=3, told_after_s=0.02),
+    replace(FIRST, name="3 routers, told on change", routers=3, told_after_s=0.01),
     replace(FIRST, name="3 routers, told 0.5 s late", routers=3, told_after_s=0.5),
     replace(FIRST, name="1 node, 3 models, 2 fit, load 0.5", models=FIRST.models[:3], speeds=(1.0,), load=0.5, count=1000),
     replace(WARM, name="strong bursts, all warm, load 0.7", load=0.7, burst=1.0),

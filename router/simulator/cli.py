@@ -12,7 +12,7 @@ from common.commands.output import JsonOption, show
 if TYPE_CHECKING:
     from router.simulator.run import Case, Figures
 
-FIGURES = ("mean_s", "p99_s", "slowdown_p99", "load_share")
+FIGURES = ("mean_s", "p99_s", "slowdown_p99", "load_share", "busy_share")
 
 
 def placement(
@@ -29,7 +29,8 @@ def placement(
     """Simulate placement on fleets of made-up nodes, in seconds instead of hours: medians and ranges over the seeds.
 
     A trace has lines like {"at_s": 0.5, "model": "sdxl", "work_s": 3.2, "load_s": 15, "key": "team-a"}, the work in seconds on
-    a node of speed 1. A mean that grows belongs to a fleet that never catches up.
+    a node of speed 1. A mean that grows belongs to a fleet that never catches up. Turned away: the share of runs that a router
+    sent to a node whose last place another router had taken, and that were placed again at once.
     """
     from router.simulator.cases import FIRST
 
@@ -49,7 +50,7 @@ def placement(
         for policy, figures in each["policies"].items()
     ]
     columns = {"case": "case", "policy": "policy", "mean s": "mean_s", "p99 s": "p99_s"}
-    columns |= {"p99 slowdown": "slowdown_p99", "load / work": "load_share", "grows": "grows"}
+    columns |= {"p99 slowdown": "slowdown_p99", "load / work": "load_share", "turned away": "busy_share", "grows": "grows"}
     show(rows, columns, as_json=False, empty="")
 
 

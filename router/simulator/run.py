@@ -15,6 +15,8 @@ from router.simulator.routers import SimRouter
 from router.simulator.workload import SIX, Arrival, SimModel, synthetic
 
 OURS = "aquatint"
+LEAST_APART_S = 0.02
+"""A node says no more often than this how it is: `node.telling`."""
 WARM_UP = 0.1
 """Share of arrivals left out of the figures: the fleet begins empty."""
 
@@ -33,8 +35,8 @@ class Case:
     estimate_sigma: float = 0.25
     burst: float = 0.5
     routers: int = 1
-    told_after_s: float = 0.0
-    """How old a node's word is when a router hears it. With one router and 0, it sees the fleet as it is."""
+    told_after_s: float | None = None
+    """How old a node's word is when a router hears it; None: routers see the fleet as it is."""
     depth: int = 1
     """Runs a node holds beyond the one that runs."""
 
@@ -60,6 +62,8 @@ class Figures:
     slowdown_p99: float
     load_share: float
     """Seconds spent loading over seconds of work."""
+    busy_share: float
+    """Runs sent to a node that had no place for them, over all."""
     grows: bool
     """The fleet never catches up: the longer it runs, the longer the wait."""
 
@@ -91,11 +95,12 @@ def simulate(case: Case, policy: str, seed: int, arrivals: Sequence[Arrival] | N
         SimNode(f"n{i:04}", speed, case.models, fits=case.fits, places=1 + case.depth, warm=case.warm)
         for i, speed in enumerate(case.speeds)
     ]
+    busy = 0
     if policy == OURS:
-        _late_bound(case, arrivals, nodes)
+        busy = _late_bound(case, arrivals, nodes)
     else:
         _bound_on_arrival(policy, arrivals, nodes, seed)
-    return _figures(arrivals, nodes)
+    return _figures(arrivals, nodes, busy)
 
 
 def _bound_on_arrival(policy: str, arrivals: Sequence[Arrival], nodes: Sequence[SimNode], seed: int) -> None:
@@ -115,28 +120,34 @@ def _bound_on_arrival(policy: str, arrivals: Sequence[Arrival], nodes: Sequence[
             events.add(ends_s, node)
 
 
-def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode]) -> None:
+def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode]) -> int:
+    """Returns how many runs were turned away by a node."""
     routers = [SimRouter(nodes) for _ in range(case.routers)]
     events = _Events()
     for arrival in arrivals:
         events.add(arrival.at_s, "arrival", arrival)
-    now_s = 0.0
+    now_s, busy = 0.0, 0
+    says_at_s: dict[str, float] = {}
 
-    def tell(node: SimNode) -> None:
-        for router in routers:
-            if case.told_after_s:
-                events.add(now_s + case.told_after_s, "told", router, node, node.report())
-            else:
+    def changed(node: SimNode) -> None:
+        """As nodes do: said at once, but not twice within a moment."""
+        if case.told_after_s is None:
+            for router in routers:
                 router.told(node, node.report(), now_s)
+        elif says_at_s.get(node.id, 0.0) <= now_s:
+            says_at_s[node.id] = max(now_s, says_at_s.get(node.id, 0.0) + LEAST_APART_S)
+            events.add(says_at_s[node.id], "says", node)
 
     def send(node: SimNode, arrival: Arrival, ask: Ask) -> bool:
+        nonlocal busy
         if len(node.jobs) >= node.idle.places:
+            busy += 1
             return False
         ends_s = node.take(arrival, ask, now_s)
         if ends_s is not None:
             events.add(ends_s, "end", node)
         if case.routers > 1:
-            tell(node)
+            changed(node)
         return True
 
     for now_s, event in events:
@@ -144,6 +155,9 @@ def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode
             router = routers[event[1].router]
             router.arrive(event[1], now_s)
             router.pump(now_s, send)
+        elif event[0] == "says":
+            for router in routers:
+                events.add(now_s + (case.told_after_s or 0.0), "told", router, event[1], event[1].report())
         elif event[0] == "told":
             event[1].told(event[2], event[3], now_s)
             event[1].pump(now_s, send)
@@ -154,12 +168,13 @@ def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode
             if ends_s is not None:
                 events.add(ends_s, "end", node)
             routers[job.arrival.router].answered(node, job.arrival, now_s)
-            tell(node)
+            changed(node)
             for router in routers:
                 router.pump(now_s, send)
+    return busy
 
 
-def _figures(arrivals: Sequence[Arrival], nodes: Sequence[SimNode]) -> Figures:
+def _figures(arrivals: Sequence[Arrival], nodes: Sequence[SimNode], busy: int) -> Figures:
     counted = arrivals[int(len(arrivals) * WARM_UP) :]
     seconds = [arrival.done_s - arrival.at_s for arrival in counted]
     fifth = max(1, len(seconds) // 5)
@@ -169,6 +184,7 @@ def _figures(arrivals: Sequence[Arrival], nodes: Sequence[SimNode]) -> Figures:
         p99_s=_p99(seconds),
         slowdown_p99=_p99([took / arrival.work_s for took, arrival in zip(seconds, counted, strict=True)]),
         load_share=sum(node.load_s for node in nodes) / sum(arrival.work_s for arrival in arrivals),
+        busy_share=busy / len(arrivals),
         grows=late_s > 2 * early_s and late_s > 120,
     )
 

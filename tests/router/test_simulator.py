@@ -3,6 +3,7 @@
 import json
 import statistics
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from router.simulator.workload import SIX
 SEEDS = (0, 1, 2)
 
 
+@cache
 def ours(**changes: object) -> list[Figures]:
     return [simulate(replace(FIRST, **changes), OURS, seed) for seed in SEEDS]  # type: ignore[arg-type]
 
@@ -58,10 +60,18 @@ def test_every_run_ends_under_every_policy(policy: str):
     assert first.mean_s >= statistics.fmean(arrival.work_s for arrival in arrivals[30:])
 
 
-def test_two_routers_never_put_more_on_a_node_than_it_may_hold():
-    figures = simulate(replace(FIRST, count=500, routers=3, told_after_s=0.5), OURS, 0)
+def test_three_routers_that_are_told_of_changes_are_nearly_as_good_as_one():
+    one, three = ours(), ours(routers=3, told_after_s=0.01)
 
-    assert figures.mean_s > 0
+    assert statistics.fmean(run.mean_s for run in three) <= 1.1 * statistics.fmean(run.mean_s for run in one)
+    assert all(0 < run.busy_share < 0.1 for run in three)
+
+
+def test_routers_that_hear_late_are_turned_away_and_lose_little():
+    one, late = ours(), ours(routers=3, told_after_s=0.5)
+
+    assert statistics.fmean(run.mean_s for run in late) <= 1.25 * statistics.fmean(run.mean_s for run in one)
+    assert all(0 < run.busy_share < 0.2 for run in late)
 
 
 def command(*arguments: str) -> str:
