@@ -333,8 +333,15 @@ class Dispatcher:
         await self._note_failed(this, journey, "connection_lost", message)
         if begun:
             raise NodeFailed(f"{message} It had begun, so it is not begun again.", retryable=False)
+        self._prefer_others(journey, node)
         journey.last = NodeFailed(message, retry_after_s=1)
         return None
+
+    def _prefer_others(self, journey: _Journey, node: Node) -> None:
+        """Not that node again, unless there is no other: what it did once to a run it may do twice."""
+        ask = excluding(journey.ask, node)
+        if self._registry.fleet.place(ask, time.monotonic()).node_id is not None:
+            journey.ask = ask
 
     async def _begun(self, run_id: str) -> bool:
         """Whether a device has begun with the last attempt: nodes write that down before it does."""

@@ -94,7 +94,7 @@ async def wage(fault: Fault, estate: Estate, *, seed: int, longer: float = 1.0, 
         await scene.load.stop()
     except AssertionError as error:
         scene.found.hold("I7", str(error))
-        await scene.load.aclose()
+        await scene.load.abandon()
     await estate.heal()
     found = await check(estate, scene.load, before)
     await scene.load.aclose()

@@ -125,12 +125,15 @@ class Load:
         """After `pause`."""
         self._comes.set()
 
-    async def aclose(self) -> None:
+    async def abandon(self) -> None:
         """Give up what is open still."""
         left = list(self._open) if self._loop is None else [self._loop, *self._open]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Close the clients' connections."""
         await self._client.aclose()
 
     async def once_more(self, asked: Asked, **changed: Any) -> Asked:

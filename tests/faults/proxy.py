@@ -1,6 +1,7 @@
 """A TCP proxy before a node that can be made to lie: it cuts, holds, and answers in the node's place."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,10 +19,6 @@ class Lie:
     """Whether the node is given the run all the same, and its answer dropped."""
     pace_s: float = 0.0
     """Pause after each of the answer's bytes; 0: all at once."""
-    stays: bool = False
-    """The connection is left open after the answer, in silence."""
-    left: int = 1_000_000
-    """How many runs are still answered so."""
 
 
 class Proxy:
@@ -29,15 +26,13 @@ class Proxy:
 
     def __init__(self, node_port: int) -> None:
         self._node_port = node_port
-        self.lie: Lie | None = None
-        self.told = 0
-        """Runs that were answered with a lie."""
+        self.lies: deque[Lie] = deque()
+        """What the next runs are answered with, each once. Proxies may share them."""
         self.looks: Callable[[], bytes | None] | None = None
         """What looks at the node's state are answered with, raw; None from it: the node answers. It may raise `Silence`."""
         self._connections: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._refuses = False
         self._server: asyncio.Server | None = None
         self.url = ""
 
@@ -57,32 +52,24 @@ class Proxy:
         for writer in list(self._connections):
             writer.transport.abort()
 
-    def refuse(self) -> None:
-        """Reset every connection, those to come too."""
-        self._refuses = True
-        self.cut()
-
     def hold(self) -> None:
         """Let nothing through, in either direction, and close nothing: a network that drops packets."""
         self._flowing.clear()
 
     def heal(self) -> None:
         """Pass everything on again."""
-        self.lie, self.looks, self._refuses = None, None, False
+        self.lies, self.looks = deque(), None
         self._flowing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refuses:
-            writer.transport.abort()
-            return
         upstream: asyncio.StreamWriter | None = None
         back: asyncio.Task[None] | None = None
         self._connections.add(writer)
         try:
             while data := await reader.read(CHUNK_BYTES):
                 await self._flowing.wait()
-                if data.startswith(RUN) and self.lie is not None and self.lie.left > 0:
-                    await self._lied(self.lie, data, reader, writer)
+                if data.startswith(RUN) and self.lies:
+                    await self._lied(self.lies.popleft(), data, reader, writer)
                     return
                 if data.startswith(b"GET") and self.looks is not None and (told := self.looks()) is not None:
                     writer.write(told)
@@ -116,8 +103,6 @@ class Proxy:
             writer.transport.abort()
 
     async def _lied(self, lie: Lie, first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lie.left -= 1
-        self.told += 1
         request = await _whole(first, reader)
         if lie.passes_on:
             await _ask(self._node_port, request)
@@ -129,8 +114,6 @@ class Proxy:
             await writer.drain()
             if lie.pace_s:
                 await asyncio.sleep(lie.pace_s)
-        if lie.stays:
-            await reader.read()
 
 
 class Silence(Exception):

@@ -107,6 +107,20 @@ async def test_another_node_answers_for_one_that_breaks_the_rules(make_house: Ma
     assert len(house.nodes["good"].started) == 3
 
 
+async def test_a_run_that_was_lost_before_it_began_goes_to_another_node_at_once(make_house: MakeHouse):
+    house = await make_house("good")
+    async with broken(house, b"", begins=False) as node:
+        house.nodes["good"].faults.seconds = 1
+        first, second = [asyncio.create_task(house.generate()) for _ in range(2)]
+
+        replies = await asyncio.gather(first, second)
+
+        assert [reply.status_code for reply in replies] == [200, 200]
+        runs = [await house.catalog.runs.get(reply.json()["id"]) for reply in replies]
+        assert node.asked == sum(attempt.node == "broken" for run in runs for attempt in run.attempts) >= 1
+        assert all([attempt.node for attempt in run.attempts].count("broken") <= 1 for run in runs)
+
+
 async def test_a_run_that_a_living_node_began_and_lost_is_not_begun_again(make_house: MakeHouse):
     house = await make_house()
     async with broken(house, b"", begins=True) as node:
