@@ -98,6 +98,7 @@ def offer_of(
         tasks=frozenset(model.tasks),
         pace=pace,
         load_s=status.load_s.get(model.id, PRIOR_LOAD_S) if learned.load_s is None else learned.load_s,
+        guessed=not learned.costs and model.id not in status.seconds_per_unit,
         costs=Costs(learned.costs, Cost(pace)) if learned.costs else {},
         memory_bytes=model.memory_bytes or 0,
         # A node that makes several runs of the model in one pass is given as many, and as many again to wait.

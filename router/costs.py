@@ -52,6 +52,11 @@ class Level:
     spread: float = START_SPREAD
     count: int = 1
 
+    @classmethod
+    def first(cls, measured_s: float) -> "Level":
+        """Of the first measurement."""
+        return cls(math.log(max(measured_s, LEAST_S)))
+
     @property
     def seconds(self) -> float:
         """What is expected next."""
@@ -190,7 +195,7 @@ def _take_run(node: _Node, run: RunTook, moment: datetime) -> None:
 
 def _take(node: _Node, key: tuple[str, str, str, int], measured_s: float, moment: datetime) -> None:
     level = node.levels.get(key)
-    node.levels[key] = Level(math.log(max(measured_s, LEAST_S))) if level is None else level.after(measured_s)
+    node.levels[key] = Level.first(measured_s) if level is None else level.after(measured_s)
     node.changed[key] = moment
 
 

@@ -227,8 +227,8 @@ class Dispatcher:
                     # A stream with previews ends long after it began.
                     ended_s = None if journey.accepted.request.partial_images else took_s
                     self._decisions.ended(journey.accepted.run_id, this.no, took_s=ended_s)
-                    if ended_s is not None and journey.foreseen is not None and journey.foreseen.finish_s is not None:
-                        self._metrics.predicted("answer", journey.foreseen.finish_s, time.monotonic() - journey.began_s)
+                    if ended_s is not None:
+                        self._note_answered(journey)
                     if not this.turned_away:
                         self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
             if reply is not None:
@@ -238,6 +238,13 @@ class Dispatcher:
                 self._pay(journey.last)
         assert journey.last is not None
         raise journey.last
+
+    def _note_answered(self, journey: _Journey) -> None:
+        total_s = time.monotonic() - journey.began_s
+        if journey.foreseen is not None and journey.foreseen.finish_s is not None:
+            self._metrics.predicted("answer", journey.foreseen.finish_s, total_s)
+        if journey.attempts == 1:
+            self._queue.answered(journey.accepted.run_id, total_s)
 
     def _tell(self, reply: Reply, journey: _Journey, this: _Try) -> None:
         """Add to an answer what was predicted of it, and why it was made where it was made, if that was asked."""

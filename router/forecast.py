@@ -30,6 +30,8 @@ class Foreseen:
     """Seconds from now until it is done; None where no node can take it now."""
     own_s: float = 0.0
     """Of them, those that it would need without others before it: its load and its work."""
+    sure: bool = True
+    """Whether all of it rests on what was measured. What is guessed is told, and nobody is refused for it."""
 
     @property
     def wait_s(self) -> float:
@@ -43,20 +45,23 @@ class Forecast:
     def __init__(self) -> None:
         self._after: dict[str, Candidate] | None = None
         """The nodes once all that wait have run; None while nobody waits."""
+        self._sure = True
 
     def play(self, order: Sequence[Waiting], fleet: Fleet, now_s: float) -> list[Foreseen]:
         """Of each of those that wait, in their order. Leaves the fleet as it is."""
         foreseen: list[Foreseen] = []
-        looks, done_s, behind_s = 0, 0.0, 0.0
+        looks, done_s, behind_s, self._sure = 0, 0.0, 0.0, True
         with _playing(fleet, None) as nodes:
             for position, waiting in enumerate(order, start=1):
                 count = max(1, fleet.count_having(waiting.ask.model))
                 if looks < MOST_LOOKS:
                     looks += count
-                    foreseen.append(_next(position, waiting.ask, fleet, now_s))
+                    foreseen.append(_next(position, waiting.ask, fleet, now_s, sure=self._sure))
+                    self._sure = foreseen[-1].sure
                     done_s = max(done_s, foreseen[-1].wait_s)
                 else:
-                    foreseen.append(Foreseen(position, done_s + behind_s + waiting.work_s, waiting.work_s))
+                    finish_s = done_s + behind_s + waiting.work_s
+                    foreseen.append(Foreseen(position, finish_s, waiting.work_s, self._sure))
                     behind_s += waiting.work_s / count
             self._after = nodes if order else None
         return foreseen
@@ -64,9 +69,9 @@ class Forecast:
     def join(self, position: int, ask: Ask, fleet: Fleet, now_s: float, *, keep: bool) -> Foreseen:
         """Of a run at the end of the line. keep: it stays there, so those that come next are behind it."""
         with _playing(fleet, self._after) as nodes:
-            foreseen = _next(position, ask, fleet, now_s)
+            foreseen = _next(position, ask, fleet, now_s, sure=self._sure)
             if keep:
-                self._after = nodes
+                self._after, self._sure = nodes, foreseen.sure
         return foreseen
 
 
@@ -82,14 +87,16 @@ def _playing(fleet: Fleet, nodes: dict[str, Candidate] | None) -> Iterator[dict[
         fleet.candidates = kept
 
 
-def _next(position: int, ask: Ask, fleet: Fleet, now_s: float) -> Foreseen:
+def _next(position: int, ask: Ask, fleet: Fleet, now_s: float, *, sure: bool) -> Foreseen:
+    """sure: of those before it."""
     placement = fleet.place(ask, now_s)
     if placement.node_id is None or placement.terms is None:
-        return Foreseen(position, None)
+        return Foreseen(position, None, sure=sure)
     candidate = fleet.candidates[placement.node_id]
     fleet.candidates[placement.node_id] = with_run(ask, candidate, now_s=now_s)
     terms = placement.terms
-    return Foreseen(position, terms.finish_s, terms.load_s + terms.own_s)
+    sure = sure and not candidate.offers[ask.model].guessed
+    return Foreseen(position, terms.finish_s, terms.load_s + terms.own_s, sure)
 
 
 def foreseen_headers(foreseen: Foreseen | None) -> dict[str, str]:

@@ -69,6 +69,8 @@ class Offer:
     """Why it cannot be had there at present."""
     costs: Mapping[Kind, Cost] = field(default_factory=dict)
     """What was measured of its work; knows a cost for every kind where it knows any."""
+    guessed: bool = False
+    """Nothing was measured of it."""
 
     def own_s(self, ask: Ask) -> float:
         """Seconds of the run's own work here."""

@@ -20,6 +20,7 @@ from common.errors import (
     bounded_s,
 )
 from common.node_api import Holding
+from router.costs import Level
 from router.decisions import Pick, pick_of
 from router.fleet import bind
 from router.forecast import Forecast, Foreseen
@@ -33,6 +34,8 @@ SWEEP_EVERY_S = 0.25
 
 LOOKED_THROUGH = 64
 """Places of the line in which the place of one that comes is looked for; further behind, it is taken to come last."""
+LOOKS_OF_ONE = 2048
+"""Nodes looked at to foresee what becomes of one that comes, about a millisecond; beyond, it follows who is before it."""
 FORETOLD_PER_S = 4000
 """Predictions that are made anew in a second, each some microseconds."""
 
@@ -69,6 +72,8 @@ class Queue:
         self._waiting: dict[str, Ticket] = {}
         self._forecast = Forecast()
         self._foreseen_at_s = 0.0
+        self._beside: Level | None = None
+        """What an answer takes beside the device: records, sending, the node's storing."""
         self._sweeping: asyncio.TimerHandle | None = None
         self.on_wait: Callable[[float], None] = lambda seconds: None
         registry.changed = self.pump
@@ -97,7 +102,7 @@ class Queue:
         if not len(self._line) and wishes.deadline_s is None:
             return
         foreseen = self.foresee(ask, key_id=key_id, wishes=wishes)
-        if foreseen.finish_s is None:
+        if foreseen.finish_s is None or not foreseen.sure:
             return
         if wishes.deadline_s is not None and foreseen.finish_s > wishes.deadline_s:
             raise DeadlineTooSoon(foreseen.finish_s, wishes.deadline_s, alone_s=foreseen.own_s)
@@ -111,7 +116,7 @@ class Queue:
         coming = Ticket(ask, now_s, work_s, key_id, wishes.priority, run_id="", deadline_s=now_s)
         self._line.add(coming)
         try:
-            return self._foresee(coming, now_s, keep=False)
+            return self._with_beside(self._foresee(coming, now_s, keep=False), 0.0)
         finally:
             self._line.leave(coming)
 
@@ -119,28 +124,41 @@ class Queue:
         """Of a run that is in line as the last who came. keep: it stays."""
         fleet = self._registry.fleet
         ahead = list(takewhile(lambda ticket: ticket is not coming, islice(self._line, LOOKED_THROUGH)))
-        if not ahead:
-            first = Forecast()
-            if keep and len(self._line) == 1:
-                self._forecast = first
-            return first.join(1, coming.ask, fleet, now_s, keep=keep)
-        before, position = ahead[-1], len(ahead) + 1
-        if len(ahead) == LOOKED_THROUGH or position == len(self._line) or before.foreseen is None:
+        position, last = len(ahead) + 1, len(ahead) + 1 == len(self._line)
+        if position <= LOOKED_THROUGH and position * fleet.count_having(coming.ask.model) <= LOOKS_OF_ONE:
+            exact = Forecast()
+            if keep and last:
+                self._forecast = exact
+            return exact.play([*ahead, coming], fleet, now_s)[-1]
+        if position > LOOKED_THROUGH or last or ahead[-1].foreseen is None:
             return self._forecast.join(len(self._line), coming.ask, fleet, now_s, keep=keep)
         # Ahead of others, being short or of a key that had less: it follows the one before it.
+        before = ahead[-1].foreseen
         alone = Forecast().join(position, coming.ask, fleet, now_s, keep=False)
-        wait_s = max(0.0, before.foreseen.wait_s - (now_s - before.foreseen_at_s))
-        return replace(alone, finish_s=None if alone.finish_s is None else wait_s + alone.own_s)
+        wait_s = max(0.0, before.wait_s - (now_s - ahead[-1].foreseen_at_s))
+        finish_s = None if alone.finish_s is None else wait_s + alone.own_s
+        return replace(alone, finish_s=finish_s, sure=alone.sure and before.sure)
 
     def foreseen(self, run_id: str) -> Foreseen | None:
         """What is predicted of a run that waits here or was sent from here, as of now; None of any other."""
         ticket = self._granted.get(run_id) or self._waiting.get(run_id)
         if ticket is None or ticket.foreseen is None:
             return None
-        found = ticket.foreseen
+        return self._with_beside(ticket.foreseen, time.monotonic() - ticket.foreseen_at_s)
+
+    def _with_beside(self, found: Foreseen, since_s: float) -> Foreseen:
+        """As the client will see it. since_s: seconds since it was foreseen."""
         if found.finish_s is None:
             return found
-        return replace(found, finish_s=max(0.0, found.finish_s - (time.monotonic() - ticket.foreseen_at_s)))
+        beside_s = 0.0 if self._beside is None else self._beside.seconds
+        return replace(found, finish_s=max(0.0, found.finish_s + beside_s - since_s))
+
+    def answered(self, run_id: str, total_s: float) -> None:
+        """A run that has its place was answered, so long after it came."""
+        pick = self.pick(run_id)
+        if pick.terms.waiting_s == 0 and pick.terms.load_s == 0:
+            beside_s = total_s - pick.waited_s - pick.terms.own_s
+            self._beside = Level.first(beside_s) if self._beside is None else self._beside.after(beside_s)
 
     async def place(self, run_id: str, ask: Ask, *, key_id: str | None, wishes: Wishes, deadline_s: float) -> Node:
         """Wait for a node; its place is taken until `release`. key_id: whose share of the devices it takes.

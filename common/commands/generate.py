@@ -103,6 +103,7 @@ def _progress(client: "ApiClient", request_id: str) -> dict[str, Any]:
     if not found:
         return {}
     run = found[0]
+    eta = f", {run['eta_s']:.0f} s left" if run.get("eta_s") else ""
     if run["phase"] == "queued":
-        return {"description": f"queued, place {run['position']}"}
-    return {"description": run["phase"], "completed": run.get("step", 0), "total": run.get("steps") or 1}
+        return {"description": f"queued, place {run.get('position', '?')}{eta}"}
+    return {"description": f"{run['phase']}{eta}", "completed": run.get("step", 0), "total": run.get("steps") or 1}

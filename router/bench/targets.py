@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -72,28 +72,31 @@ def stub_nodes(work: Path, ports: Sequence[int], *, core: int | None, database_u
             arguments = [sys.executable, "-m", "router.bench.stub_node", "--port", str(port), "--database-url", database_url]
             log = work / f"node-{port}.log"
             pids.append(stack.enter_context(process(arguments, core=core, log=log)).pid)
-            _wait_until(partial(_answers, port, "/node/v1/status"), "a stub node", log)
+            wait_until(partial(answers, port, "/node/v1/status"), "a stub node", log)
         yield pids
 
 
 @contextmanager
-def aquatint(work: Path, nodes: Sequence[int], *, core: int | None) -> Iterator[Target]:
-    """This project's router, from the home `work`/aquatint, whose catalog has been made."""
+def aquatint(
+    work: Path, nodes: Sequence[int], *, core: int | None, environment: Mapping[str, str] | None = None
+) -> Iterator[Target]:
+    """This project's router, from the home `work`/aquatint, whose catalog has been made. environment: more settings."""
     port = free_port()
     environment = {
         "AQUATINT_HOME": str(work / "aquatint"),
         "AQUATINT_BOOTSTRAP_KEY": KEY,
         "AQUATINT__LOG_FORMAT": "json",
         "AQUATINT__MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
+        **(environment or {}),
     }
     log = work / "aquatint.log"
     with process([sys.executable, "-m", "router", "--port", str(port)], core=core, log=log, environment=environment) as started:
-        _wait_until(lambda: _answers(port, "/health"), "the router", log)
+        wait_until(lambda: answers(port, "/health"), "the router", log)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}) as client:
             for number, node in enumerate(nodes):
                 added = client.post("/admin/nodes", json={"name": f"stub-{number}", "url": f"http://127.0.0.1:{node}"})
                 added.raise_for_status()
-        _wait_until(lambda: _answers(port, "/ready"), "the router's nodes", log)
+        wait_until(lambda: answers(port, "/ready"), "the router's nodes", log)
         yield Target("aquatint", port, started.pid)
 
 
@@ -116,7 +119,7 @@ def nginx(work: Path, nodes: Sequence[int], *, core: int | None) -> Iterator[lis
     )
     log = work / "nginx.log"
     with process(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], core=core, log=log) as started:
-        _wait_until(lambda: _answers(unbuffered, "/stats"), "nginx", log)
+        wait_until(lambda: answers(unbuffered, "/stats"), "nginx", log)
         yield [Target("nginx", unbuffered, started.pid), Target("nginx, defaults", defaults, started.pid)]
 
 
@@ -139,7 +142,7 @@ def litellm(work: Path, nodes: Sequence[int], program: str, *, core: int | None)
     }
     log = work / "litellm.log"
     with process([*arguments, "--telemetry", "False"], core=core, log=log, environment=environment) as started:
-        _wait_until(lambda: _makes(port), "LiteLLM", log)
+        wait_until(lambda: _makes(port), "LiteLLM", log)
         yield Target("litellm", port, started.pid, slowness=8)
 
 
@@ -148,7 +151,8 @@ def installed(program: str) -> str | None:
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
-def _answers(port: int, path: str) -> bool:
+def answers(port: int, path: str) -> bool:
+    """Whether something at this port is there and well."""
     try:
         return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
@@ -164,7 +168,8 @@ def _makes(port: int) -> bool:
     return answer.status_code == 200
 
 
-def _wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
+def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
+    """Raises: NotReady: it did not become true in time."""
     end_s = time.monotonic() + READY_WITHIN_S
     while not condition():
         if time.monotonic() > end_s:

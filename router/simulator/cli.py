@@ -24,6 +24,9 @@ def placement(
     models: Annotated[int, typer.Option(min=1, max=200, help="Models on them.")] = 6,
     load: Annotated[float, typer.Option(min=0.01, max=1.5, help="Share of their speed that the work takes.")] = 0.8,
     trace: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Arrivals as JSON lines.")] = None,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Instead of all this: a router before three stub nodes that take their time.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate placement on fleets of made-up nodes, in seconds instead of hours: medians and ranges over the seeds.
@@ -34,6 +37,9 @@ def placement(
     """
     from router.simulator.cases import FIRST
 
+    if processes:
+        _by_processes(as_json)
+        return
     if trace is not None or nodes is not None:
         chosen: Sequence[Case] = [_fleet(FIRST, nodes or len(FIRST.speeds), models, load)]
     else:
@@ -52,6 +58,19 @@ def placement(
     columns = {"case": "case", "policy": "policy", "mean s": "mean_s", "p99 s": "p99_s"}
     columns |= {"p99 slowdown": "slowdown_p99", "load / work": "load_share", "turned away": "busy_share", "grows": "grows"}
     show(rows, columns, as_json=False, empty="")
+
+
+def _by_processes(as_json: bool) -> None:
+    from router.bench.pacing import measure_processes
+
+    told = measure_processes()
+    if as_json:
+        typer.echo(_json(told))
+        return
+    rows = [
+        {"phase": phase, "figure": name, "value": value} for phase, figures in told.items() for name, value in figures.items()
+    ]
+    show(rows, {"phase": "phase", "figure": "figure", "value": "value"}, as_json=False, empty="")
 
 
 def _chosen(part: str | None) -> "list[Case]":

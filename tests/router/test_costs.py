@@ -44,10 +44,7 @@ def learned(*runs: RunTook, loads: tuple[LoadTook, ...] = ()) -> CostBook:
 
 def level_of(*measured_s: float) -> Level:
     first, *rest = measured_s
-    level = CostBook()
-    level.hear(NODE, status(loads_took=[LoadTook(id="0", model="sdxl", load_s=first)]))
-    [record] = level.changes()
-    estimate = Level(record.log_s)
+    estimate = Level.first(first)
     for each in rest:
         estimate = estimate.after(each)
     return estimate

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -102,3 +103,16 @@ def test_a_long_line_is_foreseen_by_the_mean_from_where_looks_would_cost_too_muc
 
 def test_what_no_node_can_take_is_not_foreseen():
     assert Forecast().play([Waiting(Ask("other", "generation", 1.0), 0.0, 1.0)], fleet_of(1.0), 0.0)[0].finish_s is None
+
+
+def test_what_rests_on_a_guess_is_told_as_one_and_so_is_all_that_is_behind_it():
+    fleet = fleet_of(1.0)
+    guessed = Offer(frozenset({"generation"}), 1.0, 0.0, guessed=True)
+    fleet.put(replace(fleet.candidates["n0"], offers={MODEL: Offer(frozenset({"generation"}), 1.0, 0.0), "new": guessed}))
+    order = [run_of(1.0), Waiting(Ask("new", "generation", 1.0), 0.0, 1.0), run_of(1.0)]
+    forecast = Forecast()
+
+    told = [each.sure for each in forecast.play(order, fleet, 0.0)]
+
+    assert told == [True, False, False]
+    assert not forecast.join(4, run_of(1.0).ask, fleet, 0.0, keep=False).sure

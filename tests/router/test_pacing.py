@@ -1,0 +1,27 @@
+"""The nodes that `aquatint bench placement --processes` measures with tell what nodes tell."""
+
+import httpx
+
+from common.node_api import RUN_ID_HEADER, NodeStatus
+from router.bench.paced_node import MODELS, STEP_S, PacedNode, build_node
+from router.bench.pacing import jain
+from tests.router.conftest import served
+
+
+async def test_a_paced_node_tells_what_its_runs_and_loads_took():
+    async with served(build_node(PacedNode(speed=100, fits=1, load_s=0.01))) as url, httpx.AsyncClient(base_url=url) as client:
+        for number, model in enumerate((MODELS[0], MODELS[0], MODELS[1])):
+            asked = {"model": model, "size": "1000x1000", "num_inference_steps": 4}
+            headers = {RUN_ID_HEADER: f"run_{number}"}
+            (await client.post("/v1/images/generations", json=asked, headers=headers)).raise_for_status()
+        told = NodeStatus.model_validate((await client.get("/node/v1/status")).json())
+
+    assert [(each.run_id, each.work_units) for each in told.runs_took] == [("run_0", 4.0), ("run_1", 4.0), ("run_2", 4.0)]
+    assert all(each.steps_s >= 4 * STEP_S / 100 for each in told.runs_took)
+    assert [each.model for each in told.loads_took] == list(MODELS)
+    assert (told.resident, told.jobs) == ([MODELS[1]], [])
+
+
+def test_keys_that_got_the_same_have_an_index_of_one():
+    assert jain([3.0, 3.0, 3.0]) == 1.0
+    assert round(jain([9.0, 0.0, 0.0]), 3) == 0.333
