@@ -22,8 +22,32 @@ STALLED_S = 3.0
 _SENT = re.compile(rb'"sent_ns":(\d+)')
 
 
-async def behave(target: Target, nodes: Sequence[int], *, trials: int) -> dict[str, Any]:
-    """All of it."""
+class _Nodes:
+    """What has happened at all nodes together. One client for all questions: the making of one takes longer than what is
+    measured."""
+
+    def __init__(self, ports: Sequence[int], client: httpx.AsyncClient) -> None:
+        self._urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self._client = client
+
+    async def told(self) -> dict[str, Any]:
+        """Since they last forgot."""
+        each = [(await self._client.get(f"{url}/stats")).json() for url in self._urls]
+        return {name: sum((told[name] for told in each[1:]), each[0][name]) for name in each[0]}
+
+    async def forget(self) -> None:
+        """Begin to count anew."""
+        for url in self._urls:
+            await self._client.post(f"{url}/reset")
+
+
+async def behave(target: Target, ports: Sequence[int], *, trials: int) -> dict[str, Any]:
+    """All of it. ports: of the nodes."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await _behave(target, _Nodes(ports, client), trials)
+
+
+async def _behave(target: Target, nodes: _Nodes, trials: int) -> dict[str, Any]:
     delays = [delay for _ in range(trials) if (delay := await _event_delay_ms(target.port)) is not None]
     told = [await _told_after_ms(target.port, nodes) for _ in range(trials)]
     return {
@@ -62,33 +86,34 @@ async def _event_delay_ms(port: int) -> float | None:
     return max(delays) if len(delays) == EVENTS else None
 
 
-async def _told_after_ms(port: int, nodes: Sequence[int]) -> float | None:
+async def _told_after_ms(port: int, nodes: _Nodes) -> float | None:
     """How long after a client left in the middle of a run its node knew; None: the run went to its end."""
-    await _forget(nodes)
+    await nodes.forget()
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(model(20, "-slow"), KEY))
-    while not (await _told(nodes))["started"]:
+    while not (await nodes.told())["started"]:
         pass
     left_ns = time.monotonic_ns()
     writer.transport.abort()
+    await writer.wait_closed()
     end_s = time.monotonic() + SLOW_S + 0.5
     while time.monotonic() < end_s:
-        if times := (await _told(nodes))["left_at_ns"]:
+        if times := (await nodes.told())["left_at_ns"]:
             return float(max(times) - left_ns) / 1e6
         await asyncio.sleep(0.05)
     return None
 
 
-async def _counted(port: int, nodes: Sequence[int], kind: str) -> dict[str, Any]:
+async def _counted(port: int, nodes: _Nodes, kind: str) -> dict[str, Any]:
     """How often nodes were asked, and began, for one request that each of them fails."""
-    await _forget(nodes)
+    await nodes.forget()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(model(20, kind), KEY))
     with suppress(TimeoutError, OSError):
         async with asyncio.timeout(ANSWER_WITHIN_S):
             await reader.readline()
     writer.transport.abort()
-    return await _told(nodes)
+    return await nodes.told()
 
 
 async def _stalled_mb(port: int, pid: int) -> float:
@@ -108,16 +133,3 @@ async def _stalled_mb(port: int, pid: int) -> float:
     finally:
         for client in clients:
             client.close()
-
-
-async def _told(nodes: Sequence[int]) -> dict[str, Any]:
-    """What has happened at the nodes, together."""
-    async with httpx.AsyncClient(trust_env=False) as client:
-        each = [(await client.get(f"http://127.0.0.1:{node}/stats")).json() for node in nodes]
-    return {name: sum((told[name] for told in each[1:]), each[0][name]) for name in each[0]}
-
-
-async def _forget(nodes: Sequence[int]) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        for node in nodes:
-            await client.post(f"http://127.0.0.1:{node}/reset")
