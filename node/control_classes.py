@@ -16,4 +16,8 @@ CONTROL_CLASSES: dict[Family, dict[Method, str]] = {
         Method.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetImg2ImgPipeline",
         Method.INPAINT: "StableDiffusionXLControlNetInpaintPipeline",
     },
+    # Of transformers, edits are guided by nets that were trained for inpainting, or not at all.
+    Family.FLUX1: {Method.TEXT_TO_IMAGE: "FluxControlNetPipeline"},
+    Family.SD3: {Method.TEXT_TO_IMAGE: "StableDiffusion3ControlNetPipeline"},
+    Family.QWEN_IMAGE: {Method.TEXT_TO_IMAGE: "QwenImageControlNetPipeline"},
 }

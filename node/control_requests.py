@@ -11,6 +11,7 @@ from common.errors import ControlRefused, InvalidRequest
 from common.images_api import ControlAsk, Preprocess, Size
 from node.checkpoints import Checkpoint
 from node.control_classes import CONTROL_CLASSES
+from node.control_net_classes import NETS
 from node.controls import ControlFile, Controls
 from node.decoding import Decoder
 from node.engine_names import EngineName
@@ -30,6 +31,11 @@ async def with_controls(
     if not asks:
         return spec
     check_guidable(spec, model)
+    if len(asks) > 1 and not NETS[model.profile.family].several:
+        raise ControlRefused(
+            f"Models of {model.profile.family.value} are guided by one ControlNet at a time, but got {len(asks)} instead.",
+            code="control_unsupported",
+        )
     files = [controls.choose(ask, model.profile.family) for ask in asks]
     pictures = [await decoder.decode(ask.image) for ask in asks]
     # In a thread: the first use of a file reads it whole, for its hash, and finding edges takes a while.

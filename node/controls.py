@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import ControlRefused
 from common.images_api import ControlAsk, ControlKind
+from node.control_net_classes import NETS
 from node.diffusers_folder import check_inside, read_json
 from node.extras import WHOLE, Folders, Place, Sha256, check_place
 from node.pipeline_classes import Family
 from node.safetensors_header import FLOAT_DTYPES, CheckpointRefused, TensorEntry, read_header
 
 FOLDERS = Folders(frozenset({"controlnet"}), whole=WHOLE)
-CONFIG_CLASS = "ControlNetModel"
 
 _INVENTORS_PREFIX = "control_model."
 _DIFFUSERS_MARKS = ("controlnet_cond_embedding.conv_in.weight", "controlnet_down_blocks.0.weight")
@@ -31,11 +31,18 @@ _OTHERS = {
     "task_embedding": "a union of several ControlNets",
     "adapter.body.": "a T2I-Adapter",
     "difference": "a difference to another model's weights",
-    "controlnet_x_embedder.": "a ControlNet of a transformer",
-    "controlnet_blocks.0.": "a ControlNet of a transformer",
-    "control_layers.0.": "a ControlNet of a transformer",
+    "controlnet_mode_embedder.": "a union of several ControlNets",
+    "controlnet_x_embedder.": "a ControlNet of a transformer that is none of those known here",
+    "controlnet_blocks.0.": "a ControlNet of a transformer that is none of those known here",
+    "control_layers.0.": "a ControlNet of a transformer that is none of those known here",
 }
 """Beginnings of tensor names of what else lies in such folders, for a refusal that says what the file is."""
+_TRANSFORMERS = (
+    (Family.QWEN_IMAGE, ("controlnet_x_embedder.weight", "txt_norm.weight")),
+    (Family.FLUX1, ("controlnet_x_embedder.weight", "context_embedder.weight")),
+    (Family.SD3, ("controlnet_blocks.0.weight", "pos_embed_input.proj.weight")),
+)
+_FOR_INPAINTING = ("extra_conditioning_channels", "extra_condition_channels")
 _CROSS_ATTENTION = re.compile(r"attn2\.to_k\.weight$")
 _SD2_TEXT_WIDTH = 1024
 _WORDS = {kind.value: kind for kind in ControlKind} | {"openpose": ControlKind.POSE}
@@ -93,17 +100,29 @@ def inspect_control(place: Place) -> ControlFile:
     config = path.with_name("config.json") if path.name in WHOLE else None
     if config is not None:
         check_inside(config, place.root)
-        if (name := read_json(config).get("_class_name")) != CONFIG_CLASS:
-            raise CheckpointRefused(config, f"its class is {str(name)[:80]!r}, not {CONFIG_CLASS}")
+        _check_config(config, NETS[family].name)
+    elif NETS[family].needs_config:
+        raise CheckpointRefused(path, f"a ControlNet for {family.value}, of which diffusers' folder with its config is needed")
     said = FOLDERS.said(path, place.root, ControlSidecar)
     parameters = sum(each.elements for each in tensors.values() if each.dtype in FLOAT_DTYPES)
     name = said.name or place.name
     return ControlFile(name, path, place.root, family, said.kind or _kind(place.name), parameters, config)
 
 
+def _check_config(file: Path, class_name: str) -> None:
+    config = read_json(file)
+    if (name := config.get("_class_name")) != class_name:
+        raise CheckpointRefused(file, f"its class is {str(name)[:80]!r}, not {class_name}")
+    if any(config.get(key) for key in _FOR_INPAINTING):
+        raise CheckpointRefused(file, "a ControlNet for inpainting, which this node does not use")
+
+
 def _family(tensors: Mapping[str, TensorEntry]) -> Family | str:
     """The family a ControlNet was made for; a text when it is none that can be used, saying why."""
     bare = {name.removeprefix(_INVENTORS_PREFIX): entry for name, entry in tensors.items()}
+    known = next((family for family, marks in _TRANSFORMERS if all(mark in bare for mark in marks)), None)
+    if known is not None and "controlnet_mode_embedder.weight" not in bare:
+        return known
     for start, what in _OTHERS.items():
         if any(name.startswith(start) for name in bare):
             return f"{what}, which this node does not use"

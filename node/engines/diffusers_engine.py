@@ -278,6 +278,8 @@ def _generate(
             if previews is not None:
                 previews.watch(pipeline.scheduler)
             clock = _StepClock(index, spec, on_step, previews)
+            # SD3 takes in a picture that guides with random numbers of the process, whatever generator it is given.
+            torch.manual_seed(seed)
             with cached_steps(denoiser, order.profile.presets.get(spec.preset)):
                 picture = pipeline(
                     **prompt.arguments,

@@ -137,7 +137,8 @@ def sd3() -> Any:
         sample_size=8,
         patch_size=2,
         in_channels=16,
-        num_layers=1,
+        # A ControlNet guides all but the last.
+        num_layers=2,
         attention_head_dim=8,
         num_attention_heads=4,
         caption_projection_dim=32,
