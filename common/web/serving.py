@@ -1,6 +1,7 @@
 """uvicorn, set up alike for router and node."""
 
 import asyncio
+import resource
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 LOOK_EVERY_S = 0.05
+MOST_OPEN_FILES = 65_536
 STARTUP_FAILED = 3
 """uvicorn's own exit code for it."""
 
@@ -53,6 +55,15 @@ class Server(uvicorn.Server):
             raise
 
 
+def allow_open_files() -> None:
+    """Each client that waits is an open file; the 1,024 that many systems begin with are thought for programs of another
+    kind. What the system's administrator allows at most stays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(
     app: FastAPI,
     *,
@@ -68,6 +79,7 @@ def serve(
     Without that bound uvicorn waits for open streams for ever. on_stop: called when it is told to stop the first time.
     on_interrupt: called before requests in flight are cancelled.
     """
+    allow_open_files()
     # uvicorn raises the signal again once it has ended in good order; a process that did what it was told exits with 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -114,6 +114,8 @@ def watch_health(port: int) -> None:
         connection.request("GET", "/health")
         connection.getresponse().read()
         took.append(1000 * (time.perf_counter() - began_s))
+        if len(took) == 1:
+            print("begun", flush=True)
         time.sleep(LOOK_EVERY_S)
     print(json.dumps(took))
 
@@ -129,6 +131,8 @@ async def _health(port: int, into: list[float]) -> Any:
     watcher = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.waiting", "--watch", str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    assert watcher.stdout is not None
+    await asyncio.to_thread(watcher.stdout.readline)
     try:
         yield
     finally:
