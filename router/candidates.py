@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
-from router.costs import Cost, Costs, Learned, bucket_of
+from router.costs import Cost, Costs, Learned, bucket_of, kind_of
 from router.placement import SHARE_OF_RUNNING, Ask, Candidate, Health, Offer, residents_after
 
 PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
@@ -170,7 +170,7 @@ class _Work:
 
 def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
     """sent: the same run, if it is ours; those of others are known as the node tells them."""
-    kind = (job.work, bucket_of(job.pixels))
+    kind = kind_of(job.work, bucket_of(job.pixels))
     ask = Ask(job.model, "", job.work_units, pictures=job.pictures, kind=kind) if sent is None else sent.ask
     left = 1 - job.step / job.steps if job.steps else 1.0
     # The last picture is there only when all is done.

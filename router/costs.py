@@ -9,6 +9,7 @@ all routers, which therefore learn the same.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,8 +17,8 @@ from datetime import UTC, datetime
 from common.catalog import CostRecord
 from common.node_api import NodeStatus, RunTook
 
-Kind = tuple[str, int]
-"""(kind of work in the words of `common.node_api.work_words`, bucket of the pictures' size)"""
+Kind = str
+"""What is alike in its costs, as `kind_of` says it: text, whose hash is computed once, as a pick looks it up for every node."""
 
 WEIGHT = 0.2
 """Of a new measurement; the first ones count evenly."""
@@ -36,6 +37,16 @@ TERMS = STEP, PICTURE, LOAD = "step", "picture", "load"
 def bucket_of(pixels: int) -> int:
     """The bucket of a picture's area: 0 about 1024x1024, -4 about 512x512. Half an octave each."""
     return round(2 * math.log2(max(1, pixels) / 1024**2))
+
+
+def kind_of(work: str, size: int) -> Kind:
+    """work: in the words of `common.node_api.work_words`. size: a bucket."""
+    return sys.intern(f"{work}@{size}")
+
+
+def _parts(kind: Kind) -> tuple[str, int]:
+    work, _, size = kind.rpartition("@")
+    return work, int(size or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,13 @@ class Costs(dict[Kind, Cost]):
         self._whole = whole
 
     def __missing__(self, kind: Kind) -> Cost:
-        alike = min(self._measured, key=lambda other: (other[0] != kind[0], abs(other[1] - kind[1])), default=None)
+        work, size = _parts(kind)
+
+        def unlike(other: Kind) -> tuple[bool, int]:
+            other_work, other_size = _parts(other)
+            return other_work != work, abs(other_size - size)
+
+        alike = min(self._measured, key=unlike, default=None)
         self[kind] = cost = self._whole if alike is None else self._measured[alike]
         return cost
 
@@ -206,5 +223,5 @@ def _learned(levels: Mapping[tuple[str, str, str, int], Level]) -> dict[str, Lea
         if term == STEP:
             picture = levels.get((model, work, PICTURE, size))
             cost = Cost(level.seconds, 0.0 if picture is None else picture.seconds)
-            costs.setdefault(model, {})[work, size] = cost
+            costs.setdefault(model, {})[kind_of(work, size)] = cost
     return {model: Learned(costs.get(model, {}), loads.get(model)) for model in {**costs, **loads}}

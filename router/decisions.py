@@ -63,11 +63,12 @@ class Pick:
         ]
         best = nsmallest(NAMED, fit, key=lambda other: (other[0].cost_s, other[1]))
         named = dict(sorted(refused.items())[:NAMED])
+        work, _, _ = self.ask.kind.rpartition("@")
         return {
             "node": self.node,
             "at": self.at.timestamp(),
             "waited_s": round(self.waited_s, 3),
-            "work": {"units": round(self.ask.units, 3), "pictures": self.ask.pictures, "kind": self.ask.kind[0]},
+            "work": {"units": round(self.ask.units, 3), "pictures": self.ask.pictures, "kind": work},
             **_shown(self.terms),
             "others": [{"node": name} | _shown(terms) for terms, name in best],
             "turned_away": named,

@@ -44,7 +44,7 @@ class Ask:
     extras: frozenset[str] = frozenset()
     """The same of what else it needs, in the words of `common.node_api.extras_of`."""
     pictures: int = 1
-    kind: Kind = ("", 0)
+    kind: Kind = ""
     """What its work is measured under."""
     tried: frozenset[str] = frozenset()
     """Ids of nodes that already failed under this run."""
@@ -205,6 +205,13 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
     best: Candidate | None = None
     best_s = math.inf
     for candidate in candidates:
+        cost_s = 0.0
+        if candidate.held:
+            # First of all: on a busy fleet most nodes are further from being free than the best is from being done.
+            left_s = candidate.free_at_s - now_s
+            cost_s = left_s if left_s >= candidate.floor_s else candidate.wait_s(now_s)
+            if cost_s > best_s:
+                continue
         offer = candidate.offers.get(model)
         if offer is None or candidate.away is not None or offer.unavailable is not None or task not in offer.tasks:
             continue
@@ -212,14 +219,12 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
             continue
         if (tried and candidate.node_id in tried) or (offer.limits and offer.too_small(ask) is not None):
             continue
-        if offer.costs:
-            cost = offer.costs[kind]
-            cost_s = units * cost.step_s + pictures * cost.picture_s
+        costs = offer.costs
+        if costs:
+            cost = costs[kind]
+            cost_s += units * cost.step_s + pictures * cost.picture_s
         else:
-            cost_s = units * offer.pace
-        if candidate.held:
-            left_s = candidate.free_at_s - now_s
-            cost_s += left_s if left_s >= candidate.floor_s else candidate.wait_s(now_s)
+            cost_s += units * offer.pace
         if cost_s > best_s:
             continue
         if model not in candidate.resident:

@@ -4,7 +4,7 @@ from typing import Any
 
 from common.images_api import ImageRequest, InputFidelity, Preset, Quality, Size, Task
 from common.node_api import ModelStatus, work_words
-from router.costs import bucket_of
+from router.costs import bucket_of, kind_of
 from router.placement import Ask
 
 PRIOR_STEPS = 30
@@ -15,7 +15,7 @@ def ask_of(
     request: ImageRequest, model: str, status: ModelStatus | None, *, loras: frozenset[str], extras: frozenset[str]
 ) -> Ask:
     """What placement is asked. status: what some node says of the model; None while none has said anything."""
-    size = size_of(request, status)
+    size, usual = size_of(request, status), Preset.FULL if status is None else status.usual_preset
     return Ask(
         model,
         str(request.task),
@@ -24,7 +24,7 @@ def ask_of(
         size.pixels,
         extras,
         pictures=request.n,
-        kind=(work_words(request, Preset.FULL if status is None else status.usual_preset), bucket_of(size.pixels)),
+        kind=kind_of(work_words(request, usual), bucket_of(size.pixels)),
     )
 
 

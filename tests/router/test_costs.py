@@ -3,7 +3,7 @@
 from random import Random
 
 from common.node_api import JobPhase, JobStatus, LoadTook, RunTook
-from router.costs import STEP, Cost, CostBook, Costs, Level, bucket_of
+from router.costs import STEP, Cost, CostBook, Costs, Level, bucket_of, kind_of
 from router.placement import Ask
 from tests.fakes.node import MODEL
 from tests.router.conftest import MakeHouse, MakeRouter, until
@@ -75,7 +75,7 @@ def test_a_first_run_that_warmed_up_is_forgotten_with_the_second():
 
 def test_what_each_picture_takes_besides_is_not_multiplied_with_its_steps():
     book = learned(*(took(i, 0.1, picture_s=1.0, steps=20) for i in range(3)))
-    few, many = (Ask("sdxl", "generation", units, kind=("generation", 0)) for units in (4.0, 40.0))
+    few, many = (Ask("sdxl", "generation", units, kind=kind_of("generation", 0)) for units in (4.0, 40.0))
 
     candidate = node("a", status(speed=0.15), learned=book.of(NODE))
 
@@ -87,12 +87,12 @@ def test_sizes_are_learned_apart_and_one_that_was_not_seen_costs_as_its_neighbou
     book = learned(took(1, 0.4, side=512), took(2, 0.1, side=1536))
     costs = Costs(book.of(NODE)["sdxl"].costs, Cost(9.0))
 
-    seen = [round(costs["generation", bucket_of(side * side)].step_s, 6) for side in (512, 640, 1280, 1536)]
-    other = costs["edit", bucket_of(512 * 512)]
+    seen = [round(costs[kind_of("generation", bucket_of(side * side))].step_s, 6) for side in (512, 640, 1280, 1536)]
+    other = costs[kind_of("edit", bucket_of(512 * 512))]
 
     assert seen == [0.4, 0.4, 0.1, 0.1]
     assert round(other.step_s, 6) == 0.4
-    assert Costs({}, Cost(9.0))["generation", 0].step_s == 9.0
+    assert Costs({}, Cost(9.0))[kind_of("generation", 0)].step_s == 9.0
 
 
 def test_what_a_node_repeats_is_taken_in_once_and_written_once():

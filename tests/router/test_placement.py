@@ -320,7 +320,7 @@ def test_where_it_fits_no_node_the_largest_that_would_is_known():
 def test_a_candidate_made_from_what_was_kept_is_the_same_as_one_made_anew():
     told = status(models={MODEL: True, "other": False})
     moved = status(models={MODEL: False, "other": True}, jobs=[job("run_3", 4.0)])
-    learned = {MODEL: Learned({("", 0): Cost(2.0)}, 7.0)}
+    learned = {MODEL: Learned({"": Cost(2.0)}, 7.0)}
     steps: list[dict[str, Any]] = [
         {"status": told},
         {"ours": {"run_1": sent(5.0)}},
