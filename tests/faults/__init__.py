@@ -12,6 +12,11 @@ node for faults of the wire. A fault is done from outside: a signal, a closed so
     checks.py      the invariants, I1 to I12
     load.py        the clients
     estate.py      the processes; proxy.py: what lies between router and node; catalogs.py: the databases
+    waiting.py     many that wait at once, measured by hand
+
+F29, the failure of each single call of a request, is tried in one process: tests/router/test_every_call.py. Engines that die
+or hang (F11) are in tests/e2e/test_fleet.py and tests/node. The long form tries every fault on both kinds of catalog, but for
+those that are of one (`of_the_catalog.py`, and what is stopped in the middle of a commit, see of_nodes.py).
 
 The table's `recovered s` is counted from the end of a fault's cause, or from its beginning where the cause stays, to the
 last request that was refused or failed; 0 where there was none. Every random choice hangs on the seed.

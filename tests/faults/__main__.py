@@ -29,7 +29,7 @@ async def _campaign(*, minutes: float, seed: int, only: list[str], databases: li
         for database in databases:
             async with _estate(database) as estate:
                 for fault in FAULTS:
-                    if only and fault.code not in only:
+                    if (only and fault.code not in only) or database not in fault.possible:
                         continue
                     rows.append(await wage(fault, estate, seed=seed, longer=longer))
                     print(table(rows[-1:]).splitlines()[-1], *rows[-1].faults, sep="\n    ", flush=True)

@@ -53,6 +53,8 @@ class Fault:
     """Good answers before the blow and after it."""
     databases: tuple[str, ...] = ("sqlite", "postgres")
     """Catalogs on which the short form tries it."""
+    possible: tuple[str, ...] = ("sqlite", "postgres")
+    """Catalogs on which it can be tried at all."""
 
 
 @dataclass(slots=True)

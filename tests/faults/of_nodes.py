@@ -51,6 +51,6 @@ async def all_down(scene: Scene) -> None:
 
 FAULTS = [
     Fault(code="F1", title="node SIGKILL", strike=killed),
-    Fault(code="F2", title="node SIGSTOP", strike=hung, databases=("postgres",)),
+    Fault(code="F2", title="node SIGSTOP", strike=hung, databases=("postgres",), possible=("postgres",)),
     Fault(code="F12", title="all nodes down", strike=all_down, may_refuse=True, recovers_within_s=5, databases=("postgres",)),
 ]

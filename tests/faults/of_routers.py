@@ -103,9 +103,17 @@ async def _refuses(scene: Scene) -> bool:
 
 
 FAULTS = [
-    Fault(code="F21", title="router SIGKILL", strike=killed, may_fail=True),
+    Fault(code="F21", title="router SIGKILL", strike=killed, may_fail=True, databases=("postgres",)),
     Fault(code="F22", title="same keys at two routers", strike=asked_twice),
-    Fault(code="F23", title="router SIGSTOP", strike=asleep, may_refuse=True, recovers_within_s=5, databases=("postgres",)),
+    Fault(
+        code="F23",
+        title="router SIGSTOP",
+        strike=asleep,
+        may_refuse=True,
+        recovers_within_s=5,
+        databases=("postgres",),
+        possible=("postgres",),
+    ),
     Fault(code="F27", title="rolling restart", strike=replaced, databases=("postgres",)),
     Fault(code="F28", title="SIGTERM twice", strike=told_twice, may_refuse=True, databases=("sqlite",)),
 ]

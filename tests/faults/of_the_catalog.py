@@ -103,8 +103,32 @@ async def _alive(scene: Scene) -> AsyncIterator[None]:
 
 
 FAULTS = [
-    Fault(code="F14", title="PostgreSQL SIGKILL", strike=killed, may_refuse=True, recovers_within_s=5, databases=("postgres",)),
-    Fault(code="F15", title="PostgreSQL SIGSTOP", strike=hangs, may_refuse=True, recovers_within_s=5, databases=("postgres",)),
-    Fault(code="F17", title="SQLite locked", strike=locked, may_refuse=True, recovers_within_s=5, databases=("sqlite",)),
+    Fault(
+        code="F14",
+        title="PostgreSQL SIGKILL",
+        strike=killed,
+        may_refuse=True,
+        recovers_within_s=5,
+        databases=("postgres",),
+        possible=("postgres",),
+    ),
+    Fault(
+        code="F15",
+        title="PostgreSQL SIGSTOP",
+        strike=hangs,
+        may_refuse=True,
+        recovers_within_s=5,
+        databases=("postgres",),
+        possible=("postgres",),
+    ),
+    Fault(
+        code="F17",
+        title="SQLite locked",
+        strike=locked,
+        may_refuse=True,
+        recovers_within_s=5,
+        databases=("sqlite",),
+        possible=("sqlite",),
+    ),
     Fault(code="F18", title="store full", strike=full, may_refuse=True, recovers_within_s=5, databases=("sqlite",)),
 ]
