@@ -84,7 +84,7 @@ async def test_a_node_without_a_place_is_not_held_to_have_failed(make_house: Mak
     assert [reply.status_code for reply in replies] == [200] * 12
     for registry in (house.services.registry, services.registry):
         node = registry.get("a")
-        assert (node.health, node.failures, node.model_failures) == (Health.ONLINE, 0, {})
+        assert (node.health, node.failures, node.circuits) == (Health.ONLINE, 0, {})
 
 
 async def test_a_request_with_a_picture_is_sent_again_whole(make_house: MakeHouse, another_router: MakeRouter):
@@ -98,7 +98,6 @@ async def test_a_request_with_a_picture_is_sent_again_whole(make_house: MakeHous
     node = house.services.registry.get("a")
     assert node.status is not None
     node.status = node.status.model_copy(update={"jobs": []})
-    house.services.registry.model_worked(node, MODEL)
     house.services.registry.ended(node, "nobody")
 
     reply = await house.client.post(
@@ -124,4 +123,4 @@ async def test_a_node_that_began_to_drain_unheard_turns_runs_away_at_no_cost(mak
         ("a", AttemptStatus.FAILED, "busy"),
         ("b", AttemptStatus.SUCCEEDED, None),
     ]
-    assert not house.services.registry.get("a").model_failures
+    assert not house.services.registry.get("a").circuits
