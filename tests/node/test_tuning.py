@@ -167,7 +167,7 @@ def test_unloading_ends_the_compiling_and_frees_the_weights(tiny_models: Models)
         warmed(bench, "sd15")
         denoiser = weakref.ref(bench.engine._loaded["sd15"][1].unet)
         bench.engine.unload("sd15")
-        bench.engine._free_caches()
+        bench.engine.free_caches()
 
         assert denoiser() is None
         assert bench.engine.told() == {}
