@@ -19,9 +19,14 @@ from typing import Any
 import asyncpg
 import psutil
 import pytest
+import structlog
 from filelock import FileLock
 
 from common.catalog import Catalog, migrate, sqlite_url
+
+# As `configure_logging` has it: the pretty traceback of an app that runs in this process takes half a minute to be drawn.
+_plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
 SERVER_FOLDER = "aquatint-test-pg-"
 
