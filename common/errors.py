@@ -312,11 +312,18 @@ class NoCapacity(Unavailable):
 
     code = "no_capacity"
 
-    def __init__(self, model: str, turned_away: Mapping[str, str], retry_after_s: float = 5, *, hopeless: bool = False) -> None:
-        """turned_away: why, by node. hopeless: none of them could take it even if all were well and idle."""
+    def __init__(
+        self,
+        model: str,
+        turned_away: Mapping[str, str],
+        retry_after_s: float = 5,
+        *,
+        hopeless: bool = False,
+        useless: bool = False,
+    ) -> None:
+        """turned_away: why, by node. hopeless: none of them could take it even if all were well and idle; useless: and none
+        will in a moment."""
         self.hopeless = hopeless
-        # Where there are no nodes at all, there may be some in a moment.
-        useless = hopeless and bool(turned_away)
         reasons = "; ".join(f"{node}: {why}" for node, why in turned_away.items()) or "no node is registered"
         told = f"No node can take model {model!r} now ({reasons})."
         super().__init__(told, retry_after_s=retry_after_s, retryable=False if useless else None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
-from common.errors import Conflict, NodeFailed
+from common.errors import Conflict
 from common.images_api import Task
 from common.node_api import NodeStatus
 from common.state_lines import MEDIA_TYPE, NotAState, StateReader
@@ -143,16 +143,16 @@ class NodeClient:
         return told.status_code == 200
 
     async def set_token(self, node: Address, token: str) -> None:
-        """Have a node take another token. Raises: Conflict: it may not change it. NodeFailed: it could not be told."""
+        """Have a node take another token. Raises: Conflict: it could not be told, or may not change it."""
         url = node.url.rstrip("/") + "/node/v1/token"
         try:
             told = await self._small.post(url, json={"token": token}, headers=node.headers())
         except httpx.HTTPError as error:
-            raise NodeFailed(f"The node could not be told: {_reason(error)}.") from error
+            raise Conflict(f"The node could not be told: {_reason(error)}.", code="node_not_told") from error
         if told.status_code == 409:
             raise Conflict("The node's token is set by its own settings: change it there, then tell the router of it.")
         if told.status_code != 200:
-            raise NodeFailed(f"The node answered {told.status_code}.")
+            raise Conflict(f"The node could not be told: it answered {told.status_code}.", code="node_not_told")
 
 
 async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:

@@ -16,6 +16,8 @@ from enum import IntEnum, StrEnum
 from common.node_api import MemoryLimit
 from router.costs import Cost, Kind
 
+NO_MODEL = "does not have the model"
+"""Why a node refuses that was never told of a run's model, or is no more."""
 SHARE_OF_RUNNING = 0.05
 """A run at its predicted end is taken to need this share of its prediction still: predictions are means, and half are late."""
 
@@ -264,7 +266,7 @@ def refusal(ask: Ask, candidate: Candidate) -> tuple[Outlook, str] | None:
         return Outlook.AWAY, candidate.away
     offer = candidate.offers.get(ask.model)
     if offer is None:
-        return Outlook.NONE, "does not have the model"
+        return Outlook.NONE, NO_MODEL
     if ask.task not in offer.tasks:
         return Outlook.NONE, f"the model makes no {ask.task} there"
     if missing := ask.loras.difference(offer.loras):

@@ -25,7 +25,7 @@ from router.decisions import Pick, pick_of
 from router.fleet import bind
 from router.forecast import Forecast, Foreseen
 from router.line import Line, Waiting
-from router.placement import Ask, Outlook, Placement
+from router.placement import NO_MODEL, Ask, Outlook, Placement
 from router.registry import Node, Registry
 from router.wishes import Wishes
 
@@ -315,7 +315,9 @@ class Queue:
                 param="size",
             )
         if hopeless or now_s - ticket.stranded_since_s >= self._no_capacity_wait_s:
-            return NoCapacity(ticket.ask.model, last.turned_away, hopeless=hopeless)
+            # A model that no node has now may come back, with a node that starts; what else is wrong with all of them stays.
+            useless = hopeless and any(why != NO_MODEL for why in last.turned_away.values())
+            return NoCapacity(ticket.ask.model, last.turned_away, hopeless=hopeless, useless=useless)
         return None
 
     def predicted_wait_s(self) -> float:

@@ -285,6 +285,7 @@ def test_a_model_that_no_node_has_now_may_come_back(client: httpx.Client):
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["param"], error["code"]) == (503, "server_error", None, "no_capacity")
     assert error["message"].startswith("No node can take model 'away' now (a: ")
+    assert "x-should-retry" not in reply.headers
     assert 1 <= int(reply.headers["retry-after"]) <= 60
 
 

@@ -64,6 +64,7 @@ from common.node_api import (
     NodePhase,
     NodeStatus,
     RunTook,
+    TokenOrder,
 )
 from common.pictures import encode
 from common.state_lines import MEDIA_TYPE
@@ -121,6 +122,8 @@ class FakeNode:
     memory_limits: dict[str, MemoryLimit] = field(default_factory=dict)
     runs_took: list[RunTook] = field(default_factory=list)
     """What it tells of the time that runs took."""
+    token: str | None = None
+    """What it was told to open to from now on."""
     most_at_once: int = 0
     """Runs that were here together."""
     listeners: int = 0
@@ -219,6 +222,11 @@ def build_fake(node: FakeNode) -> FastAPI:
         if stop is not None:
             stop.set()
         return {"run_id": order.run_id, "cancelled": stop is not None}
+
+    @app.post("/node/v1/token")
+    async def exchange_token(order: TokenOrder) -> dict[str, Any]:
+        node.token = order.token
+        return {"object": "node.token"}
 
     @app.post("/fake")
     async def fake(wanted: dict[str, Any]) -> dict[str, Any]:

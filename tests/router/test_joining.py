@@ -113,5 +113,17 @@ async def test_a_token_is_not_exchanged_where_the_node_cannot_be_told(make_house
 
     reply = await house.client.post("/admin/nodes/a/rotate")
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "node_failed")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "node_not_told")
     assert (await house.catalog.nodes.get("a")).token == "token"
+
+
+async def test_a_new_token_is_told_to_the_node_and_shown_to_nobody(make_house: MakeHouse):
+    house = await make_house("a")
+
+    reply = await house.client.post("/admin/nodes/a/rotate")
+
+    told = house.nodes["a"].token
+    assert (reply.status_code, reply.json()["state"]) == (200, "online")
+    assert told is not None
+    assert told not in reply.text
+    assert (await house.catalog.nodes.get("a")).token == told != "token"
