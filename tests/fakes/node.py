@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from PIL import Image
 from starlette.responses import StreamingResponse
@@ -68,7 +67,7 @@ from common.node_api import (
 )
 from common.pictures import encode
 from common.state_lines import MEDIA_TYPE
-from common.web import RequestContext, install_error_handlers, until_client_leaves
+from common.web import RequestContext, install_error_handlers, serve, until_client_leaves
 from common.web.image_requests import read_image_request
 from node.places import Places
 from node.telling import Teller
@@ -385,11 +384,17 @@ def main() -> None:
         links = AssetLinks(await catalog.secrets.get_or_create(SECRET_NAME, lambda: secrets.token_urlsafe(32)))
         assets = open_asset_store(str(wanted.home / "assets"))
         node = FakeNode(wanted.name, catalog, assets, wanted.model or [MODEL], links, journal=wanted.journal)
+        for name in node.models:
+            # As every node does: a router that has just started knows by it what there is, before it has looked.
+            await catalog.models.upsert(name=name, family="fake", profile="fake", licence=None, capabilities={}, files=[])
+        app.state.node = node
         app.mount("/", build_fake(node))
         yield
         await catalog.close()
 
-    uvicorn.run(FastAPI(lifespan=lifespan), host="127.0.0.1", port=wanted.port, log_level="warning")
+    app = FastAPI(lifespan=lifespan)
+    # Told to stop, it ends its state streams, as a node does: whoever listens would else keep it for ever.
+    serve(app, host="127.0.0.1", port=wanted.port, on_stop=lambda: app.state.node.teller.leave())
 
 
 __all__ = ["MODEL", "TOKEN", "AquatintError", "FakeNode", "build_fake", "pixels_for"]

@@ -27,9 +27,10 @@ STORE_BYTES = 16 * 1024 * 1024
 WORK_S = 0.05
 """What a stand-in takes for a run."""
 SETTINGS = {
-    # Short, so that what a killed router left open is closed within the campaign; all else as installed.
+    # Short, so that what a killed router left open is closed within the campaign; all else as installed. Longer than who is
+    # stopped in the middle of a transaction holds the rows of a run (6 s) and a sign of life waits for them (4 s).
     "AQUATINT__ROUTER__SWEEP_INTERVAL_S": "1",
-    "AQUATINT__ROUTER__ORPHAN_AFTER_S": "6",
+    "AQUATINT__ROUTER__ORPHAN_AFTER_S": "15",
     "AQUATINT__LOG_FORMAT": "json",
 }
 

@@ -10,7 +10,7 @@ from tests.faults.estate import NODES, ROUTERS, WORK_S, until
 from tests.faults.load import Asked
 
 SAME_KEYS = 20
-ASLEEP_S = 8.0
+ASLEEP_S = 17.0
 """Longer than a run may be without a sign of life."""
 STOPS_AT_ONCE_S = 8.0
 """For a second SIGTERM, on a machine that is busy."""
