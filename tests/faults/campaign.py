@@ -83,6 +83,7 @@ async def wage(fault: Fault, estate: Estate, *, seed: int, longer: float = 1.0, 
     """Try one fault on an estate, which is well before and after."""
     rng = Random(f"{fault.code} {seed}")
     await estate.heal()
+    await estate.forgive()
     name = f"{fault.code} {estate.database.kind} {seed} {rng.randrange(10**6)}"
     scene = Scene(estate, Load(estate, name, rng, rate_per_s=rate_per_s), rng, longer)
     before = {router.pid: vitals(router.pid) for router in estate.routers}
