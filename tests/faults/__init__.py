@@ -3,7 +3,7 @@
 Two routers (`aquatint router`), three stand-ins for nodes, SQLite or PostgreSQL, a folder of assets; a proxy before each
 node for faults of the wire. A fault is done from outside: a signal, a closed socket, a full disk, a stopped database.
 
-    python -m pytest tests/faults                       the short form, in CI
+    TEST_FAULTS=required python -m pytest tests/faults  the short form, in CI
     python -m tests.faults --minutes 10 --seed 1        the long form, by hand; the table, and exit 1 where one is broken
     python -m tests.faults F1 F14 --database postgres   some of them
 

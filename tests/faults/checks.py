@@ -19,6 +19,7 @@ I13 and I14 (backups, clocks) cannot be seen from here.
 import hashlib
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ REPLAYS = 4
 STOPS_WITHIN_S = 1.0
 """How soon a node is to leave the work of a client that left, on a machine that is busy."""
 MORE_DESCRIPTORS = 40
-"""Connections that are kept open on purpose: to nodes, to the database, to clients."""
+"""Connections that are kept open on purpose: to nodes and to the database."""
+CLOSED_WITHIN_S = 10.0
+"""How soon a router notices that its clients have closed theirs."""
 MORE_MEMORY_BYTES = 64 * 1024 * 1024
 
 
@@ -91,7 +94,8 @@ async def check(estate: Estate, load: Load, before: dict[int, tuple[int, int]]) 
     await _keys(load, good, by_prompt, found)
     await _files(estate, runs, found)
     await _bills(estate, found)
-    _processes(estate, before, found)
+    await load.aclose()
+    await _processes(estate, before, found)
     return found
 
 
@@ -218,8 +222,15 @@ async def _bills(estate: Estate, found: Findings) -> None:
     found.hold("I11", *([] if same else [f"billed {runs} runs and {images} pictures, done {len(done)} and {made}"]))
 
 
-def _processes(estate: Estate, before: dict[int, tuple[int, int]], found: Findings) -> None:
-    """I12."""
+async def _processes(estate: Estate, before: dict[int, tuple[int, int]], found: Findings) -> None:
+    """I12, with no client connected any more."""
+
+    def as_before() -> bool:
+        known = [(vitals(router.pid)[0], before[router.pid][0]) for router in estate.routers if router.pid in before]
+        return all(now <= then + MORE_DESCRIPTORS for now, then in known)
+
+    with suppress(AssertionError):
+        await until(as_before, what="connections to be closed", within_s=CLOSED_WITHIN_S)
     for router in estate.routers:
         descriptors, memory = before.get(router.pid, (0, 0))
         now_descriptors, now_memory = vitals(router.pid)
