@@ -31,6 +31,8 @@ ANSWER_WITHIN_S = 90.0
 MAY_PASS = ("no_capacity", "catalog_unavailable", "storage_full", "interrupted", "unavailable", "node_failed")
 """Errors at the end of a stream that tell a client to come again."""
 RESOLVED_WITHIN_S = 60.0
+GOOD_WITHIN_S = 60.0
+"""How long answers may stay away, beside the time in which so many requests come."""
 SIZE = Size(64, 64)
 
 
@@ -143,13 +145,13 @@ class Load:
         await self.ask(again, again.router)
         return again
 
-    async def good(self, count: int, *, within_s: float = 60) -> None:
+    async def good(self, count: int) -> None:
         """Wait until `count` requests sent from now on are answered well."""
         since_s = time.monotonic()
         await until(
             lambda: sum(each.outcome == "2xx" and each.sent_s >= since_s for each in self.asked) >= count,
             what=f"{count} good answers",
-            within_s=within_s,
+            within_s=GOOD_WITHIN_S + 2 * count / self._rate_per_s,
         )
 
     async def _come(self) -> None:
