@@ -23,7 +23,6 @@ class RetryBudget:
         self._floor = floor_per_s * WINDOW_S
         self._slices: deque[tuple[int, float]] = deque()
         """(number of the slice, credit that was earned or spent in it)"""
-        self._earned = 0.0
 
     def earn(self, now_s: float) -> None:
         """A run was accepted."""
@@ -39,7 +38,7 @@ class RetryBudget:
     def left(self, now_s: float) -> float:
         """Tries that may be made now."""
         self._forget(now_s)
-        return self._floor + self._earned
+        return self._floor + sum(credit for _, credit in self._slices)
 
     def _put(self, credit: float, now_s: float) -> None:
         self._forget(now_s)
@@ -47,10 +46,8 @@ class RetryBudget:
         if self._slices and self._slices[-1][0] == number:
             credit += self._slices.pop()[1]
         self._slices.append((number, credit))
-        self._earned = sum(each for _, each in self._slices)
 
     def _forget(self, now_s: float) -> None:
         oldest = int(now_s * SLICES / WINDOW_S) - SLICES
         while self._slices and self._slices[0][0] <= oldest:
             self._slices.popleft()
-        self._earned = sum(each for _, each in self._slices)

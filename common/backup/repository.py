@@ -83,7 +83,7 @@ class Manifest(_Part):
     @property
     def name(self) -> str:
         """Of the snapshot."""
-        return self.made_at.strftime("%Y%m%dT%H%M%SZ")
+        return _name_of(self.made_at)
 
     @property
     def rows(self) -> int:
@@ -147,7 +147,7 @@ class Repository:
     @contextmanager
     def new_snapshot(self, made_at: datetime) -> Iterator[Path]:
         """A folder that becomes the snapshot of that moment when the block ends well. Raises: Conflict: there is one."""
-        name = made_at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+        name = _name_of(made_at)
         unfinished = self._snapshots / f"{UNFINISHED}{name}-{os.getpid()}"
         try:
             unfinished.mkdir(mode=0o700)
@@ -176,6 +176,10 @@ class Repository:
     @property
     def _snapshots(self) -> Path:
         return self.folder / "snapshots"
+
+
+def _name_of(made_at: datetime) -> str:
+    return made_at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def _sync(*paths: Path) -> None:

@@ -60,11 +60,7 @@ class MovedNode(BaseModel):
 async def add_node(new: NewNode, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Register a node and look at it once. It is kept even if that look fails: it may just not be up yet."""
     record = await services.catalog.nodes.add(name=new.name, url=new.url, token=new.token)
-    await services.registry.refresh()
-    node = services.registry.get(record.id)
-    await look(node, services.registry, services.client)
-    services.prober.watch()
-    return shown(node)
+    return await _taken_over(services, record.id)
 
 
 @api.get("")
@@ -84,11 +80,8 @@ async def retrieve_node(name: str, key: AdminKey, services: ServicesDep) -> dict
 @api.patch("/{name}")
 async def move_node(name: str, moved: MovedNode, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Give a node another address or token, and look at it there. Its state, and runs in flight, stay as they are."""
-    await services.catalog.nodes.update(services.registry.get(name).id, url=moved.url, token=moved.token or KEEP)
-    await services.registry.refresh()
-    node = services.registry.get(name)
-    await look(node, services.registry, services.client)
-    return shown(node)
+    record = await services.catalog.nodes.update(services.registry.get(name).id, url=moved.url, token=moved.token or KEEP)
+    return await _taken_over(services, record.id)
 
 
 @api.delete("/{name}", status_code=204)
@@ -104,11 +97,7 @@ async def remove_node(name: str, key: AdminKey, services: ServicesDep) -> Respon
 async def approve_node(name: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Let a node that joined by itself have runs, and look at it once."""
     record = await services.catalog.nodes.approve(name)
-    await services.registry.refresh()
-    node = services.registry.get(record.id)
-    await look(node, services.registry, services.client)
-    services.prober.watch()
-    return shown(node)
+    return await _taken_over(services, record.id)
 
 
 @api.post("/{name}/rotate")
@@ -119,9 +108,7 @@ async def rotate_token(name: str, key: AdminKey, services: ServicesDep) -> dict[
     token = secrets.token_urlsafe(32)
     await services.client.set_token(Address(node.record.url, node.record.token), token)
     await services.catalog.nodes.update(node.id, token=token)
-    await services.registry.refresh()
-    await look(node, services.registry, services.client)
-    return shown(node)
+    return await _taken_over(services, node.id)
 
 
 @api.post("/{name}/test")
@@ -145,6 +132,15 @@ async def resume_node(name: str, key: AdminKey, services: ServicesDep) -> dict[s
     node = services.registry.get(name)
     await look(node, services.registry, services.client)
     return shown(node) if node.health is not Health.PENDING else shown_node
+
+
+async def _taken_over(services: Services, node_id: str) -> dict[str, Any]:
+    """What the catalog now says of a node is in force; it is looked at once, and from here on."""
+    await services.registry.refresh()
+    node = services.registry.get(node_id)
+    await look(node, services.registry, services.client)
+    services.prober.watch()
+    return shown(node)
 
 
 async def _set(services: Services, name: str, state: Health) -> dict[str, Any]:
