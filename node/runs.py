@@ -15,6 +15,7 @@ from common.logs import bind, get_logger
 from common.node_api import DeviceStatus, JobPhase, RunTook, work_words
 from common.web.background import beside
 from node.batch_table import BatchTable, shape_of
+from node.beside import Beside
 from node.control_requests import check_engine, with_controls
 from node.decoding import Decoder
 from node.engine_names import EngineName
@@ -54,6 +55,16 @@ class Drawing:
 
     canvas: Canvas | None
     on_preview: OnFile | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What a run waited for after its turn had come, in seconds."""
+
+    load_s: float
+    """Until its model was there, or known to be."""
+    behind_s: float
+    """Until the device turned to it, sent while another run was ending."""
 
 
 class Runs:
@@ -138,6 +149,7 @@ class Runs:
             work=work_words(request, spec.preset),
             pixels=spec.size.pixels,
             steps_key=stepped,
+            light=self._is_light(model, request.task, spec),
         )
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
@@ -181,6 +193,13 @@ class Runs:
         at_hand = plan.offload.mode is Offload.NONE
         return shared_key(spec), steps_key(spec, plan.choice.checkpoint.family) if at_hand else None
 
+    def _is_light(self, model: Model, task: Task, spec: RunSpec) -> bool:
+        """See Job.light. A worker that ends with a run of sd.cpp, to cancel it, must not take another run with it."""
+        device = self._worker.device
+        if device is None or self._ladder.plan(model, device).choice.checkpoint.engine is not EngineName.DIFFUSERS:
+            return False
+        return self._asked(model, task, spec, device).beside == Beside()
+
     async def _canvas(self, request: ImageRequest) -> Canvas | None:
         """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""
         if not request.images:
@@ -212,10 +231,11 @@ class Runs:
         began = time.perf_counter()
         # The device need not wait for the catalog to have written down that its turn has come.
         running = self._run(job, model, request.task, resolved.spec, drawing)
-        product, load_s, plan = await beside(running, self._recorder.running(ticket))
+        product, waits, plan = await beside(running, self._recorder.running(ticket))
         self._scheduler.leave_device(job)
         ended = time.perf_counter()
-        timings_s = {"queued": began - entered, "load": load_s} | product.timings_s | {"total": ended - entered}
+        timings_s = {"queued": began - entered + waits.behind_s, "load": waits.load_s}
+        timings_s |= product.timings_s | {"total": ended - entered}
         timings_s = {phase: round(seconds, 4) for phase, seconds in timings_s.items()}
         tracing.phases({phase: seconds for phase, seconds in timings_s.items() if phase != "total"})
         # Shielded: the pictures are made, so they are kept even if the client leaves at this very moment.
@@ -232,14 +252,14 @@ class Runs:
     def _asked(self, model: Model, task: Task, spec: RunSpec, device: DeviceStatus) -> Asked:
         return Asked(model, task.value, spec.largest_drawn, model.beside(spec, device.kind, self._ladder.dtype))
 
-    async def _run(self, job: Job, model: Model, task: Task, spec: RunSpec, drawing: Drawing) -> tuple[Product, float, Plan]:
-        """The pictures, the seconds spent until the model was there, and how it was loaded."""
+    async def _run(self, job: Job, model: Model, task: Task, spec: RunSpec, drawing: Drawing) -> tuple[Product, Waits, Plan]:
+        """The pictures, what was waited for, and how the model was loaded."""
         try:
             return await self._run_once(job, model, task, spec, drawing)
         except WorkerLost:
-            if job.share is None or job.share.runs <= 1:
+            if not job.behind and (job.share is None or job.share.runs <= 1):
                 raise
-        # One of those in the pass may have been the worker's end: it must not be the end of the others.
+        # One of those in the pass, or before it, may have been the worker's end: it must not be the end of the others.
         log.warning("run_repeated_alone", model=model.name)
         self._scheduler.again_alone(job)
         await job.turn.wait()
@@ -247,7 +267,7 @@ class Runs:
 
     async def _run_once(
         self, job: Job, model: Model, task: Task, spec: RunSpec, drawing: Drawing
-    ) -> tuple[Product, float, Plan]:
+    ) -> tuple[Product, Waits, Plan]:
         device = await self._worker.wait_ready()
         if spec.preset is not Preset.FULL and self._ladder.plan(model, device).choice.checkpoint.engine is EngineName.SDCPP:
             raise InvalidRequest(
@@ -256,28 +276,32 @@ class Runs:
             )
         if spec.controls or spec.upscale:
             check_engine(self._ladder.plan(model, device).choice.checkpoint, "control" if spec.controls else "upscale")
-        job.phase = JobPhase.LOADING
+        if not job.behind:
+            job.phase = JobPhase.LOADING
         self._scheduler.on_change()
-        began = loaded = job.loading_since_s = time.perf_counter()
+        began = sent = turned = job.loading_since_s = time.perf_counter()
+
+        def on_begin() -> None:
+            nonlocal turned
+            turned, job.phase, job.behind = time.perf_counter(), JobPhase.RUNNING, False
+            self._scheduler.on_change()
 
         def on_step(step: int, steps: int) -> None:
-            job.step = step
-            self._scheduler.on_change()
+            self._scheduler.stepped(job, step)
 
-        run, shared = Order(spec, on_step, drawing.canvas, drawing.on_preview), True
+        run, shared = Order(spec, on_step, drawing.canvas, drawing.on_preview, on_begin), True
 
         async def attempt() -> Product:
-            nonlocal loaded, shared
-            loaded, job.phase, job.loading_since_s = time.perf_counter(), JobPhase.RUNNING, None
-            self._scheduler.on_change()
+            nonlocal sent, shared
+            sent, job.loading_since_s = time.perf_counter(), None
             if not shared:
                 return await self._worker.product_of(run)
             shared = False
             return await self._sent(job, run)
 
         fitted = await self._ladder.make(self._asked(model, task, spec, device), device, attempt)
-        self._learn(job, model, spec, fitted.product, time.perf_counter() - loaded)
-        return fitted.product, loaded - began, fitted.plan
+        self._learn(job, model, spec, fitted.product, time.perf_counter() - turned)
+        return fitted.product, Waits(sent - began, turned - sent), fitted.plan
 
     async def _sent(self, job: Job, run: Order) -> Product:
         """Go to the worker together with those the turn came with."""

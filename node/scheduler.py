@@ -44,6 +44,8 @@ class Job:
     """Area of one picture."""
     steps_key: Hashable | None = None
     """Runs with the same key may come between the steps of one another; None: with nobody."""
+    light: bool = False
+    """Whether all it needs of the device is its model: it may then be sent while a light one on the same model ends."""
     phase: JobPhase = JobPhase.QUEUED
     step: int = 0
     cancel_ordered: bool = False
@@ -55,6 +57,13 @@ class Job:
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     share: Share | None = None
     """Those it goes to the worker with; set with its turn."""
+    behind: bool = False
+    """Whether it got its turn while others were ending, and the device has not turned to it yet."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether all its steps are made, and only decoding and encoding are left."""
+        return self.step >= self.steps
 
     def status(self) -> JobStatus:
         """As the router reads it."""
@@ -118,6 +127,9 @@ class Scheduler:
 
     Where runs can come and go between steps, the next in the queue joins those at work when that pays, and the next after it;
     the first that cannot, or had better not, ends that: nobody is passed by those who come later, however many they are.
+
+    Once all at work have made their last step the next may get its turn: its order lies ready in the worker when the device
+    is free. Not sooner, for until then it may still be cancelled, joined, or put off without the worker hearing of it.
     """
 
     def __init__(
@@ -187,6 +199,14 @@ class Scheduler:
             self._held_up = False
             self._give_turn()
 
+    def stepped(self, job: Job, step: int) -> None:
+        """Take in how many steps of a run are made."""
+        job.step = step
+        if job.ending:
+            self._give_turn()
+        else:
+            self.on_change()
+
     def leave_device(self, job: Job) -> None:
         """Let the next begin while this one is being recorded."""
         job.off_device = True
@@ -196,7 +216,7 @@ class Scheduler:
         """Give up a turn, and take another by oneself: what was shared has failed."""
         job.turn.clear()
         job.share, job.shared_key, job.steps_key = None, None, None
-        job.phase, job.step, job.loading_since_s = JobPhase.QUEUED, 0, None
+        job.phase, job.step, job.loading_since_s, job.behind = JobPhase.QUEUED, 0, None, False
         self._give_turn()
 
     def cancel(self, run_id: str) -> bool:
@@ -244,16 +264,30 @@ class Scheduler:
         at_work = [job for job in held if job.turn.is_set()]
         if not at_work:
             self._none_at_work.set()
+        waiting = [job for job in held if not job.turn.is_set()]
         if not held or self._held_up:
             return
-        at_work = at_work or self._begin_share(held)
         self._none_at_work.clear()
-        self._let_join(at_work, [job for job in held if not job.turn.is_set()])
+        if not at_work:
+            at_work = self._begin_share(waiting)
+        elif waiting and self._may_follow(waiting[0], at_work):
+            at_work = self._begin_share(waiting)
+            for job in at_work:
+                job.behind = True
+        last = max((job.share for job in at_work if job.share is not None), key=lambda share: share.number)
+        self._let_join([job for job in at_work if job.share is last], [job for job in waiting if not job.turn.is_set()])
 
-    def _begin_share(self, held: Sequence[Job]) -> list[Job]:
+    def _may_follow(self, job: Job, at_work: Sequence[Job]) -> bool:
+        """Whether the next may be sent already. On another model it is not: what a worker dies of is held against the model."""
+        alike = all(each.light and each.model == job.model for each in (job, *at_work))
+        return alike and all(each.ending for each in at_work) and self._is_resident(job.model)
+
+    def _begin_share(self, waiting: Sequence[Job]) -> list[Job]:
         """Give the first its turn, and with it those that share its pass."""
-        first = held[0]
-        alike = [job for job in held if job is first or (first.shared_key is not None and job.shared_key == first.shared_key)]
+        first = waiting[0]
+        alike = [
+            job for job in waiting if job is first or (first.shared_key is not None and job.shared_key == first.shared_key)
+        ]
         pictures = {job.run_id: job.pictures for job in alike}
         batch = 1 if first.shared_key is None else self._batch_size(first.shape, sum(pictures.values()))
         chosen = companions(pictures.items(), batch)

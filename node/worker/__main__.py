@@ -37,7 +37,7 @@ from node.engines.base import (
 from node.masks import Canvas
 from node.safetensors_header import CheckpointRefused
 from node.tuning import USUAL, Tuning
-from node.worker.company import Company, Orders
+from node.worker.company import Company, Orders, calls_of
 from node.worker.device import choose_device, device_status, memory_held
 from node.worker.engines import Engines
 from node.worker.frames import FrameError, pack, read_frame
@@ -71,7 +71,7 @@ class Child:
         self._ending = threading.Lock()
         """Held by whoever tells how such a call ended: its end and its cancel may come together."""
         self._delivering = ThreadPoolExecutor(1, "deliver")
-        """Encodes and sends the pictures of runs that leave others at work: the next step need not wait for a file."""
+        """Encodes and sends what is made: the next step, or the next run, need not wait for a file."""
 
     def run(self) -> None:
         """Serve until the node closes its end."""
@@ -79,15 +79,14 @@ class Child:
             threading.Thread(target=work, daemon=True).start()
         self._send({"kind": "hello", "pid": os.getpid(), **self._state()})
         while True:
+            # Nothing is at work, and who waits is cancelled where it waits: these came too late for theirs.
+            self._cancelled.clear()
             order = self._orders.get()
-            calls = [member["call"] for member in order.header.get("members", [order.header])]
             try:
                 self._carry_out(order.header, order.blobs)
             except Exception as error:
-                for call in calls:
+                for call in calls_of(order.header):
                     self._fail(call, error)
-            finally:
-                self._cancelled.difference_update(calls)
 
     def _carry_out(self, order: dict[str, Any], blobs: Sequence[bytes]) -> None:
         if order["kind"] == "together" and order["share"] is not None:
@@ -97,8 +96,6 @@ class Child:
             self._generate_together(order["members"], order["batch"])
             return
         call, kind = order["call"], order["kind"]
-        if call in self._cancelled:
-            raise RunCancelled("The run was cancelled before it began.")
         if kind == "load":
             self._engines.load(load_from_json(order))
             self._send({"kind": "done", "call": call})
@@ -118,13 +115,18 @@ class Child:
     def _generate(self, call: int, spec: RunSpec, canvas: Canvas | None) -> None:
         self._unstoppable = None if self._engines.interruptible(spec.model) else call
         try:
-            if call in self._cancelled:
-                raise RunCancelled("The run was cancelled before it began.")
+            self._begin(call)
             made = self._engines.generate(spec, canvas, self._steps_of(call), self._previews_of(call, spec))
         finally:
             with self._ending:
                 self._unstoppable = None
-        self._deliver(call, spec, made)
+        self._deliver_beside(call, spec, made)
+
+    def _begin(self, call: int) -> None:
+        """Tell that the device turns to a run. Raises: RunCancelled: nobody wants it any more."""
+        if call in self._cancelled:
+            raise RunCancelled("The run was cancelled before it began.")
+        self._send({"kind": "began", "call": call})
 
     def _generate_together(self, orders: Sequence[dict[str, Any]], batch: int) -> None:
         """Make several runs in common passes. Each is answered by itself; one that is cancelled as soon as it is."""
@@ -143,7 +145,7 @@ class Child:
             outcomes = [error] * len(members)
         for (call, spec), outcome in zip(left.items(), outcomes, strict=True):
             if isinstance(outcome, Made):
-                self._deliver_or_fail(call, spec, outcome)
+                self._deliver_beside(call, spec, outcome)
             elif not isinstance(outcome, RunCancelled):
                 self._fail(call, outcome)
 
@@ -160,13 +162,13 @@ class Child:
             self._engines.generate_in_steps(RunSpec.from_json(order["members"][0]["spec"]), company)
         except Exception as error:
             company.fail_all(error)
-        finally:
-            self._cancelled.difference_update(company.calls)
 
     def _member_of(self, call: int, spec: RunSpec) -> Member | None:
         """One of several; None for one that is cancelled already, and is told so now."""
-        if call in self._cancelled:
-            self._fail(call, RunCancelled("The run was cancelled before it began."))
+        try:
+            self._begin(call)
+        except RunCancelled as error:
+            self._fail(call, error)
             return None
         return Member(spec, self._steps_of(call, tell_end=True), self._previews_of(call, spec))
 
@@ -190,14 +192,14 @@ class Child:
 
         return on_preview
 
+    def _deliver_beside(self, call: int, spec: RunSpec, made: Made) -> None:
+        self._delivering.submit(self._deliver_or_fail, call, spec, made)
+
     def _deliver_or_fail(self, call: int, spec: RunSpec, made: Made) -> None:
         try:
             self._deliver(call, spec, made)
         except Exception as error:
             self._fail(call, error)
-
-    def _deliver_beside(self, call: int, spec: RunSpec, made: Made) -> None:
-        self._delivering.submit(self._deliver_or_fail, call, spec, made)
 
     def _deliver(self, call: int, spec: RunSpec, made: Made) -> None:
         """Answer a run with its files."""
@@ -240,6 +242,9 @@ class Child:
             os._exit(0)
 
     def _cancel(self, call: int) -> None:
+        if self._orders.drop(call):
+            self._fail(call, RunCancelled("The run was cancelled before it began."))
+            return
         self._cancelled.add(call)
         with self._ending:
             if call == self._unstoppable:

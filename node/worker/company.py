@@ -4,8 +4,9 @@ The node sends each order of a share the same way, whether the share is at work 
 it at the next step, and one that comes too late begins it anew. So neither side has to know how far the other is.
 """
 
-import queue
+from collections import deque
 from collections.abc import Callable, Sequence
+from threading import Condition
 from typing import Any
 
 from common.errors import AquatintError, RunCancelled
@@ -14,32 +15,49 @@ from node.worker.frames import Frame
 
 
 class Orders:
-    """The orders that wait, in their order. Filled by one thread, taken by another."""
+    """The orders that wait, in their order. Filled and thinned by one thread, taken by another."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        self._held: Frame | None = None
-        """Looked at, and found to be for later."""
+        self._waiting: deque[Frame] = deque()
+        self._changed = Condition()
 
     def put(self, frame: Frame) -> None:
         """Append one."""
-        self._queue.put(frame)
+        with self._changed:
+            self._waiting.append(frame)
+            self._changed.notify()
 
     def get(self) -> Frame:
         """Take the next; waits for it."""
-        held, self._held = self._held, None
-        return self._queue.get() if held is None else held
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting)
+            return self._waiting.popleft()
 
     def next_of(self, share: int) -> Frame | None:
         """Take the next if it is there and belongs to a share; who is behind another order waits for that."""
-        if self._held is None:
-            try:
-                self._held = self._queue.get_nowait()
-            except queue.Empty:
+        with self._changed:
+            if not self._waiting or self._waiting[0].header.get("share") != share:
                 return None
-        if self._held.header.get("share") != share:
-            return None
-        return self.get()
+            return self._waiting.popleft()
+
+    def drop(self, call: int) -> bool:
+        """Take one call out of what waits. False when it is not there: it is at work, or done."""
+        with self._changed:
+            for place, frame in enumerate(self._waiting):
+                if call not in calls_of(frame.header):
+                    continue
+                left = [each for each in frame.header.get("members", ()) if each["call"] != call]
+                if left:
+                    self._waiting[place] = Frame(frame.header | {"members": left}, frame.blobs)
+                else:
+                    del self._waiting[place]
+                return True
+        return False
+
+
+def calls_of(order: dict[str, Any]) -> list[int]:
+    """The numbers of the calls in one order."""
+    return [each["call"] for each in order.get("members", [order])]
 
 
 class Company:
@@ -66,8 +84,6 @@ class Company:
         self._fail = fail
         self._here: dict[int, tuple[int, Member]] = {}
         """By identity of a member."""
-        self.calls: list[int] = []
-        """Of everyone who was ever here."""
         self.batch = 1
 
     def arrived(self) -> Sequence[Member]:
@@ -75,7 +91,6 @@ class Company:
         while (order := self._taken()) is not None:
             self.batch = max(self.batch, order["batch"])
             for each in order["members"]:
-                self.calls.append(each["call"])
                 member = self._member_of(each["call"], RunSpec.from_json(each["spec"]))
                 if member is not None:
                     self._here[id(member)] = (each["call"], member)

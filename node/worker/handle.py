@@ -89,6 +89,8 @@ class Order:
     """The input, of size `spec.size`."""
     on_preview: OnFile | None = None
     """Called with (number, file) of each preview."""
+    on_begin: Callable[[], None] | None = None
+    """Called when the device turns to it: what was sent while another run was at work waits for that in the child."""
 
 
 @dataclass(slots=True)
@@ -458,6 +460,10 @@ class Worker:
         if call is None:
             return
         call.last_sign = time.monotonic()
+        if kind == "began":
+            if call.run is not None and call.run.on_begin is not None:
+                call.run.on_begin()
+            return
         if kind == "step":
             if call.run is not None and call.run.on_step is not None:
                 call.run.on_step(header["step"], header["steps"])

@@ -202,6 +202,22 @@ async def test_a_worker_killed_under_a_run_is_a_failed_run_with_a_cause(bench: B
     await asyncio.wait_for(bench.make(ASK), BOUND_S)
 
 
+async def test_who_was_sent_while_another_run_ended_is_made_all_the_same_when_that_ends_the_worker(bench: Bench):
+    before = await asyncio.wait_for(bench.make(ASK), BOUND_S)
+    tasks = [bench.make(replace(ASK, size=Size(512, 512))), bench.make(ASK)]
+
+    await until(lambda: any(job.behind and job.share is not None and job.share.runs for job in bench.scheduler.jobs))
+    assert bench.worker.pid is not None
+    restarts = bench.worker.restarts
+    os.kill(bench.worker.pid, signal.SIGKILL)
+    first, second = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), BOUND_S)
+
+    assert isinstance(first, WorkerLost)
+    assert isinstance(second, Answer)
+    assert second.pictures[0].content == before.pictures[0].content
+    assert bench.worker.restarts == restarts + 1
+
+
 async def test_of_a_routers_run_only_the_attempt_fails(bench: Bench):
     attempt = await bench.router_opened("run_routers")
     task = bench.make(ENDLESS, run_id="run_routers", attempt=attempt)

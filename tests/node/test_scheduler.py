@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -306,3 +308,75 @@ async def test_who_is_to_be_made_again_alone_joins_nobody():
     assert not first.turn.is_set()
     journal.may_end.set()
     await asyncio.gather(*journal.tasks)
+
+
+def light(name: str, *, key: str | None = None) -> Job:
+    return replace(stepping(name, key=key), light=True)
+
+
+async def test_the_next_gets_its_turn_when_all_at_work_have_made_their_last_step():
+    runs, first, second = up_to(1), light("a"), light("b")
+    journal = await held(runs, first, second, light("c"))
+    runs.stepped(first, 9)
+    await settle()
+    assert journal.began == ["a"]
+
+    runs.stepped(first, 10)
+    await settle()
+
+    assert journal.began == ["a", "b"]
+    assert (first.behind, second.behind) == (False, True)
+    runs.leave_device(first)
+    await settle()
+    assert journal.began == ["a", "b"]
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+    assert journal.began == ["a", "b", "c"]
+
+
+async def test_who_got_its_turn_early_is_joined_by_others_and_not_those_that_end():
+    runs, first, jobs = up_to(2), light("first"), [light(name, key="k") for name in "abc"]
+    journal = await held(runs, first, *jobs)
+
+    runs.stepped(first, 10)
+    await settle()
+
+    assert journal.began == ["first", "a", "b"]
+    assert jobs[0].share is jobs[1].share is not first.share
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+
+
+@pytest.mark.parametrize(
+    ("at_work", "follower"),
+    [({"light": False}, {}), ({}, {"light": False}), ({}, {"model": "other"})],
+    ids=["one at work needs more than its model", "the next needs more than its model", "the next is on another model"],
+)
+async def test_nobody_is_sent_early_where_the_device_may_need_more_than_the_next_run(
+    at_work: dict[str, Any], follower: dict[str, Any]
+):
+    runs, first = up_to(1), light("a")
+    first, second = (replace(each, **how) for each, how in ((first, at_work), (light("b"), follower)))
+    journal = await held(runs, first, second)
+
+    runs.stepped(first, 10)
+    await settle()
+
+    assert journal.began == ["a"]
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+
+
+async def test_nobody_is_sent_early_while_all_are_to_end():
+    runs, first = up_to(1), light("a")
+    journal = await held(runs, first, light("b"))
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(nobody_at_work(runs))
+        await settle()
+        runs.stepped(first, 10)
+        await settle()
+        assert journal.began == ["a"]
+        journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+    assert journal.began == ["a", "b"]

@@ -97,18 +97,28 @@ async def test_a_cancelled_run_ends_at_its_next_step_and_the_next_picture_is_fin
     assert worker.restarts == 0
 
 
-async def test_a_run_cancelled_before_it_began_never_begins(worker: Worker, models: Models):
+@pytest.mark.parametrize("in_a_pass", [False, True])
+async def test_a_run_that_waits_behind_another_is_cancelled_at_once_and_never_begins(
+    worker: Worker, models: Models, in_a_pass: bool
+):
     first = await begun(worker, endless(models))
-    told: list[int] = []
-    second = asyncio.create_task(worker.generate(spec(models), lambda step, steps: told.append(step)))
+    told: list[str] = []
+    orders = [Order(spec(models), on_begin=lambda name=name: told.append(name)) for name in ("gone", "kept")]  # type: ignore[misc]
+    numbers = [worker.prepare(order) for order in orders]
+    worker.send(numbers, 2 if in_a_pass else 1)
+    gone, kept = (asyncio.create_task(worker.product(number)) for number in numbers)
     await asyncio.sleep(0)
 
-    for task in (second, first):
-        task.cancel()
-    for task in (first, second):
-        with pytest.raises((asyncio.CancelledError, RunCancelled)):
-            await asyncio.wait_for(task, BOUND_S)
-    assert told == []
+    gone.cancel()
+    with pytest.raises((asyncio.CancelledError, RunCancelled)):
+        await asyncio.wait_for(gone, BOUND_S)
+    assert not first.done()
+
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(first, BOUND_S)
+    await asyncio.wait_for(kept, BOUND_S)
+    assert told == ["kept"]
 
 
 async def test_a_killed_worker_is_a_named_error_and_another_takes_its_place(models: Models):
