@@ -16,7 +16,8 @@ from common.logs import configure_logging
 from router.app import build_app
 from router.settings import RouterSection, RouterSettings
 from tests.fakes.node import FakeNode, build_fake
-from tests.router.conftest import ADMIN_KEY, USER_KEY, served
+from tests.router.conftest import ADMIN_KEY, USER_KEY
+from tests.serving import served
 
 MODEL = "aquatint-demo"
 AWAY = "away"

@@ -11,7 +11,7 @@ import pytest
 from node.checkpoints import scan
 from node.pulling import INCOMING, CivitaiSource, HubSource, PullFailed, parse_source, pull_civitai, pull_hub
 from tests.fakes.model_sites import COMMIT, Sites, build_sites
-from tests.router.conftest import served
+from tests.serving import served
 
 REPO = HubSource("org/tiny-sd", None)
 

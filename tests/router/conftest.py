@@ -1,17 +1,13 @@
 """A whole router in this process, before stand-in nodes on real sockets."""
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
 from common.images_api import AssetLinks
@@ -20,30 +16,10 @@ from router.app import build_app
 from router.services import Services
 from router.settings import RouterSection, RouterSettings
 from tests.fakes.node import MODEL, FakeNode, build_fake
+from tests.serving import served
 
 ADMIN_KEY = "test-admin-key-0123456789"
 USER_KEY = "test-user-key-0123456789"
-
-
-@asynccontextmanager
-async def served(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
-    """`app` on a port of this machine, a free one for 0; the base URL."""
-    # Named as TCP, or asyncio leaves Nagle's algorithm on: 40 ms an answer.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        if task.done():
-            await task
-        await asyncio.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
 
 
 @dataclass

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from tests.fakes.node import MODEL, FakeNode, build_fake
-from tests.router.conftest import USER_KEY, House, MakeHouse, served, until
+from tests.router.conftest import USER_KEY, House, MakeHouse, until
+from tests.serving import served
 
 
 async def joiner(house: House, *scopes: str) -> dict[str, str]:

@@ -16,7 +16,8 @@ from router.app import build_app
 from router.settings import RouterSection, RouterSettings
 from tests.conftest import start_postgres
 from tests.fakes.node import MODEL, FakeNode, build_fake
-from tests.router.conftest import ADMIN_KEY, served, until
+from tests.router.conftest import ADMIN_KEY, until
+from tests.serving import served
 
 pytestmark = pytest.mark.timeout(180)
 

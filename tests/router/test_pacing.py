@@ -5,7 +5,7 @@ import httpx
 from common.node_api import RUN_ID_HEADER, NodeStatus
 from router.bench.paced_node import MODELS, STEP_S, PacedNode, build_node
 from router.bench.pacing import jain
-from tests.router.conftest import served
+from tests.serving import served
 
 
 async def test_a_paced_node_tells_what_its_runs_and_loads_took():

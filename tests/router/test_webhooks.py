@@ -19,7 +19,8 @@ from fastapi import FastAPI, Request, Response
 from router import webhooks
 from router.webhooks import signed
 from tests.fakes.node import MODEL, Faults
-from tests.router.conftest import House, MakeHouse, served, until
+from tests.router.conftest import House, MakeHouse, until
+from tests.serving import served
 
 ASYNC = {"prefer": "respond-async"}
 LOOPBACK = ["127.0.0.0/8"]
