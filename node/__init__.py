@@ -31,10 +31,10 @@ Decisions:
   bytes alone and beside others, and passes of several pictures differ by rounding. Others share a pass with those that wait
   beside them and ask for the same work, where a table of what really ran says that it pays by a tenth. Each picture has
   noise of its own; the answer tells the size of its pass. Costs: who wants such a picture again gets it but for rounding.
-- Of SD 1.5 and Z-Image such runs come and go between the steps of one another, by a denoising loop of ours (`stepping/`): who
-  comes late waits for a step, not for a picture. Costs: two loops to keep equal to diffusers', to the bit, which tests do. The
-  others either gain little, for one picture fills a device, or are asked for less. A late run is let in only from the head of
-  the queue, so that no stream of them holds up another model.
+- Of SD 1.5, SDXL and Z-Image such runs come and go between the steps of one another, by a denoising loop of ours
+  (`stepping/`): who comes late waits for a step, not for a picture. Costs: steps to keep equal to diffusers', to the bit,
+  which tests do. The others either gain little, for one picture fills a device, or are asked for less. A late run is let in
+  only from the head of the queue, so that no stream of them holds up another model.
 - Only runs from text alone share passes, and only at preset `full`: a step cache decides by all pictures of a pass.
 - A worker that dies under a pass takes no run with it: each is made again, alone, and only the one at fault dies twice.
 - Pictures are drawn at the next size the model can make and cut from the middle to the size asked for, so any size

@@ -22,6 +22,7 @@ _OF_ONE_STEP: dict[str, Any] = {"steps": 0, "guidance": 0.0, "sampler": "", "tim
 _NO_SIZE = Size(1, 1)
 STEPPED: dict[Family, dict[str, Any]] = {
     Family.SD15: _OF_ONE_STEP,
+    Family.SDXL: _OF_ONE_STEP,
     Family.Z_IMAGE: _OF_ONE_STEP | {"drawn": _NO_SIZE, "size": _NO_SIZE},
 }
 """Families whose runs may come and go between steps, and what besides they may then differ in, as it is in their key."""

@@ -151,11 +151,13 @@ class DiffusersEngine:
         vae.enable_tiling()
         try:
             return replace(self._made(spec, canvas, on_step, on_preview), vae_tiled=True)
-        except OutOfDeviceMemory:
-            self.free_caches()
-            raise
+        except OutOfDeviceMemory as error:
+            message = error.message
         finally:
             vae.disable_tiling()
+        # Behind the handler and anew, for an error in hand keeps the tensors of all its frames.
+        self.free_caches()
+        raise OutOfDeviceMemory(message)
 
     def generate_together(self, members: Sequence[Member], batch: int) -> Sequence[Made | AquatintError]:
         model = members[0].spec.model

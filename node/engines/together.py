@@ -146,19 +146,22 @@ class Together:
             for picture in pictures:
                 self._single(picture)
             return
+        parts: Sequence[Sequence[_Picture]] = [[picture] for picture in pictures]
         try:
             self._paint(pictures)
+            return
         except RunCancelled:
             return
         except OutOfDeviceMemory:
-            self._free_caches()
-            pictures[0].run.passes.append(PassTime(len(pictures), None))
             half = len(pictures) // 2
-            for part in (pictures[:half], pictures[half:]):
-                self._pass(part)
+            parts = [pictures[:half], pictures[half:]]
+            pictures[0].run.passes.append(PassTime(len(pictures), None))
         except AquatintError:
-            for picture in pictures:
-                self._pass([picture])
+            pass
+        # Behind the handlers, for an error in hand keeps the tensors of all its frames.
+        self._free_caches()
+        for part in parts:
+            self._pass(part)
 
     def _single(self, picture: _Picture) -> None:
         run = picture.run

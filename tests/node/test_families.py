@@ -1,5 +1,6 @@
 """Every larger family on real classes with tiny weights: what is true of all of them, and what each one's fields do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import AquatintError
 from common.images_api import Size
-from node.engines.base import Method, RunCancelled
+from node.engines.base import EngineFailed, Made, Member, Method, RunCancelled
 from node.masks import Canvas
 from node.models import Models, find_models
 from node.pipeline_classes import PipelineClass, class_of
@@ -242,3 +244,17 @@ def test_klein_repaints_more_than_a_megapixel_at_the_size_asked_for(bench: Bench
 
     assert [image.size for image in (made, *seen)] == [(1088, 1024)] * 2
     assert made.tobytes() == Image.composite(made, start.picture, repaint).tobytes()
+
+
+def test_runs_of_a_family_without_a_loop_of_ours_cannot_come_and_go(bench: Bench):
+    class Nobody:
+        batch = 1
+
+        def arrived(self) -> Sequence[Member]:
+            return ()
+
+        def ended(self, member: Member, outcome: Made | AquatintError) -> None:
+            raise AssertionError(member)
+
+    with pytest.raises(EngineFailed, match="come and go"):
+        bench.engine.generate_in_steps(bench.spec("sana"), Nobody())

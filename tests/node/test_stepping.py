@@ -1,5 +1,6 @@
 """Our own denoising loop on real classes with tiny weights: the pipeline's pictures, while runs come and go."""
 
+import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -8,20 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from common.errors import AquatintError
 from common.images_api import Size
 from node.engines.base import EngineFailed, Made, Member, OutOfDeviceMemory, PassTime, RunCancelled, RunSpec
+from node.engines.families import calls_of
 from node.models import Models
+from node.pipeline_classes import Family
 from tests.node.bench import Bench, pixels
 from tests.node.test_together import LEAST_DB, PROMPTS, made, psnr_db, unstopped
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
-NAMES = ("sd15", "z-image")
+NAMES = ("sd15", "sdxl", "z-image")
 SAMPLERS = {
     "sd15": ("checkpoint", "euler", "euler-a", "dpmpp-2m-karras", "ddim", "lcm"),
+    "sdxl": ("checkpoint", "euler-a", "dpmpp-2m-karras"),
     # The sampler of flow matching, which a request cannot choose another for.
     "z-image": ("checkpoint",),
 }
@@ -139,6 +144,29 @@ def test_z_image_draws_different_sizes_in_one_pass(bench: Bench):
         assert psnr_db(made(door.outcomes[spec.prompt]).images[0], alone(bench, spec).images[0]) >= LEAST_DB
 
 
+@pytest.mark.parametrize("kind", ["half precision", "channels with a mean of their own"])
+def test_sdxl_latents_become_the_picture_that_the_pipeline_makes_of_them(bench: Bench, kind: str):
+    _, pipeline = bench.engine._loaded["sdxl"]
+    half = kind == "half precision"
+    vae = copy.deepcopy(pipeline.vae).to(torch.float16 if half else torch.float32)
+    if not half:
+        vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.1, 0.9, 1.3, 1.0])
+    own = StableDiffusionXLPipeline(**pipeline.components | {"vae": vae}, add_watermarker=False)
+    latents = []
+
+    def keep(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        latents[:] = [values["latents"]]
+        return values
+
+    given: Any = {"width": 64, "height": 64, "num_inference_steps": 3, "generator": torch.Generator().manual_seed(1)}
+    expected = own("a fox", **given, callback_on_step_end=keep).images[0]
+    with torch.no_grad():
+        picture = calls_of(Family.SDXL).decode(own, latents[0], bench.spec("sdxl"))
+
+    assert picture.tobytes() == expected.tobytes()
+    assert vae.dtype == (torch.float16 if half else torch.float32)
+
+
 def test_who_is_done_leaves_while_the_others_go_on(bench: Bench):
     long, short, *_ = four(bench, "sd15")
 
@@ -220,7 +248,7 @@ def test_one_that_is_cancelled_is_gone_before_the_next_step(bench: Bench, place:
 def test_a_step_that_does_not_fit_the_memory_is_made_with_half_and_the_others_go_on_later(bench: Bench, name: str):
     specs = four(bench, name, guidance=0.0)
     module = bench.engine._loaded[name][1]
-    denoiser = module.unet if name == "sd15" else module.transformer
+    denoiser = module.transformer if name == "z-image" else module.unet
     sizes: list[int] = []
 
     def only_pairs_fit(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
@@ -348,11 +376,6 @@ def test_the_pipelines_own_sampler_is_left_alone(bench: Bench):
 
     assert pipeline.scheduler is sampler
     assert pixels(bench.make("sd15")) == before
-
-
-def test_a_family_without_a_loop_of_ours_is_refused(bench: Bench):
-    with pytest.raises(EngineFailed, match="come and go"):
-        opened(bench, Door({0: [bench.spec("sdxl")]}))
 
 
 def test_what_is_not_loaded_is_an_error(bench: Bench):

@@ -1,6 +1,7 @@
 """Passes of several runs on real classes with tiny weights: equal but for rounding, and no run pays for another."""
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,31 @@ def test_a_pass_that_does_not_fit_the_memory_is_made_in_halves(bench: Bench, nam
     assert not any(made(outcome).vae_tiled for outcome in outcomes)
     assert made(outcomes[0]).passes[0] == PassTime(4, None)
     assert sorted(each.pictures for outcome in outcomes for each in made(outcome).passes) == [2, 2, 4]
+
+
+def test_what_a_pass_held_that_did_not_fit_is_gone_before_its_halves_are_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    held: list[weakref.ref[torch.Tensor]] = []
+    left_over: list[bool] = []
+    free = bench.engine.free_caches
+
+    def freed() -> None:
+        left_over.extend(ref() is not None for ref in held)
+        free()
+
+    def full(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        if not held:
+            held.append(weakref.ref(given[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bench.engine, "free_caches", freed)
+    hook = bench.engine._loaded["sd15"][1].unet.register_forward_pre_hook(full)
+    try:
+        outcomes = together(bench, [member(spec) for spec in specs(bench, "sd15")[:2]])
+    finally:
+        hook.remove()
+
+    assert [made(outcome).batch for outcome in outcomes] == [1, 1]
+    assert left_over == [False]
 
 
 def test_where_not_even_one_picture_fits_each_is_told_so(bench: Bench):

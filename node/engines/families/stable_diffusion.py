@@ -1,11 +1,18 @@
 """Stability's families."""
 
+from threading import RLock
 from typing import Any, ClassVar
 
+import torch
+from PIL import Image
+
 from node.engines.base import RunSpec
-from node.engines.families.base import FamilyCalls, FlowCalls
+from node.engines.families.base import FamilyCalls, FlowCalls, as_picture
 from node.masks import Canvas
 from node.pipeline_classes import NOT_LOADED
+
+_WIDENED = RLock()
+"""Held while an autoencoder is wider than it was loaded."""
 
 
 class StableDiffusion15(FamilyCalls):
@@ -54,6 +61,30 @@ class StableDiffusionXL(FamilyCalls):
         if guided:
             embeddings |= {"negative_prompt_embeds": unwanted, "negative_pooled_prompt_embeds": unwanted_pooled}
         return embeddings
+
+    def decode(self, pipeline: Any, latents: torch.Tensor, spec: RunSpec) -> Image.Image:
+        """Its autoencoder overflows in half precision (`force_upcast`): the pipeline widens it for the time of a decode."""
+        vae = pipeline.vae
+        if vae.dtype != torch.float16 or not vae.config.force_upcast:
+            return as_picture(pipeline, vae.decode(_unscaled(vae, latents.to(vae.dtype)), return_dict=False)[0])
+        # A preview and a finished picture may be decoded by two threads.
+        with _WIDENED:
+            # Not its own `to`, which warns at every call.
+            torch.nn.Module.to(vae, torch.float32)
+            try:
+                return as_picture(pipeline, vae.decode(_unscaled(vae, latents.float()), return_dict=False)[0])
+            finally:
+                torch.nn.Module.to(vae, torch.float16)
+
+
+def _unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """As the autoencoder made them. Those of Playground 2.5 have a mean and a deviation of their own by channel."""
+    factor: float = vae.config.scaling_factor
+    if vae.config.latents_mean is None or vae.config.latents_std is None:
+        return latents / factor
+    told = (vae.config.latents_mean, vae.config.latents_std)
+    mean, deviation = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in told)
+    return latents * deviation / factor + mean
 
 
 class StableDiffusion3(FlowCalls):

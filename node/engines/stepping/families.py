@@ -1,7 +1,7 @@
 """One step of each family: what its pipeline does between two callbacks, for several pictures that know nothing of each other.
 
-Taken from diffusers 0.42's pipelines line by line (`StableDiffusionPipeline.__call__`, `ZImagePipeline.__call__`), whose
-numbers it gives to the bit for a picture alone.
+Taken from diffusers 0.42's pipelines line by line (`__call__` of `StableDiffusionPipeline`, `StableDiffusionXLPipeline` and
+`ZImagePipeline`), whose numbers it gives to the bit for a picture alone.
 """
 
 import inspect
@@ -111,6 +111,7 @@ class UNetSteps(Steps):
             torch.stack([timestep for timestep, count in zip(timesteps, rows, strict=True) for _ in range(count)]),
             encoder_hidden_states=torch.cat(texts),
             timestep_cond=self._guidance_embedding(paintings),
+            added_cond_kwargs=self._added(paintings),
             return_dict=False,
         )[0]
         return [self._guided(each, part) for each, part in zip(paintings, told.split(rows), strict=True)]
@@ -120,12 +121,15 @@ class UNetSteps(Steps):
         guidance = painting.spec.guidance
         return guidance if guidance > 1 and self._pipeline.unet.config.time_cond_proj_dim is None else None
 
-    def _texts(self, painting: Painting) -> Tensors:
+    def _texts(self, painting: Painting, kind: str = "prompt_embeds") -> Tensors:
+        """The embeddings of its rows."""
         embeddings = painting.prompt.arguments
         unguided = self._guidance(painting) is None
-        return (
-            [embeddings["prompt_embeds"]] if unguided else [embeddings["negative_prompt_embeds"], embeddings["prompt_embeds"]]
-        )
+        return [embeddings[kind]] if unguided else [embeddings[f"negative_{kind}"], embeddings[kind]]
+
+    def _added(self, paintings: Sequence[Painting]) -> dict[str, torch.Tensor] | None:
+        """What the UNet is told beside the text."""
+        return None
 
     def _guidance_embedding(self, paintings: Sequence[Painting]) -> torch.Tensor | None:
         """For UNets that are distilled from guidance (LCM)."""
@@ -142,6 +146,22 @@ class UNetSteps(Steps):
             return told
         unwanted, wanted = told.chunk(2)
         return unwanted + guidance * (wanted - unwanted)
+
+
+class XLSteps(UNetSteps):
+    """SDXL, whose UNet is also told the whole text in one vector, and the size: of the original and of what was cut from it."""
+
+    def _added(self, paintings: Sequence[Painting]) -> dict[str, torch.Tensor]:
+        pooled = [text for each in paintings for text in self._texts(each, "pooled_prompt_embeds")]
+        rows = [self._sizes(each) for each in paintings for _ in self._texts(each)]
+        sizes = torch.tensor(rows, dtype=paintings[0].prompt.arguments["prompt_embeds"].dtype)
+        return {"text_embeds": torch.cat(pooled), "time_ids": sizes.to(self._device)}
+
+    @staticmethod
+    def _sizes(painting: Painting) -> tuple[int, ...]:
+        """The pipeline's defaults: the size drawn, nothing cut off, and that size again."""
+        size = (painting.spec.drawn.height_px, painting.spec.drawn.width_px)
+        return (*size, 0, 0, *size)
 
 
 class ZImageSteps(Steps):
@@ -189,7 +209,7 @@ class ZImageSteps(Steps):
         return -predicted[None].squeeze(2)
 
 
-_STEPS: dict[Family, type[Steps]] = {Family.SD15: UNetSteps, Family.Z_IMAGE: ZImageSteps}
+_STEPS: dict[Family, type[Steps]] = {Family.SD15: UNetSteps, Family.SDXL: XLSteps, Family.Z_IMAGE: ZImageSteps}
 
 
 def steps_of(family: Family, pipeline: Any) -> Steps | None:
