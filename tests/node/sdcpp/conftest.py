@@ -4,8 +4,6 @@ Where its binding is not installed these tests are skipped, and say so; with TES
 """
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from node.engine_names import EngineName
 from node.models import Models, find_models
-from tests.node.conftest import ROOT
+from tests.node.conftest import written
 
 MISSING = "stable-diffusion-cpp-python is not installed: pip install -e '.[sdcpp]'"
 
@@ -25,15 +23,7 @@ def sdcpp_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if os.environ.get("TEST_SDCPP") == "required":
             pytest.fail(MISSING)
         pytest.skip(MISSING)
-    folder = tmp_path_factory.mktemp("sdcpp")
-    subprocess.run(
-        [sys.executable, "-m", "tests.checkpoints.tiny_sdcpp", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return folder
+    return written("tiny_sdcpp", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
