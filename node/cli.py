@@ -23,13 +23,16 @@ def node(
     """Run a node: one device behind OpenAI's Images routes."""
     import asyncio
 
-    from common import tracing
-    from common.catalog import migrate
-    from common.lifeline import follow_parent
-    from common.logs import configure_logging
-    from common.web import serve
-    from node.app import build_app
-    from node.settings import NodeSettings
+    from common.imports import uncollected
+
+    with uncollected():
+        from common import tracing
+        from common.catalog import migrate
+        from common.lifeline import follow_parent
+        from common.logs import configure_logging
+        from common.web import serve
+        from node.app import build_app
+        from node.settings import NodeSettings
 
     follow_parent()
     given = {

@@ -15,13 +15,16 @@ def router(
     """Run the router: the public API in front of the nodes."""
     import asyncio
 
-    from common import tracing
-    from common.lifeline import follow_parent
-    from common.logs import configure_logging
-    from common.web import serve
-    from router.app import build_app
-    from router.freed_memory import keep_freed_memory
-    from router.settings import RouterSettings
+    from common.imports import uncollected
+
+    with uncollected():
+        from common import tracing
+        from common.lifeline import follow_parent
+        from common.logs import configure_logging
+        from common.web import serve
+        from router.app import build_app
+        from router.freed_memory import keep_freed_memory
+        from router.settings import RouterSettings
 
     follow_parent()
     keep_freed_memory()

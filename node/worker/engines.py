@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from common.errors import AquatintError
+from common.imports import uncollected
 from node.engine_names import EngineName
 from node.engines.base import (
     Engine,
@@ -93,11 +94,12 @@ class Engines:
 
 
 def _diffusers(device: str, threads: int, tuning: Tuning) -> Engine:
-    import diffusers
-    import torch
-    import transformers
+    with uncollected():
+        import diffusers
+        import torch
+        import transformers
 
-    from node.engines.diffusers_engine import DiffusersEngine
+        from node.engines.diffusers_engine import DiffusersEngine
 
     # Below "error" both libraries quote the part of a prompt that was cut off.
     diffusers.utils.logging.set_verbosity_error()
