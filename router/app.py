@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
-from common.catalog.sweeper import sweep
+from common.catalog.sweeper import GRACE_S, sweep
 from common.errors import AquatintError, CatalogUnavailable
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
@@ -22,13 +22,15 @@ from common.web.paths import LenientPaths
 from router import webhooks as webhook_signing
 from router.accepting import Acceptance
 from router.answers import Answers
-from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, joining, models, runs, webhooks
+from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, jobs, joining, models, runs, webhooks
 from router.async_runs import AsyncCarrier
 from router.carried import Carried
 from router.costs import CostBook
 from router.decisions import KEEP_EVERY_S, Decisions
 from router.dispatch import Dispatcher
 from router.front import Front
+from router.jobs.runner import JobRunner
+from router.jobs.schedules import schedules_of
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
 from router.node_client import NodeClient
@@ -47,8 +49,6 @@ HEARTBEAT_EVERY_S = 10.0
 COSTS_EVERY_S = 60.0
 HEARTBEATS = 4
 """Signs of life in the time after which a run without one is closed: at least as many."""
-ASSET_GRACE_S = 3600.0
-"""Bytes younger than this may belong to a run that is just being written down."""
 
 
 def build_app(settings: RouterSettings) -> FastAPI:
@@ -78,7 +78,7 @@ def build_app(settings: RouterSettings) -> FastAPI:
         responses=ERRORS,
     )
     install_error_handlers(app)
-    for part in (images, models, assets, runs, webhooks, admin_nodes, admin_keys, admin_aliases, joining, health):
+    for part in (images, models, assets, runs, webhooks, jobs, admin_nodes, admin_keys, admin_aliases, joining, health):
         app.include_router(part.api)
     app.add_middleware(LenientPaths)
     app.add_middleware(RequestContext, observe=metrics.http.observe)
@@ -150,6 +150,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         async_carrier=async_carrier,
         webhooks=Webhooks(catalog, links, own.webhook_targets, webhook_secret),
         quotas=Quotas(catalog),
+        jobs=JobRunner(catalog, settings, schedules_of(own)),
         results=ResultCache(catalog, assets_store, answers),
         names=names,
         metrics=metrics,
@@ -172,7 +173,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
 
     async def clean() -> None:
         await services.catalog.idempotency.forget(older_than_s=own.idempotency_hours * 3600)
-        await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=ASSET_GRACE_S)
+        await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=GRACE_S)
 
     return [
         ("loop lag", services.metrics.http.watch_loop()),
@@ -180,6 +181,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("async runs", services.async_carrier.run()),
         ("webhooks", services.webhooks.run()),
         ("quotas", services.quotas.run()),
+        ("jobs", services.jobs.run()),
         ("costs", _every(COSTS_EVERY_S, services.registry.keep_costs)),
         ("decisions", _every(KEEP_EVERY_S, services.decisions.keep)),
         ("heartbeat", _every(min(HEARTBEAT_EVERY_S, own.orphan_after_s / HEARTBEATS), heartbeat)),

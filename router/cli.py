@@ -41,7 +41,7 @@ def router(
         host=own.host,
         port=own.port,
         drain_s=own.drain_s,
-        on_stop=lambda: app.state.services.async_carrier.retire(),
+        on_stop=lambda: app.state.services.retire(),
         on_interrupt=lambda: app.state.services.dispatcher.interrupt(),
     )
 

@@ -13,6 +13,7 @@ from router.async_runs import AsyncCarrier
 from router.carried import Carried
 from router.decisions import Decisions
 from router.dispatch import Dispatcher
+from router.jobs.runner import JobRunner
 from router.metrics import RouterMetrics
 from router.model_names import ModelNames
 from router.node_client import NodeClient
@@ -45,9 +46,15 @@ class Services:
     async_carrier: AsyncCarrier
     webhooks: Webhooks
     quotas: Quotas
+    jobs: JobRunner
     results: ResultCache
     names: ModelNames
     metrics: RouterMetrics
+
+    def retire(self) -> None:
+        """The process is told to stop: nothing long is begun any more."""
+        self.async_carrier.retire()
+        self.jobs.retire()
 
 
 def public_url(request: Request, services: Services) -> str:

@@ -61,6 +61,22 @@ class RouterSection(Section):
         default_factory=list,
         description="Networks (CIDR) whose private addresses webhooks may be sent to all the same, as a JSON list.",
     )
+    job_lease_s: float = Field(
+        default=15,
+        ge=1,
+        description="A long job whose router gives no sign of life for so long is taken up by another.",
+    )
+    retention_days: float | None = Field(
+        default=None,
+        ge=1,
+        description="Once a day runs that ended so long ago are removed, with their pictures; tagged ones stay. "
+        "Never when absent.",
+    )
+    sweep_store_days: float | None = Field(
+        default=None,
+        ge=0.01,
+        description="How often the whole store of pictures is gone through as a job, counted. Never when absent.",
+    )
     drain_s: int = Field(default=30, ge=0, description="Time that runs in flight get to end after SIGTERM.")
 
     @cached_property

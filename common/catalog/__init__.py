@@ -8,6 +8,8 @@
     quotas.py      what keys use, and what routers may give away of their limits
     costs.py       what routers have learned of the costs of work at nodes
     decisions.py   why routers sent runs where they sent them
+    jobs.py        long jobs (job_records.py)
+    retention.py   runs that are older than anybody wants to keep
     nodes.py keys.py models.py shared_secrets.py
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
@@ -38,6 +40,8 @@ from common.catalog.columns import new_id
 from common.catalog.database import sqlite_url
 from common.catalog.encryption import load_or_create_secret_key
 from common.catalog.errors import AssetCorrupt, AttemptFenced, SchemaOutdated
+from common.catalog.job_records import JobEvent, JobRecord, JobState, NewJob
+from common.catalog.jobs import JobLeft
 from common.catalog.migrate import migrate
 from common.catalog.nodes import KEEP
 from common.catalog.records import (
@@ -82,6 +86,10 @@ __all__ = [
     "DueWebhook",
     "Earlier",
     "ImageRecord",
+    "JobEvent",
+    "JobLeft",
+    "JobRecord",
+    "JobState",
     "KeyRecord",
     "Lease",
     "Limits",
@@ -89,6 +97,7 @@ __all__ = [
     "ModelRecord",
     "NewAsync",
     "NewImage",
+    "NewJob",
     "NewRun",
     "NodeRecord",
     "NodeState",

@@ -50,8 +50,8 @@ class AssetStore(Protocol):
         """Remove bytes, unless they were put after `if_older_than`. False: they stay, or are not there."""
         ...
 
-    def iterate(self) -> AsyncIterator[AssetFile]:
-        """All stored bytes, in no order. Raises: Unavailable."""
+    def iterate(self, first: str = "") -> AsyncIterator[AssetFile]:
+        """All stored bytes, in no order; those alone whose names begin so, if two digits are given. Raises: Unavailable."""
         ...
 
     async def remove_unfinished(self, *, older_than: datetime) -> int:

@@ -9,12 +9,14 @@ from common.catalog.decisions import Decisions
 from common.catalog.encryption import TokenCipher
 from common.catalog.errors import SchemaOutdated
 from common.catalog.idempotency import Idempotency
+from common.catalog.jobs import Jobs
 from common.catalog.keys import Keys
 from common.catalog.migrate import UPGRADE, require_head
 from common.catalog.models import Models
 from common.catalog.nodes import Nodes
 from common.catalog.quotas import Quotas
 from common.catalog.results import Results
+from common.catalog.retention import Retention
 from common.catalog.runs import Runs
 from common.catalog.shared_secrets import Secrets
 
@@ -29,8 +31,10 @@ class Catalog:
         self.costs = Costs(database)
         self.decisions = Decisions(database)
         self.idempotency = Idempotency(database)
+        self.jobs = Jobs(database)
         self.nodes = Nodes(database, cipher)
         self.results = Results(database)
+        self.retention = Retention(database)
         self.keys = Keys(database)
         self.quotas = Quotas(database)
         self.models = Models(database)

@@ -17,6 +17,8 @@ from common.errors import StorageFull, Unavailable
 
 UNFINISHED = ".unfinished-"
 LEAVING = ".leaving-"
+ANY = "[0-9a-f][0-9a-f]"
+"""Folders of both levels."""
 
 
 class FolderStore:
@@ -70,9 +72,9 @@ class FolderStore:
         except OSError as error:
             raise _unreadable(error) from error
 
-    async def iterate(self) -> AsyncIterator[AssetFile]:
+    async def iterate(self, first: str = "") -> AsyncIterator[AssetFile]:
         """See AssetStore."""
-        for folder in await self._folders():
+        for folder in await self._folders(first or ANY):
             for path, stat in await run_sync(_files, folder):
                 if is_sha256(path.name):
                     yield AssetFile(path.name, stat.st_size, _modified_at(stat))
@@ -90,9 +92,9 @@ class FolderStore:
     async def close(self) -> None:
         """See AssetStore."""
 
-    async def _folders(self) -> list[Path]:
+    async def _folders(self, first: str = ANY) -> list[Path]:
         try:
-            return await run_sync(lambda: sorted(self._root.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]")))
+            return await run_sync(lambda: sorted(self._root.glob(f"{first}/{ANY}")))
         except OSError as error:
             raise _unreadable(error) from error
 

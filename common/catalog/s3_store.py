@@ -80,10 +80,10 @@ class S3Store:
             raise _unreachable() from error
         return True
 
-    async def iterate(self) -> AsyncIterator[AssetFile]:
+    async def iterate(self, first: str = "") -> AsyncIterator[AssetFile]:
         """See AssetStore."""
         try:
-            async for chunk in obstore.list(self._bucket, chunk_size=LIST_CHUNK):
+            async for chunk in obstore.list(self._bucket, prefix=f"{first}/" if first else None, chunk_size=LIST_CHUNK):
                 for each in chunk:
                     name = each["path"].rpartition("/")[2]
                     if is_sha256(name):

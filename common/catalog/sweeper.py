@@ -11,6 +11,8 @@ from common.logs import get_logger
 
 log = get_logger(__name__)
 
+GRACE_S = 3600.0
+"""Bytes younger than this may belong to a run that is just being written down."""
 _BATCH = 500
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import CheckConstraint, Enum, Float, ForeignKey, Index, Integer,
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
 from common.catalog.columns import Bytes, Count, FreeText, Id, Json, Name, Seed, Sha256, UtcDateTime
+from common.catalog.job_records import JobState
 from common.catalog.records import AttemptStatus, NodeState, RunStatus
 
 
@@ -333,6 +334,61 @@ class Cost(Table):
     spread: Mapped[float] = mapped_column(Float)
     count: Mapped[int] = mapped_column(Count)
     measured_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+_OPEN = text("finished_at IS NULL")
+
+
+class Job(Table):
+    """Work that takes longer than anybody waits, carried on by another router when its own dies."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("period"),
+        Index("uq_jobs_open_only_one", "only_one", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index(None, "finished_at", "leased_until"),
+        Index(None, "kind", "id"),
+        CheckConstraint(
+            "(finished_at IS NULL AND state IN ('queued', 'running')) OR "
+            "(finished_at IS NOT NULL AND state IN ('succeeded', 'failed', 'cancelled') AND summary IS NOT NULL)",
+            name="ended_has_summary",
+        ),
+        CheckConstraint("state <> 'failed' OR error_code IS NOT NULL", name="failed_has_error_code"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    kind: Mapped[str] = mapped_column(Name)
+    state: Mapped[JobState] = mapped_column(_one_of(JobState))
+    params: Mapped[dict[str, Any]] = mapped_column(Json)
+    only_one: Mapped[str | None] = mapped_column(FreeText)
+    period: Mapped[str | None] = mapped_column(Name)
+    key_id: Mapped[str | None] = mapped_column(FreeText)
+    done: Mapped[int] = mapped_column(Bytes)
+    total: Mapped[int | None] = mapped_column(Bytes)
+    unit: Mapped[str | None] = mapped_column(Name)
+    owner: Mapped[str | None] = mapped_column(Name)
+    leased_until: Mapped[datetime] = mapped_column(UtcDateTime)
+    executions: Mapped[int] = mapped_column(Count)
+    last_event: Mapped[int] = mapped_column(Count)
+    cancel_asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    summary: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    error_code: Mapped[str | None] = mapped_column(FreeText)
+    error_message: Mapped[str | None] = mapped_column(FreeText)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class JobEventRow(Table):
+    """Something that happened to a job, for those who watch."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    no: Mapped[int] = mapped_column(Count, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Name)
+    data: Mapped[dict[str, Any]] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class Secret(Table):

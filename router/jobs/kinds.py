@@ -1,0 +1,53 @@
+"""The kinds of long jobs, and what each may be asked for."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.jobs import removing
+from router.jobs.work import Work
+
+
+class Params(BaseModel):
+    """What a job may be asked for; nothing, of most."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def only_one(self, kind: str) -> str | None:
+        """No two open jobs have the same."""
+        return kind
+
+
+class RetentionParams(Params):
+    """Of `retention`."""
+
+    older_than_days: float = Field(ge=1, le=36500)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind."""
+
+    does: str
+    """In words, for the person who starts it."""
+    unit: str
+    """What its progress counts."""
+    params: type[Params]
+    do: Callable[[Work], Awaitable[None]]
+
+
+KINDS: Mapping[str, Kind] = {
+    "retention": Kind(
+        does="Remove runs that ended a number of days ago, with pictures that no other run has.",
+        unit="runs",
+        params=RetentionParams,
+        do=removing.remove_old_runs,
+    ),
+    "sweep": Kind(
+        does="Go through the store of pictures and remove what no run refers to.",
+        unit="folders",
+        params=Params,
+        do=removing.sweep_store,
+    ),
+}
