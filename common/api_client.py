@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,20 +61,43 @@ class ApiClient:
         """An answer that is not JSON. Raises: ApiError."""
         return self._answer("GET", path).text
 
+    def events(self, path: str, *, after: int) -> Iterator[tuple[int, str, Any]]:
+        """Number, name and data of server-sent events, until the router ends them. Raises: ApiError."""
+        import httpx
+
+        headers = {"last-event-id": str(after)} if after else {}
+        number, name = 0, ""
+        with self._reaching(), self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(60, connect=5)) as answer:
+            if answer.is_error:
+                raise ApiError(_told(answer.read().decode(errors="replace"), answer.status_code))
+            for line in answer.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "id":
+                    number = int(value)
+                elif field == "event":
+                    name = value
+                elif field == "data":
+                    yield number, name, json.loads(value)
+
     def _answer(self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None) -> "httpx.Response":
+        with self._reaching():
+            response = self._http.request(method, path, json=body, headers=headers)
+        if response.is_error:
+            raise ApiError(_told(response.text, response.status_code))
+        return response
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         import httpx
 
         try:
-            response = self._http.request(method, path, json=body, headers=headers)
+            yield
         except httpx.ConnectError:
             raise ApiError(
                 f"No router answers at {self.url}. Start one with `aquatint up`, or say where it is with {URL_VARIABLE}."
             ) from None
         except httpx.HTTPError as error:
             raise ApiError(f"The router at {self.url} broke off: {type(error).__name__}.") from None
-        if response.is_error:
-            raise ApiError(_told(response.text, response.status_code))
-        return response
 
 
 def _told(body: str, status: int) -> str:

@@ -17,6 +17,7 @@ ORDER = (
     "models",
     "db",
     "backup",
+    "jobs",
     "config",
     "top",
     "explain",

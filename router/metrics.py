@@ -1,6 +1,6 @@
 """The router's figures for Prometheus. Labels: node names, models a node has told of, and outcomes from fixed lists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -58,6 +58,8 @@ class RouterMetrics:
             registry=self.registry,
         )
 
+        self._jobs = Gauge("aquatint_jobs", "Long jobs that the catalog knows.", ["kind", "state"], registry=self.registry)
+
     def attempt(self, node: str, outcome: str) -> None:
         """One try at one node ended."""
         self._attempts.labels(node, outcome).inc()
@@ -86,9 +88,13 @@ class RouterMetrics:
         self._depth.set_function(length)
         self._predicted.set_function(predicted_s)
 
-    def show(self, nodes: dict[str, tuple[bool, int, int]], *, catalog_up: bool) -> None:
-        """name -> (online, in flight, models held off); nodes that are gone leave no series behind."""
+    def show(self, nodes: dict[str, tuple[bool, int, int]], jobs: Mapping[tuple[str, str], int], *, catalog_up: bool) -> None:
+        """name -> (online, in flight, models held off); nodes that are gone leave no series behind. jobs: how many of each
+        kind in each state."""
         self._catalog_up.set(catalog_up)
+        self._jobs.clear()
+        for of, count in jobs.items():
+            self._jobs.labels(*of).set(count)
         self._node_up.clear()
         self._node_runs.clear()
         self._node_held_off.clear()

@@ -88,11 +88,11 @@ class Jobs:
         async with self._db.read() as session:
             return [_record(job) for job in await session.scalars(query)]
 
-    async def counts(self) -> dict[tuple[str, JobState], int]:
+    async def counts(self) -> dict[tuple[str, str], int]:
         """How many jobs there are of each kind in each state."""
         async with self._db.read() as session:
             rows = await session.execute(select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state))
-            return {(kind, state): count for kind, state, count in rows}
+            return {(kind, state.value): count for kind, state, count in rows}
 
     async def waiting(self) -> bool:
         """Whether there are open jobs that nobody holds. Asked every second, so it only reads."""

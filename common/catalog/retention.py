@@ -42,7 +42,7 @@ class Retention:
             run_ids = list(await session.scalars(query))
             pictures = select(Asset.sha256, Asset.size_bytes).join(Image, Image.sha256 == Asset.sha256)
             found = await session.execute(pictures.where(Image.run_id.in_(run_ids)).distinct().order_by(Asset.sha256))
-            return OldRuns(run_ids, dict(found.tuples().all()))
+            return OldRuns(run_ids, {row.sha256: row.size_bytes for row in found})
 
     async def remove(self, before: datetime, runs: OldRuns) -> None:
         """Remove runs of that list, if they still may go, and the rows of pictures that no run has any more."""

@@ -1,6 +1,7 @@
 """/health (the process lives), /ready (send me work), /metrics."""
 
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -46,9 +47,10 @@ async def ready(services: ServicesDep) -> JSONResponse:
 @api.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request, services: ServicesDep) -> Response:
     """Prometheus' text format, or OpenMetrics."""
+    jobs: Mapping[tuple[str, str], int] = {}
     try:
         await services.catalog.ping()
-        catalog_up = True
+        jobs, catalog_up = await services.catalog.jobs.counts(), True
     except CatalogUnavailable:
         catalog_up = False
     now_s = time.monotonic()
@@ -56,5 +58,5 @@ async def metrics(request: Request, services: ServicesDep) -> Response:
         node.name: (node.health is Health.ONLINE, len(node.ours), len(node.held_off(now_s)))
         for node in services.registry.nodes()
     }
-    services.metrics.show(nodes, catalog_up=catalog_up)
+    services.metrics.show(nodes, jobs, catalog_up=catalog_up)
     return exposition(services.metrics.registry, request)
