@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from common import tracing
 from common.catalog import AttemptFenced, AttemptStatus, Catalog
@@ -61,15 +62,17 @@ from router.relay import (
     row_of,
 )
 from router.retry_budget import RetryBudget
-from router.wire import Answer, Broken
+from router.wire import Answer, Broken, Patience
 
 log = get_logger(__name__)
 
 BUSY = (409, 429)
 """A node's way of saying that it has no place after all; another router was quicker."""
 CLOSE_WITHIN_S = 5.0
-BODY_SILENCE_S = 60.0
-"""How long a node may let us wait for the body of a finished answer, all waits together."""
+BODY_SILENCE_S = 10.0
+"""How long a node may let us wait for the body of a finished answer, all waits together: as long as for an answer to a look."""
+LEAST_BYTES_PER_S = 64 * 1024
+"""Of a body that keeps coming, however long it is: the slowest line that pictures are sent over. One that drips is given up."""
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 """Ten pictures of the largest size are a quarter of it."""
 OUTCOMES = (
@@ -320,7 +323,13 @@ class Dispatcher:
             return None
         self._registry.model_worked(node, accepted.ask.model, accepted.run_id)
         self._metrics.attempt(node.name, "succeeded")
-        return Reply(200, {RUN_ID_HEADER: accepted.run_id} | passed_on(answer), self._body(answer, accepted, node.lost))
+        patience = Patience(None if accepted.request.stream else BODY_SILENCE_S, LEAST_BYTES_PER_S, node.lost)
+        headers = {RUN_ID_HEADER: accepted.run_id} | passed_on(answer)
+        bounded = int(answer.headers.get("content-length", 0)) <= MAX_ANSWER_BYTES
+        pour = partial(answer.pour, patience=patience) if answer.can_pour and bounded else None
+        body = self._body(answer, accepted, patience)
+        await anext(body)  # Begun, so that whoever closes it closes the answer, whether or not he read of it.
+        return Reply(200, headers, body, pour)
 
     async def _lost(self, journey: _Journey, this: _Try, error: NodeLost) -> Reply | None:
         """The connection ended without an answer, so what happened there is looked up: in the catalog, and at the node."""
@@ -425,18 +434,17 @@ class Dispatcher:
         except (CatalogUnavailable, AttemptFenced, NotFound) as unavailable:
             log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
 
-    async def _body(self, answer: Answer, accepted: Accepted, lost: asyncio.Event) -> AsyncGenerator[bytes]:
+    async def _body(self, answer: Answer, accepted: Accepted, patience: Patience) -> AsyncGenerator[bytes]:
         """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
-        sent = 0
         length = int(answer.headers.get("content-length", -1))
-        silence_s = None if accepted.request.stream else BODY_SILENCE_S
         try:
-            async for chunk in answer.chunks(silence_s=silence_s, lost=lost):
-                sent += len(chunk)
-                if sent > MAX_ANSWER_BYTES:
+            yield b""
+            async for chunk in answer.chunks(patience):
+                if answer.taken_bytes > MAX_ANSWER_BYTES:
                     raise Broken("the answer has no end")
                 yield chunk
         except Broken as error:
+            sent = answer.taken_bytes
             log.warning("answer_broke_off", run_id=accepted.run_id, sent=sent, why=str(error))
             if accepted.request.stream:
                 yield await self._last_event(accepted)

@@ -1,6 +1,6 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -27,7 +27,7 @@ from common.node_api import (
     Holding,
 )
 from router.placement import Ask
-from router.wire import Answer, Broken
+from router.wire import Answer, Broken, Sink
 from router.wishes import Wishes
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -73,6 +73,8 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: AsyncGenerator[bytes]
+    pour: Callable[[Sink], Awaitable[None]] | None = None
+    """Moves as much of the body as it can past this process, before `body` gives what is left of it. Raises: SinkGone."""
 
 
 def row_of(accepted: Accepted) -> NewRun:

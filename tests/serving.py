@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, suppress
 import uvicorn
 from fastapi import FastAPI
 
+from common.web.lending import LendingProtocol
+
 LOOK_EVERY_S = 0.005
 DATE_EVERY_S = 1.0
 
@@ -60,7 +62,8 @@ async def served(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    server = PromptServer(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
+    config = uvicorn.Config(app, http=LendingProtocol, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
+    server = PromptServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         if task.done():

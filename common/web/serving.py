@@ -11,6 +11,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from common.web.lending import LendingProtocol
+
 LOOK_EVERY_S = 0.05
 MOST_OPEN_FILES = 65_536
 STARTUP_FAILED = 3
@@ -87,6 +89,7 @@ def serve(
         app,
         host=host,
         port=port,
+        http=LendingProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=drain_s,

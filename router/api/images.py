@@ -203,7 +203,7 @@ async def _kept_alive(dispatch: asyncio.Task[Reply], foreseen: Callable[[], Fore
 
 
 def _answer(reply: Reply, asked: ImageRequest) -> Response:
-    return Passed(reply.body, status=reply.status, headers=_headers(reply.headers, asked))
+    return Passed(reply.body, status=reply.status, headers=_headers(reply.headers, asked), pour=reply.pour)
 
 
 def _headers(passed_on: Mapping[str, str], asked: ImageRequest) -> dict[str, str]:

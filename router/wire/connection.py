@@ -3,10 +3,12 @@
 import asyncio
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httptools
+
+from router.wire import pouring
 
 HIGH_WATER_BYTES = 256 * 1024
 """Bytes of an answer held here before the node has to wait; half of it, and it goes on."""
@@ -34,6 +36,10 @@ class Connection(asyncio.Protocol):
         self.headers: dict[str, str] = {}
         self.done = False
         """The last byte of the answer is here."""
+        self.taken_bytes = 0
+        """Of the body, by whoever reads it."""
+        self._held_back = False
+        """Whether the rest of the body waits in the socket for its reader to say how he wants it."""
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
         self._head_bytes = 0
@@ -68,14 +74,53 @@ class Connection(asyncio.Protocol):
 
     def take(self) -> bytes | None:
         """The next bytes of the body, None when there are none just now."""
+        chunk = self._next()
+        if self._paused and self._held_bytes < HIGH_WATER_BYTES // 2 and self.broken is None:
+            self._resume()
+        return chunk
+
+    def _next(self) -> bytes | None:
         if not self._chunks:
             return None
         chunk = self._chunks.popleft()
         self._held_bytes -= len(chunk)
-        if self._paused and self._held_bytes < HIGH_WATER_BYTES // 2 and self.broken is None:
-            self._paused = False
-            self._transport.resume_reading()
+        self.taken_bytes += len(chunk)
         return chunk
+
+    @property
+    def can_pour(self) -> bool:
+        """Whether what is still to come of the body may go past us."""
+        return self._held_back and self._paused and self.broken is None
+
+    async def pour(self, sink: pouring.Sink, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Have the whole body go into a sink, what is here of it first. wait: for more in a descriptor of our socket.
+
+        Where the node's connection ends too early, `broken` says so. Raises: SinkGone, and what `wait` raises.
+        """
+        while (chunk := self._next()) is not None:
+            await pouring.write(chunk, sink)
+        turn_bytes = 0
+        with pouring.Channel(self._transport.get_extra_info("socket").fileno(), sink) as channel:
+            while self._left and self.broken is None:
+                try:
+                    count = channel.fill(self._left)
+                except OSError:
+                    count = 0
+                if count is None:
+                    await wait(channel.source)
+                elif count == 0:
+                    self._fail("the connection was closed")
+                else:
+                    await channel.drain(count)
+                    self._left -= count
+                    self.taken_bytes += count
+                    turn_bytes += count
+                    if turn_bytes >= pouring.TURN_BYTES:
+                        turn_bytes = 0
+                        await asyncio.sleep(0)
+        if self.broken is None:
+            self.done = True
+            self._resume()
 
     def quiet(self) -> bool:
         """Whether an idle connection can still be used: its end, or bytes nobody asked for, may lie in the socket unread."""
@@ -101,6 +146,10 @@ class Connection(asyncio.Protocol):
             self.abort()
         return good
 
+    def give_up(self, why: str) -> None:
+        """Nothing more of this answer is wanted."""
+        self._fail(why)
+
     def abort(self) -> None:
         """Close at once, which is how a node learns that nobody waits any more."""
         self.broken = self.broken or "closed here"
@@ -112,6 +161,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._plain = pouring.POSSIBLE and transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail("the connection was reset" if error is not None else "the connection was closed")
@@ -150,13 +200,23 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
         if not self.status and self._head_bytes > MAX_HEAD_BYTES:
             raise _Doubtful("the head of the answer has no end")
+        if self._left is not None and self._left >= pouring.LEAST_BYTES and self._plain and not self._paused:
+            self._held_back = True
+            self._pause()
 
     def _push(self, data: bytes) -> None:
         self._chunks.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > HIGH_WATER_BYTES and not self._paused and not self.done:
-            self._paused = True
-            self._transport.pause_reading()
+            self._pause()
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        self._paused = False
+        self._transport.resume_reading()
 
     def _fail(self, why: str) -> None:
         self.broken = self.broken or why

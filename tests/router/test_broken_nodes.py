@@ -14,15 +14,20 @@ from tests.router.conftest import House, MakeHouse, until
 
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-run-id: THIS_RUN\r\n"
 ANSWER = b'{"data":[{"b64_json":"AAAA"}]}'
+DRIP_EVERY_S = 0.05
 
 
 class BrokenNode:
-    """Says all the right things about itself, and `answers` to runs: bytes, after which it closes. Empty: a reset."""
+    """Says all the right things about itself, and `answers` to runs: bytes, after which it closes. Empty: a reset.
 
-    def __init__(self, house: House, *, answer: bytes, begins: bool) -> None:
+    drips: more of them follow, one by one, for as long as somebody listens.
+    """
+
+    def __init__(self, house: House, *, answer: bytes, begins: bool, drips: bool = False) -> None:
         self._house = house
         self._answer = answer
         self._begins = begins
+        self._drips = drips
         self.asked = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -39,6 +44,9 @@ class BrokenNode:
                     await self._house.catalog.runs.attempt_running(headers[RUN_ID_HEADER], int(headers[ATTEMPT_HEADER]))
                 writer.write(self._answer.replace(b"THIS_RUN", headers[RUN_ID_HEADER].encode()))
                 await writer.drain()
+                while self._drips and not writer.is_closing():
+                    writer.write(b" ")
+                    await asyncio.sleep(DRIP_EVERY_S)
                 if not self._answer:
                     writer.transport.abort()
                 return
@@ -49,9 +57,9 @@ class BrokenNode:
 
 
 @asynccontextmanager
-async def broken(house: House, answer: bytes, *, begins: bool) -> AsyncIterator[BrokenNode]:
+async def broken(house: House, answer: bytes, *, begins: bool, drips: bool = False) -> AsyncIterator[BrokenNode]:
     """The node, registered as `broken` and online."""
-    node = BrokenNode(house, answer=answer, begins=begins)
+    node = BrokenNode(house, answer=answer, begins=begins, drips=drips)
     server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     added = await house.client.post("/admin/nodes", json={"name": "broken", "url": url})

@@ -14,6 +14,7 @@ import pytest
 
 from common.catalog import AttemptStatus, RunStatus
 from router.placement import Health
+from router.wire import pouring
 from tests.e2e.conftest import answers, free_port, wait_for
 from tests.router.conftest import House, MakeHouse, until
 
@@ -93,7 +94,11 @@ async def test_a_node_that_hangs_is_given_up_and_its_late_result_is_refused(
     assert len(run.images) == 1
 
 
-async def test_an_answer_that_breaks_off_is_completed_from_the_catalog(house: House):
+@pytest.mark.parametrize("least_bytes", [1, pouring.LEAST_BYTES], ids=["poured", "read"])
+async def test_an_answer_that_breaks_off_is_completed_from_the_catalog(
+    house: House, monkeypatch: pytest.MonkeyPatch, least_bytes: int
+):
+    monkeypatch.setattr(pouring, "LEAST_BYTES", least_bytes)
     await fault(house, "a", "half_then_die")
 
     reply = await house.generate(n=2, seed=41)

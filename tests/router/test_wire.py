@@ -69,7 +69,7 @@ async def asked(pool: wire.Pool, url: str, *, silence_s: float | None = 5) -> tu
     """One request; the status and the whole body."""
     answer = await pool.post(f"{url}/v1/images/generations", {"x-run-id": "run_1"}, b"{}")
     try:
-        return answer.status, b"".join([chunk async for chunk in answer.chunks(silence_s=silence_s)])
+        return answer.status, b"".join([chunk async for chunk in answer.chunks(wire.Patience(silence_s))])
     finally:
         answer.close()
 
@@ -245,7 +245,7 @@ async def test_a_body_that_trickles_is_given_up_but_a_slow_reader_is_not(pool: w
 
     async with node(says(b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n" + b"x" * 2_000_000, end=False)) as url:
         answer, size = await pool.post(url, {}, b""), 0
-        async for chunk in answer.chunks(silence_s=0.3):
+        async for chunk in answer.chunks(wire.Patience(0.3)):
             size += len(chunk)
             await asyncio.sleep(0.1)
         answer.close()

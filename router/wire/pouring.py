@@ -1,0 +1,104 @@
+"""A body of known length, moved from one socket to another by the kernel: none of its bytes comes into this process.
+
+Linux's splice(2), through a pipe: of a picture, pages change hands where reading and writing would copy them twice.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol, Self
+
+POSSIBLE = hasattr(os, "splice")
+LEAST_BYTES = 256 * 1024
+"""Of shorter bodies the making ready costs more than the copying."""
+WINDOW_BYTES = 256 * 1024
+"""In a pipe at a time, as much as is held of an answer that is read."""
+TURN_BYTES = 4 * WINDOW_BYTES
+"""Moved at a stretch; then others have their turn."""
+
+_NOW = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if POSSIBLE else 0
+
+
+class Sink(Protocol):
+    """Where a body goes: a socket, and who has to know how much of the body was written to it."""
+
+    @property
+    def fd(self) -> int:
+        """Of the socket, which does not block."""
+
+    def took(self, count: int) -> None:
+        """So many bytes more were written to it."""
+
+
+class SinkGone(Exception):
+    """Nobody reads at the sink's other end any more."""
+
+
+async def ready(fd: int, *, to_write: bool, timeout_s: float | None = None) -> None:
+    """Wait until a socket can be read, or written to; for `timeout_s` at most. Nobody else may wait for this descriptor."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    (loop.add_writer if to_write else loop.add_reader)(fd, wake)
+    timer = None if timeout_s is None else loop.call_later(timeout_s, wake)
+    try:
+        await waiter
+    finally:
+        (loop.remove_writer if to_write else loop.remove_reader)(fd)
+        if timer is not None:
+            timer.cancel()
+
+
+class Channel:
+    """From a socket into a sink. What has left the one and not reached the other is in the pipe between them."""
+
+    def __init__(self, source: int, sink: Sink) -> None:
+        """source: a descriptor of the socket; this one has its own, so that it can be waited for apart from others."""
+        self._sink = sink
+        self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.source = os.dup(source)
+        with suppress(OSError):  # One who has many pipes may make no larger ones; a small one carries the same, in more turns.
+            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, WINDOW_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in (self._out, self._in, self.source):
+            os.close(fd)
+
+    def fill(self, most: int) -> int | None:
+        """Bytes that came out of the source; None: there are none just now; 0: there will be none. Raises: OSError."""
+        try:
+            return os.splice(self.source, self._in, min(most, WINDOW_BYTES), flags=_NOW)
+        except BlockingIOError:
+            return None
+
+    async def drain(self, count: int) -> None:
+        """Have the sink take all that is in the pipe, as fast as it can. Raises: SinkGone."""
+        await _into(self._sink, count, lambda left: os.splice(self._out, self._sink.fd, left, flags=_NOW))
+
+
+async def write(content: bytes, sink: Sink) -> None:
+    """The same with bytes that were read. Raises: SinkGone."""
+    view = memoryview(content)
+    await _into(sink, len(content), lambda left: os.write(sink.fd, view[-left:]))
+
+
+async def _into(sink: Sink, count: int, move: Callable[[int], int]) -> None:
+    while count:
+        try:
+            moved = move(count)
+        except BlockingIOError:
+            await ready(sink.fd, to_write=True)
+        except OSError as error:
+            raise SinkGone from error
+        else:
+            count -= moved
+            sink.took(moved)
