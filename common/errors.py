@@ -59,6 +59,8 @@ class AquatintError(Exception):
     code: str | None = "internal_error"
     retryable: bool | None = None
     """What `x-should-retry` says; None leaves the choice to the client's own rules."""
+    run_id: str | None = None
+    """The run that ended so, where one was recorded."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ from router.answers import Answers
 from router.decisions import DECISION_HEADER, Decisions
 from router.forecast import Foreseen, foreseen_headers
 from router.metrics import RouterMetrics
-from router.node_client import Address, NodeClient, NodeLost, NodeUnreachable
+from router.node_client import NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
 from router.queue import Queue, Ticket, excluding
 from router.registry import Node, Registry
@@ -187,6 +187,7 @@ class Dispatcher:
                 await asyncio.shield(self._close(accepted.run_id, self._why_cancelled()))
             raise
         except AquatintError as error:
+            error.run_id = accepted.run_id if journey.recorded else None
             if journey.recorded and not (accepted.lasting and may_pass(error)):
                 await self._close(accepted.run_id, error)
             raise
@@ -323,7 +324,9 @@ class Dispatcher:
             return None
         self._registry.model_worked(node, accepted.ask.model, accepted.run_id)
         self._metrics.attempt(node.name, "succeeded")
-        patience = Patience(None if accepted.request.stream else BODY_SILENCE_S, LEAST_BYTES_PER_S, node.lost)
+        # A device works on while a stream comes, but not beyond the run's time.
+        works_s = max(0.0, journey.deadline_s - time.monotonic()) if accepted.request.stream else 0.0
+        patience = Patience(works_s + BODY_SILENCE_S, LEAST_BYTES_PER_S, node.lost)
         headers = {RUN_ID_HEADER: accepted.run_id} | passed_on(answer)
         bounded = int(answer.headers.get("content-length", 0)) <= MAX_ANSWER_BYTES
         pour = partial(answer.pour, patience=patience) if answer.can_pour and bounded else None
@@ -379,11 +382,10 @@ class Dispatcher:
         body, content_type = encoded(accepted.request)
         places = self._registry.places(node, journey.ask.model)
         headers = node_headers(accepted, this.no, places) | {"content-type": content_type} | tracing.outgoing()
-        address = Address(node.record.url, node.record.token)
         left_s = max(0, journey.deadline_s - time.monotonic())
         try:
             async with asyncio.timeout(left_s):
-                return await self._client.start(address, accepted.request.task, body, headers, lost=node.lost)
+                return await self._client.start(node.address, accepted.request.task, body, headers, lost=node.lost)
         except TimeoutError:
             raise DeadlineExceeded("The run did not end in the time it was given.", retryable=False) from None
 
@@ -451,6 +453,7 @@ class Dispatcher:
                 return
             finished = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
             if finished is None or len(finished) != length:
+                await self._close(accepted.run_id, NodeFailed("The node's answer broke off."))
                 raise
             yield finished[sent:]
         finally:

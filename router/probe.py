@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from common.errors import CatalogUnavailable
 from common.logs import get_logger
-from router.node_client import Address, NodeClient, NodeLost, NodeNonsense, NodeUnreachable
+from router.node_client import NodeClient, NodeLost, NodeNonsense, NodeUnreachable
 from router.registry import Node, Registry
 
 log = get_logger(__name__)
@@ -26,7 +26,7 @@ MOST_LOOKS = 16
 async def look(node: Node, registry: Registry, client: NodeClient) -> bool:
     """One look at one node; True if it was good."""
     try:
-        status = await client.status(_address(node))
+        status = await client.status(node.address)
     except NodeUnreachable as error:
         await registry.failed(node, f"unreachable: {error}", gone=True)
     except (NodeLost, NodeNonsense) as error:
@@ -39,11 +39,11 @@ async def look(node: Node, registry: Registry, client: NodeClient) -> bool:
 
 async def listen(node: Node, registry: Registry, client: NodeClient) -> bool:
     """Take in what a node says until it stops; whether it was well up to then, if it said anything."""
-    address, began_s, said = _address(node), time.monotonic(), False
+    address, began_s, said = node.address, time.monotonic(), False
     try:
         async with aclosing(client.states(address)) as states:
             async for status in states:
-                if _address(node) != address:
+                if node.address != address:
                     return True
                 said = True
                 if status is not None:
@@ -55,10 +55,6 @@ async def listen(node: Node, registry: Registry, client: NodeClient) -> bool:
         if said:
             await registry.failed(node, str(error), gone=True)
     return time.monotonic() - began_s >= STEADY_S
-
-
-def _address(node: Node) -> Address:
-    return Address(node.record.url, node.record.token)
 
 
 class Prober:

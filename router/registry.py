@@ -19,6 +19,7 @@ from router.circuit import Circuit
 from router.costs import CostBook, Learned
 from router.flaps import Flaps
 from router.fleet import Fleet
+from router.node_client import Address
 from router.placement import Ask, Health
 
 log = get_logger(__name__)
@@ -64,6 +65,11 @@ class Node:
     def name(self) -> str:
         """The name the operator gave it."""
         return self.record.name
+
+    @property
+    def address(self) -> Address:
+        """Where it is, and what opens its door."""
+        return Address(self.record.url, self.record.token)
 
     def held_off(self, now_s: float) -> dict[str, str]:
         """model -> why this router gives the node no runs on it at present."""

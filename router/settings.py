@@ -21,7 +21,9 @@ class RouterSection(Section):
     max_wait_s: float = Field(
         default=600, gt=0, description="A run that would wait for a node for longer, as predicted, is answered 429."
     )
-    run_timeout_s: float = Field(default=600, gt=0, description="From acceptance to the answer's first byte; then 504.")
+    run_timeout_s: float = Field(
+        default=600, gt=0, description="From acceptance to the answer's first byte, or a stream's end; then 504."
+    )
     no_capacity_wait_s: float = Field(
         default=15, ge=0, description="How long a run waits for a node to come (back) that can take it; then 503."
     )

@@ -18,6 +18,7 @@ from common.errors import (
     Unauthorized,
 )
 from common.logs import get_logger
+from common.node_api import RUN_ID_HEADER
 
 log = get_logger(__name__)
 
@@ -25,10 +26,9 @@ METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def answer_error(error: AquatintError) -> Response:
-    """`error` as OpenAI's SDKs read it."""
-    return Response(
-        orjson.dumps(error.envelope()), status_code=error.status, headers=error.headers(), media_type="application/json"
-    )
+    """`error` as OpenAI's SDKs read it, with the run that ended so."""
+    headers = error.headers() | ({} if error.run_id is None else {RUN_ID_HEADER: error.run_id})
+    return Response(orjson.dumps(error.envelope()), status_code=error.status, headers=headers, media_type="application/json")
 
 
 def unexpected(error: Exception) -> AquatintError:

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.catalog import KEEP
 from router.auth import AdminKey
-from router.node_client import Address
 from router.placement import Health
 from router.probe import look
 from router.registry import Node
@@ -106,7 +105,7 @@ async def rotate_token(name: str, key: AdminKey, services: ServicesDep) -> dict[
     lets its old token open until a while after the new one was used."""
     node = services.registry.get(name)
     token = secrets.token_urlsafe(32)
-    await services.client.set_token(Address(node.record.url, node.record.token), token)
+    await services.client.set_token(node.address, token)
     await services.catalog.nodes.update(node.id, token=token)
     return await _taken_over(services, node.id)
 

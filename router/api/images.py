@@ -14,6 +14,7 @@ from common.catalog import Claim, KeyRecord
 from common.errors import AquatintError, RunCancelled
 from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
+from common.logs import bind
 from common.node_api import RUN_ID_HEADER
 from common.web import until_client_leaves
 from common.web.background import ended
@@ -97,6 +98,7 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
 
 
 async def _admitted(accepted: Accepted, request: Request, services: Services) -> Response:
+    bind(run_id=accepted.run_id)
     found = await services.results.reply(accepted)
     if found is not None:
         services.metrics.run(accepted.label, "cached", 0.0)

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 from common.catalog import AttemptStatus, KeyRecord, RunRecord, RunStatus
 from common.errors import Conflict, NotFound
 from router.auth import AdminKey, UserKey
-from router.node_client import Address, NodeLost, NodeNonsense, NodeUnreachable
+from router.node_client import NodeLost, NodeNonsense, NodeUnreachable
 from router.run_object import run_object
 from router.services import Services, ServicesDep, public_url
 
@@ -49,7 +49,7 @@ async def _at_node(run_id: str, sent_to: str | None, services: Services) -> dict
     for node in services.registry.nodes():
         if run_id in node.ours or node.name == sent_to:
             try:
-                status = await services.client.status(Address(node.record.url, node.record.token))
+                status = await services.client.status(node.address)
             except (NodeUnreachable, NodeLost, NodeNonsense):
                 break
             for job in status.jobs:
@@ -107,7 +107,7 @@ async def _stop(run: RunRecord, services: Services) -> None:
     at_node = any(a.status in (AttemptStatus.SENT, AttemptStatus.RUNNING) for a in run.attempts)
     for node in services.registry.nodes():
         if at_node and node.name == run.node:
-            await services.client.cancel(Address(node.record.url, node.record.token), run.id)
+            await services.client.cancel(node.address, run.id)
 
 
 async def _own(run_id: str, key: KeyRecord, services: Services) -> RunRecord:

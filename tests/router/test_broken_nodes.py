@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+import structlog
 
 from common.catalog import RunStatus
 from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER
+from router import dispatch
 from tests.fakes.node import MODEL, FakeNode
 from tests.router.conftest import House, MakeHouse, until
 
@@ -156,6 +158,64 @@ async def test_an_answer_that_breaks_off_is_never_whole_to_the_client(make_house
     async with broken(house, answer, begins=True):
         with pytest.raises(httpx.RemoteProtocolError):
             await house.generate()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        JSON + b'content-length: 4\r\n\r\n{"da',
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>",
+        b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 5\r\n\r\n\x00\x01\xff\xfe\x00",
+    ],
+    ids=["not http", "json of another run", "html", "binary error"],
+)
+async def test_an_error_for_garbage_of_a_node_names_its_run_to_the_client_and_in_the_log(make_house: MakeHouse, answer: bytes):
+    house = await make_house()
+    async with broken(house, answer.replace(b"THIS_RUN", b"run_of_another"), begins=False):
+        with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+            reply = await house.generate()
+
+    run = (await house.catalog.runs.list(limit=1))[0]
+    assert (reply.status_code, reply.headers[RUN_ID_HEADER]) == (502, run.id)
+    assert run.status is RunStatus.FAILED
+    told = {line["event"]: line.get("run_id") for line in lines}
+    assert (told["attempt_failed"], told["request"]) == (run.id, run.id)
+
+
+async def test_a_body_that_drips_is_given_up_while_others_are_answered(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dispatch, "BODY_SILENCE_S", 1.0)
+    house = await make_house("good")
+    for length in (1_000, 5_000_000):  # One that is read, and one that is poured.
+        head = JSON + b"content-length: %d\r\n\r\n" % length
+        async with broken(house, head + ANSWER, begins=True, drips=True) as node:
+            asking = [asyncio.create_task(house.generate(seed=number)) for number in range(4)]
+            async with asyncio.timeout(20):
+                replies = await asyncio.gather(*asking, return_exceptions=True)
+
+            assert node.asked >= 1
+            cut = [reply for reply in replies if isinstance(reply, httpx.RemoteProtocolError)]
+            whole = [reply for reply in replies if isinstance(reply, httpx.Response)]
+            assert len(cut) == node.asked
+            assert [reply.status_code for reply in whole] == [200] * (len(replies) - node.asked)
+        failed = [run for run in await house.catalog.runs.list(limit=4) if run.status is RunStatus.FAILED]
+        assert [run.error_code for run in failed] == ["node_failed"] * node.asked
+
+
+async def test_a_stream_that_drips_ends_with_an_error_when_its_run_has_had_its_time(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatch, "BODY_SILENCE_S", 0.5)
+    house = await make_house(run_timeout_s=1)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n1\r\n:\r\n"
+    async with broken(house, head + b"fffff\r\n: ", begins=True, drips=True):
+        async with asyncio.timeout(10):
+            reply = await house.generate(stream=True)
+
+    assert reply.status_code == 200
+    assert b"event: error" in reply.content
+    run = await house.catalog.runs.get(reply.headers[RUN_ID_HEADER])
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "node_failed")
 
 
 async def test_bytes_beyond_an_answer_reach_no_other_client(make_house: MakeHouse):
