@@ -14,17 +14,9 @@ from openai import OpenAI
 from PIL import Image
 
 from tests.contract.corpus import UNREADABLE, Hostile, answer_in_time
-from tests.e2e.conftest import KEY, Machine, Started, new_machine
+from tests.e2e.conftest import KEY, Started
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """One server for all of these tests."""
-    machines: Iterator[Machine] = new_machine(tmp_path_factory.mktemp("surface"), {})
-    yield next(machines).up()
-    next(machines, None)
 
 
 @pytest.fixture

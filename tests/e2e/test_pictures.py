@@ -16,20 +16,15 @@ from node.demo import checker
 from node.demo.captions import all_of
 from node.demo.evaluate import held_out_captions, repaints
 from node.demo.world import draw, lay_out, training_scene
-from tests.contract.readme_examples import server
-from tests.e2e.conftest import KEY
+from tests.e2e.conftest import KEY, Started
 
 EDITS = 10
 VARIATIONS = 6
 
 
-@pytest.fixture(scope="module")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    """A client of one server for all of these tests."""
-    with (
-        server(tmp_path_factory.mktemp("pictures")) as url,
-        OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client,
-    ):
+@pytest.fixture
+def sdk(up: Started) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{up.url}/v1", api_key=KEY, max_retries=0, timeout=120) as client:
         yield client
 
 

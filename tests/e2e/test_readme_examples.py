@@ -1,20 +1,13 @@
 """README's examples do what they say."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.readme_examples import ROUTES, Example, check, examples, made_by, server
+from tests.contract.readme_examples import ROUTES, Example, check, examples, made_by
+from tests.e2e.conftest import Started
 
 EXAMPLES = [*examples("python"), *examples("bash")]
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server for all of them."""
-    with server(tmp_path_factory.mktemp("readme")) as address:
-        yield address
 
 
 @pytest.mark.parametrize("language", ["python", "javascript", "bash"])
@@ -23,5 +16,5 @@ def test_there_is_an_example_of_each_route_in_each_language(language: str):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.language}-{example.route}")
-def test_an_example_makes_the_picture_it_asks_for(example: Example, url: str, tmp_path: Path):
-    check(example, made_by(example, tmp_path, url))
+def test_an_example_makes_the_picture_it_asks_for(example: Example, up: Started, tmp_path: Path):
+    check(example, made_by(example, tmp_path, up.url))

@@ -14,7 +14,7 @@ import httpx
 from openai import OpenAI
 from PIL import Image
 
-from tests.e2e.conftest import KEY, Machine, answers, free_port, gone, wait_for
+from tests.e2e.conftest import KEY, Machine, Started, answers, free_port, gone, wait_for
 
 ENGINE_PACKAGES = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy"}
 
@@ -69,8 +69,7 @@ def test_a_second_start_finds_everything_again(machine: Machine):
     assert second["data"][0]["b64_json"] == first["data"][0]["b64_json"]
 
 
-def test_images_of_one_request_differ_and_the_same_seed_makes_the_same_bytes(machine: Machine):
-    up = machine.up()
+def test_images_of_one_request_differ_and_the_same_seed_makes_the_same_bytes(up: Started):
     sdk = OpenAI(base_url=f"{up.url}/v1", api_key=KEY)
 
     def ask(n: int, seed: int) -> list[bytes]:
@@ -86,8 +85,7 @@ def test_images_of_one_request_differ_and_the_same_seed_makes_the_same_bytes(mac
     assert {Image.open(io.BytesIO(each)).size for each in three} == {(128, 96)}
 
 
-def test_a_url_can_be_fetched_without_a_key_and_asked_about_with_head(machine: Machine):
-    up = machine.up()
+def test_a_url_can_be_fetched_without_a_key_and_asked_about_with_head(up: Started):
     sdk = OpenAI(base_url=f"{up.url}/v1", api_key=KEY)
 
     answer = sdk.images.generate(prompt="a red cube", response_format="url", size="64x64")
@@ -102,8 +100,8 @@ def test_a_url_can_be_fetched_without_a_key_and_asked_about_with_head(machine: M
     assert httpx.get(url + "0").status_code == 404
 
 
-def test_the_command_line_makes_a_file_and_prints_tables_and_json(machine: Machine):
-    machine.up()
+def test_the_command_line_makes_a_file_and_prints_tables_and_json(house: tuple[Machine, Started]):
+    machine, _ = house
     out = machine.home / "out.webp"
 
     made = machine.run("generate", "a red cube", "-o", str(out), "--size", "64x64")
@@ -149,8 +147,8 @@ def test_when_up_is_killed_its_children_end(machine: Machine):
     wait_for(lambda: all(gone(pid) for pid in children), what="the end of router and node", within_s=60)
 
 
-def test_a_port_or_a_home_in_use_is_said_at_once(machine: Machine):
-    up = machine.up()
+def test_a_port_or_a_home_in_use_is_said_at_once(house: tuple[Machine, Started]):
+    machine, up = house
 
     second = machine.run("up", "--port", up.url.rpartition(":")[2])
 
