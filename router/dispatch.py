@@ -43,7 +43,7 @@ from router.forecast import Foreseen, foreseen_headers
 from router.metrics import RouterMetrics
 from router.node_client import NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
-from router.queue import Queue, Ticket, excluding
+from router.queue import Queue, excluding
 from router.registry import Node, Registry
 from router.relay import (
     OF_THE_REQUEST,
@@ -62,6 +62,7 @@ from router.relay import (
     row_of,
 )
 from router.retry_budget import RetryBudget
+from router.ticket import Ticket
 from router.wire import Answer, Broken, Patience
 
 log = get_logger(__name__)

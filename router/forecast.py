@@ -4,6 +4,7 @@ Each run in its turn is given to the node where it finishes first, which is then
 ahead, being short or of a key that had less, is not foreseen; nor is a node that comes or goes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,24 +47,36 @@ class Forecast:
         self._after: dict[str, Candidate] | None = None
         """The nodes once all that wait have run; None while nobody waits."""
         self._sure = True
+        self._played = self._looks = 0
+        self._exact_until_s = -math.inf
+        """When the last would begin of those that were given to a node."""
+        self._behind_s = 0.0
+        """Work on each node of those behind them."""
 
     def play(self, order: Sequence[Waiting], fleet: Fleet, now_s: float) -> list[Foreseen]:
         """Of each of those that wait, in their order. Leaves the fleet as it is."""
+        self._after, self._sure, self._played, self._looks = None, True, 0, 0
+        self._exact_until_s, self._behind_s = -math.inf, 0.0
+        return self.play_on(order, fleet, now_s)
+
+    def play_on(self, order: Sequence[Waiting], fleet: Fleet, now_s: float) -> list[Foreseen]:
+        """Of those behind all that were played so far, on the nodes as they were when the first was."""
         foreseen: list[Foreseen] = []
-        looks, done_s, behind_s, self._sure = 0, 0.0, 0.0, True
-        with _playing(fleet, None) as nodes:
-            for position, waiting in enumerate(order, start=1):
+        with _playing(fleet, self._after) as nodes:
+            for position, waiting in enumerate(order, start=self._played + 1):
                 count = max(1, fleet.count_having(waiting.ask.model))
-                if looks < MOST_LOOKS:
-                    looks += count
+                if self._looks < MOST_LOOKS:
+                    self._looks += count
                     foreseen.append(_next(position, waiting.ask, fleet, now_s, sure=self._sure))
                     self._sure = foreseen[-1].sure
-                    done_s = max(done_s, foreseen[-1].wait_s)
+                    self._exact_until_s = max(self._exact_until_s, now_s + foreseen[-1].wait_s)
                 else:
-                    finish_s = done_s + behind_s + waiting.work_s
+                    finish_s = max(0.0, self._exact_until_s - now_s) + self._behind_s + waiting.work_s
                     foreseen.append(Foreseen(position, finish_s, waiting.work_s, self._sure))
-                    behind_s += waiting.work_s / count
-            self._after = nodes if order else None
+                    self._behind_s += waiting.work_s / count
+            if order:
+                self._after = nodes
+        self._played += len(order)
         return foreseen
 
     def join(self, position: int, ask: Ask, fleet: Fleet, now_s: float, *, keep: bool) -> Foreseen:

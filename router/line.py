@@ -13,7 +13,7 @@ share the devices as 16 to 4 to 1, so none of them starves.
 """
 
 import heapq
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -54,12 +54,19 @@ class Waiting:
 W = TypeVar("W", bound=Waiting)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Account(Generic[W]):
     """One key: the device seconds it was given, and what it waits for, in its order."""
 
     given_s: float = 0.0
     queue: list[tuple[float, int, W]] = field(default_factory=list)
+    turn: "_Turn[W] | None" = None
+    """Of the first in `queue`; None where that is empty."""
+
+
+_Turn = tuple[int, float, int, float, int, _Account[W]]
+"""Of one run among all keys: its round, its order within it, a number that no other has; the device seconds that its key was
+given before it, its index in the key's queue, and the key's account."""
 
 
 class Line(Generic[W]):
@@ -105,6 +112,10 @@ class Line(Generic[W]):
         lane.correct(waiting, took_s)
         lane.given_s += (took_s - waiting.work_s) / WEIGHTS[waiting.priority]
 
+    def before_of_its_key(self, waiting: W) -> int:
+        """How many of the same key and priority are before it: the least that can be."""
+        return self._lanes[waiting.priority].before_of_its_key(waiting)
+
     def front(self, limit: int) -> list[W]:
         """The first `limit` runs in the order in which they would be served one after another."""
         return list(islice(self, limit))
@@ -113,6 +124,10 @@ class Line(Generic[W]):
         """All of them, in order. Changes meanwhile are not allowed for."""
         given_s = {priority: lane.given_s for priority, lane in self._lanes.items()}
         orders = {priority: iter(lane) for priority, lane in self._lanes.items() if len(lane)}
+        if len(orders) == 1:
+            [only] = orders.values()
+            yield from only
+            return
         while orders:
             first = min(orders, key=lambda priority: (int(given_s[priority] // ROUND_S), priority))
             waiting = next(orders[first], None)
@@ -130,6 +145,8 @@ class _Lane(Generic[W]):
         self.given_s = 0.0
         """Weighed device seconds that it was given."""
         self._accounts: dict[str | None, _Account[W]] = {}
+        self._turns: list[_Turn[W]] = []
+        """The first of each key, in order: however many keys wait, whoever comes first is found without asking all of them."""
         self._numbers = count()
         self._places: dict[int, tuple[float, int]] = {}
         self._horizon_s = 0.0
@@ -152,22 +169,27 @@ class _Lane(Generic[W]):
         place = (waiting.order_s, next(self._numbers))
         self._places[id(waiting)] = place
         insort(account.queue, (*place, waiting))
+        self._take_turn(account)
         self.work_s += waiting.work_s
 
     def leave(self, waiting: W) -> None:
         """Take a run out that gave up."""
+        self._take_turn(self._left(waiting))
+
+    def _left(self, waiting: W) -> _Account[W]:
         place = self._places.pop(id(waiting))
         account = self._accounts[waiting.key]
         index = _index(account.queue, place)
         del account.queue[index]
         self.work_s = self.work_s - waiting.work_s if self._places else 0.0
+        return account
 
     def serve(self, waiting: W) -> None:
         """Take a run out that was given a place, at its key's cost."""
-        self.leave(waiting)
-        account = self._accounts[waiting.key]
+        account = self._left(waiting)
         self._horizon_s = max(self._horizon_s, account.given_s)
         account.given_s += waiting.work_s
+        self._take_turn(account)
         self._forget_idle()
 
     def correct(self, waiting: W, took_s: float) -> None:
@@ -175,22 +197,41 @@ class _Lane(Generic[W]):
         account = self._accounts.get(waiting.key)
         if account is not None:
             account.given_s += took_s - waiting.work_s
+            self._take_turn(account)
+
+    def before_of_its_key(self, waiting: W) -> int:
+        """How many of the same key are before it."""
+        return _index(self._accounts[waiting.key].queue, self._places[id(waiting)])
 
     def __iter__(self) -> Iterator[W]:
         """All of them, in order. Changes meanwhile are not allowed for."""
-        heap = [self._entry(account, 0, account.given_s) for account in self._accounts.values() if account.queue]
-        heapq.heapify(heap)
-        while heap:
-            _, _, _, given_s, index, account = heap[0]
+        firsts = iter(self._turns)
+        first = next(firsts, None)
+        later: list[_Turn[W]] = []
+        while first is not None or later:
+            if first is not None and (not later or first < later[0]):
+                turn, first = first, next(firsts, None)
+            else:
+                turn = heapq.heappop(later)
+            _, _, _, given_s, index, account = turn
             waiting = account.queue[index][2]
             if index + 1 < len(account.queue):
-                heapq.heapreplace(heap, self._entry(account, index + 1, given_s + waiting.work_s))
-            else:
-                heapq.heappop(heap)
+                heapq.heappush(later, self._turn(account, index + 1, given_s + waiting.work_s))
             yield waiting
 
+    def _take_turn(self, account: _Account[W]) -> None:
+        """Put a key among the others, once its account or its queue has changed."""
+        turn = self._turn(account, 0, account.given_s) if account.queue else None
+        if turn == account.turn:
+            return
+        if account.turn is not None:
+            del self._turns[bisect_left(self._turns, account.turn)]
+        if turn is not None:
+            insort(self._turns, turn)
+        account.turn = turn
+
     @staticmethod
-    def _entry(account: _Account[W], index: int, given_s: float) -> tuple[int, float, int, float, int, _Account[W]]:
+    def _turn(account: _Account[W], index: int, given_s: float) -> _Turn[W]:
         order_s, number, _ = account.queue[index]
         return (int(given_s // ROUND_S), order_s, number, given_s, index, account)
 

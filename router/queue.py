@@ -7,55 +7,34 @@ whose best node is full does not hold up one behind it that another node can tak
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice, takewhile
 
-from common.errors import (
-    AquatintError,
-    DeadlineTooSoon,
-    NoCapacity,
-    OutOfDeviceMemory,
-    TooManyRequests,
-    WaitedTooLong,
-    bounded_s,
-)
+from common.errors import AquatintError, DeadlineTooSoon, TooManyRequests, bounded_s
 from common.node_api import Holding
 from router.costs import Level
 from router.decisions import Pick, pick_of
 from router.fleet import bind
 from router.forecast import Forecast, Foreseen
-from router.line import Line, Waiting
-from router.placement import NO_MODEL, Ask, Outlook, Placement
+from router.foretelling import Foretelling
+from router.line import Line
+from router.patience import Patience
+from router.placement import Ask, Placement
 from router.registry import Node, Registry
+from router.ticket import Ticket
 from router.wishes import Wishes
 
 SWEEP_EVERY_S = 0.25
 """How often those that wait are looked at for what only time brings: deadlines, and nodes that do not come back."""
+TURN_S = 0.004
+"""How long that holds up everything else at most; what is left of it is done"""
+REST_S = 0.04
+"""after so long."""
 
 LOOKED_THROUGH = 64
 """Places of the line in which the place of one that comes is looked for; further behind, it is taken to come last."""
 LOOKS_OF_ONE = 2048
 """Nodes looked at to foresee what becomes of one that comes, about a millisecond; beyond, it follows who is before it."""
-FORETOLD_PER_S = 4000
-"""Predictions that are made anew in a second, each some microseconds."""
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Ticket(Waiting):
-    """One waiting run."""
-
-    run_id: str
-    deadline_s: float
-    granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    stranded_since_s: float | None = None
-    """Since when no node at all could take it, on the monotonic clock; None while some node is only full."""
-    pick: Pick | None = None
-    """Why it was given its node."""
-    foreseen: Foreseen | None = None
-    """What was predicted of it last; counts from `foreseen_at_s`, on the monotonic clock."""
-    foreseen_at_s: float = 0.0
-    own_deadline: bool = False
-    """Whether the deadline is its client's."""
 
 
 class Queue:
@@ -66,12 +45,11 @@ class Queue:
         self._registry = registry
         self._max_queued = max_queued
         self._max_wait_s = max_wait_s
-        self._no_capacity_wait_s = no_capacity_wait_s
         self._line: Line[Ticket] = Line()
         self._granted: dict[str, Ticket] = {}
         self._waiting: dict[str, Ticket] = {}
-        self._forecast = Forecast()
-        self._foreseen_at_s = 0.0
+        self._patience = Patience(registry.fleet, no_capacity_wait_s=no_capacity_wait_s, end=self._end)
+        self._foretelling = Foretelling(self._line, registry.fleet)
         self._beside: Level | None = None
         """What an answer takes beside the device: records, sending, the node's storing."""
         self._sweeping: asyncio.TimerHandle | None = None
@@ -123,15 +101,17 @@ class Queue:
     def _foresee(self, coming: Ticket, now_s: float, *, keep: bool) -> Foreseen:
         """Of a run that is in line as the last who came. keep: it stays."""
         fleet = self._registry.fleet
+        if self._line.before_of_its_key(coming) > LOOKED_THROUGH:
+            return self._foretelling.forecast.join(len(self._line), coming.ask, fleet, now_s, keep=keep)
         ahead = list(takewhile(lambda ticket: ticket is not coming, islice(self._line, LOOKED_THROUGH)))
         position, last = len(ahead) + 1, len(ahead) + 1 == len(self._line)
         if position <= LOOKED_THROUGH and position * fleet.count_having(coming.ask.model) <= LOOKS_OF_ONE:
             exact = Forecast()
             if keep and last:
-                self._forecast = exact
+                self._foretelling.forecast = exact
             return exact.play([*ahead, coming], fleet, now_s)[-1]
         if position > LOOKED_THROUGH or last or ahead[-1].foreseen is None:
-            return self._forecast.join(len(self._line), coming.ask, fleet, now_s, keep=keep)
+            return self._foretelling.forecast.join(len(self._line), coming.ask, fleet, now_s, keep=keep)
         # Ahead of others, being short or of a key that had less: it follows the one before it.
         before = ahead[-1].foreseen
         alone = Forecast().join(position, coming.ask, fleet, now_s, keep=False)
@@ -183,9 +163,10 @@ class Queue:
         try:
             self.pump()
             if not ticket.granted.done():
-                self._look_at(ticket, fleet.place(ask, now_s), now_s)
+                self._patience.look_at(ticket, now_s)
             if ticket in self._line:
                 ticket.foreseen, ticket.foreseen_at_s = self._foresee(ticket, now_s, keep=True), now_s
+                self._foretelling.joined(ticket)
         except BaseException:
             self.withdraw(ticket)
             raise
@@ -210,10 +191,16 @@ class Queue:
     def _enter(self, ticket: Ticket) -> None:
         self._line.add(ticket)
         self._waiting[ticket.run_id] = ticket
+        self._patience.came(ticket, time.monotonic())
 
     def _quit(self, ticket: Ticket) -> None:
         self._line.leave(ticket)
         self._waiting.pop(ticket.run_id, None)
+        self._patience.left(ticket)
+
+    def _end(self, ticket: Ticket, error: AquatintError) -> None:
+        self._quit(ticket)
+        ticket.granted.set_exception(error)
 
     def withdraw(self, ticket: Ticket) -> None:
         """A run that waits no more: out of the line, or its place given back where it was granted in this very moment."""
@@ -227,7 +214,7 @@ class Queue:
         holding: what the node does instead."""
         ticket = self._granted.pop(run_id)
         self._line.correct(ticket, 0.0)
-        ticket.granted, ticket.stranded_since_s = asyncio.get_running_loop().create_future(), None
+        ticket.granted = asyncio.get_running_loop().create_future()
         self._enter(ticket)
         self._registry.turned_away(node, run_id, holding)
         self.pump()
@@ -255,6 +242,7 @@ class Queue:
         assert placement.node_id is not None
         self._line.serve(ticket)
         self._waiting.pop(ticket.run_id, None)
+        self._patience.left(ticket)
         now_s, fleet = time.monotonic(), self._registry.fleet
         assert placement.terms is not None
         ticket.foreseen = Foreseen(0, placement.terms.finish_s, placement.terms.load_s + placement.terms.own_s)
@@ -265,60 +253,21 @@ class Queue:
         self._granted[ticket.run_id] = ticket
         ticket.granted.set_result(node)
 
-    def _sweep_later(self) -> None:
+    def _sweep_later(self, seconds: float = SWEEP_EVERY_S) -> None:
         if self._sweeping is None and len(self._line):
-            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
+            self._sweeping = asyncio.get_running_loop().call_later(seconds, self._sweep)
 
     def _sweep(self) -> None:
-        """End the wait of those whose time is over, or whom no node can take. One look for all that ask for the same."""
+        """End the wait of those whose time is over, or whom no node can take, and predict anew what becomes of the others."""
+        until_s = time.monotonic() + TURN_S
+
+        def enough() -> bool:
+            return time.monotonic() >= until_s
+
+        looked = self._patience.look(time.monotonic(), enough=enough)
+        foretold = self._foretelling.go_on(enough=enough)
         self._sweeping = None
-        now_s, looks = time.monotonic(), dict[Ask, Placement]()
-        order = list(self._line)
-        self._look_ahead(order, now_s)
-        for ticket in order:
-            # What no node can take does not hang on how much work it is.
-            alike = replace(ticket.ask, units=0.0)
-            if alike not in looks:
-                looks[alike] = self._registry.fleet.place(alike, now_s)
-            self._look_at(ticket, looks[alike], now_s)
-        self._sweep_later()
-
-    def _look_ahead(self, order: list[Ticket], now_s: float) -> None:
-        """Predict anew what becomes of all that wait: the less often, the more they are."""
-        if now_s < self._foreseen_at_s + len(order) / FORETOLD_PER_S:
-            return
-        self._foreseen_at_s = now_s
-        for ticket, foreseen in zip(order, self._forecast.play(order, self._registry.fleet, now_s), strict=True):
-            ticket.foreseen, ticket.foreseen_at_s = foreseen, now_s
-
-    def _look_at(self, ticket: Ticket, placement: Placement, now_s: float) -> None:
-        if ticket.granted.done():
-            return
-        ended = self._why_ended(ticket, placement, now_s)
-        if ended is not None:
-            self._quit(ticket)
-            ticket.granted.set_exception(ended)
-
-    def _why_ended(self, ticket: Ticket, last: Placement, now_s: float) -> AquatintError | None:
-        if now_s >= ticket.deadline_s:
-            return WaitedTooLong(own=ticket.own_deadline)
-        if last.outlook is Outlook.FULL:
-            ticket.stranded_since_s = None
-            return None
-        if ticket.stranded_since_s is None:
-            ticket.stranded_since_s = now_s
-        hopeless = last.outlook is Outlook.NONE
-        if hopeless and last.fits_px is not None and not ticket.ask.tried:
-            return OutOfDeviceMemory(
-                f"No node has the memory for pictures as large as this by model {ticket.ask.model!r}; going by what was "
-                f"seen, {last.fits_px:,} pixels would fit.",
-                param="size",
-            )
-        if hopeless or now_s - ticket.stranded_since_s >= self._no_capacity_wait_s:
-            # A model that no node has now may come back, with a node that starts; what else is wrong with all of them stays.
-            useless = hopeless and any(why != NO_MODEL for why in last.turned_away.values())
-            return NoCapacity(ticket.ask.model, last.turned_away, hopeless=hopeless, useless=useless)
-        return None
+        self._sweep_later(SWEEP_EVERY_S if looked and foretold else REST_S)
 
     def predicted_wait_s(self) -> float:
         """Seconds until a run accepted now would get its place, from how long runs took of late."""

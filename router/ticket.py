@@ -1,0 +1,26 @@
+"""One run that waits in this router, and what is known of it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from router.decisions import Pick
+from router.forecast import Foreseen
+from router.line import Waiting
+from router.registry import Node
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Ticket(Waiting):
+    """Times are on the monotonic clock."""
+
+    run_id: str
+    deadline_s: float
+    """When its wait ends at the latest."""
+    own_deadline: bool = False
+    """Whether the deadline is its client's."""
+    granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    pick: Pick | None = None
+    """Why it was given its node."""
+    foreseen: Foreseen | None = None
+    """What was predicted of it last; counts from `foreseen_at_s`."""
+    foreseen_at_s: float = 0.0
