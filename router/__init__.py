@@ -17,7 +17,9 @@
     estimate.py      what a request would cost and when it would be done
     idempotency.py   requests that come again under one Idempotency-Key
     queue.py         where runs wait for a node
-    line.py          pure: their order, fair between keys and short work first
+    line.py          pure: their order, fair between keys and short work first; ticket.py: one of them
+    prospects.py     whose wait ends without a node; foretelling.py: what is predicted of all that wait, made anew
+    turns.py         many requests that come at once begin a few at a time; garbage.py: no long pauses while they wait
     forecast.py      pure: when those that wait will be done
     placement.py     pure: filter, predict the finish on each node, pick
     decisions.py     why each run went where it went, and what came of the prediction
@@ -39,6 +41,9 @@ Decisions:
 - Placement is a pure function of what nodes last said and of what was sent since. It weighs what a load throws out by how
   many copies the demand for it needs, and a run whose best node is full waits for it, claiming its turn there: simulated,
   a fleet with three times the models that fit spends 3-4 % of its work on loading instead of 200 %.
+- The loop is never held up for long, however many wait: whatever is done for all of them is done once for those that are
+  alike, or a few milliseconds at a time, and what many wait for is found without asking all. So `/health` needs no thread
+  of its own (`python -m tests.faults.waiting`).
 - Order and binding are the code the simulator drives, so a change of policy is judged by `aquatint bench placement` first.
 - Keys share the devices by the seconds their runs take, not by requests; within a round of ten seconds short work goes first.
   Priorities share them as 16 to 4 to 1, the higher first: urgent work passes at once, and none starves.

@@ -1,6 +1,7 @@
 """From a request that was read to one that can be dispatched: the model behind its name, a seed, its work."""
 
 import dataclasses
+import time
 from dataclasses import dataclass, field
 
 from common.catalog import Claim
@@ -28,6 +29,8 @@ class Sender:
     wishes: Wishes = field(default_factory=Wishes)
     debug: bool = False
     """Whether it may be told, and wants to be, where its run is made and why."""
+    arrived_s: float = field(default_factory=time.monotonic)
+    """When its request had come, on the monotonic clock."""
 
 
 class Acceptance:
@@ -62,5 +65,6 @@ class Acceptance:
             claim=sender.claim,
             wishes=sender.wishes,
             debug=sender.debug,
+            arrived_s=sender.arrived_s,
             result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )

@@ -29,6 +29,7 @@ from router.costs import CostBook
 from router.decisions import KEEP_EVERY_S, Decisions
 from router.dispatch import Dispatcher
 from router.front import Front
+from router.garbage import LOOK_EVERY_S, Garbage
 from router.jobs.runner import JobRunner
 from router.jobs.schedules import schedules_of
 from router.metrics import RouterMetrics
@@ -182,6 +183,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("webhooks", services.webhooks.run()),
         ("quotas", services.quotas.run()),
         ("jobs", services.jobs.run()),
+        ("garbage", _every(LOOK_EVERY_S, Garbage(lambda: len(services.dispatcher.held)).look)),
         ("costs", _every(COSTS_EVERY_S, services.registry.keep_costs)),
         ("decisions", _every(KEEP_EVERY_S, services.decisions.keep)),
         ("heartbeat", _every(min(HEARTBEAT_EVERY_S, own.orphan_after_s / HEARTBEATS), heartbeat)),

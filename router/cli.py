@@ -24,6 +24,7 @@ def router(
         from common.web import serve
         from router.app import build_app
         from router.freed_memory import keep_freed_memory
+        from router.garbage import make_no_whole_collections
         from router.settings import RouterSettings
 
     follow_parent()
@@ -36,6 +37,7 @@ def router(
     if new_key is not None:
         typer.echo(f"The first API key, shown this once: {new_key}")
     app, own = build_app(settings), settings.router
+    make_no_whole_collections()
     serve(
         app,
         host=own.host,

@@ -63,6 +63,7 @@ from router.relay import (
 )
 from router.retry_budget import RetryBudget
 from router.ticket import Ticket
+from router.turns import Turns
 from router.wire import Answer, Broken, Patience
 
 log = get_logger(__name__)
@@ -146,6 +147,7 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self.held: dict[str, Accepted] = {}
         """Runs this router is responsible for, by id; their sign of life is sent to the catalog."""
+        self._turns = Turns()
         self._one_less = asyncio.Event()
         self._interrupted = False
         self._retries = RetryBudget()
@@ -169,6 +171,7 @@ class Dispatcher:
 
         Raises: any AquatintError; the run's row says the same. Cancelling the caller cancels the run.
         """
+        await self._turns.come(accepted.arrived_s)
         self._queue.check_room(accepted.ask, key_id=accepted.key_id, wishes=accepted.wishes)
         bind(run_id=accepted.run_id)
         lasts_s = min(self._run_timeout_s, accepted.wishes.deadline_s or math.inf)
@@ -268,12 +271,17 @@ class Dispatcher:
     async def _next_try(self, journey: _Journey) -> _Try:
         """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
         run_id = journey.accepted.run_id
-        key_id = journey.accepted.key_id
         if journey.ticket is not None:
             placing = asyncio.ensure_future(self._queue.granted(journey.ticket))
         else:
-            wishes, deadline_s = journey.accepted.wishes, journey.deadline_s
-            waiting = self._queue.place(run_id, journey.ask, key_id=key_id, wishes=wishes, deadline_s=deadline_s)
+            waiting = self._queue.place(
+                run_id,
+                journey.ask,
+                key_id=journey.accepted.key_id,
+                wishes=journey.accepted.wishes,
+                deadline_s=journey.deadline_s,
+                arrived_s=journey.accepted.arrived_s,
+            )
             placing = asyncio.ensure_future(waiting)
         try:
             if journey.foreseen is None:

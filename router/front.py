@@ -23,6 +23,7 @@ from common.web.paths import lenient
 from router.api import images
 from router.auth import user_of
 from router.services import Services, services_of
+from router.turns import Turns
 
 Endpoint = Callable[[Request, KeyRecord, Services], Awaitable[Response]]
 
@@ -34,7 +35,8 @@ class Front(FastAPI):
         super().__init__(**options)
         declared = [route for route in images.api.routes if isinstance(route, APIRoute) and route.include_in_schema]
         self._pictures = {route.path: route for route in declared}
-        self._short_way = RequestContext(_answer, observe=observe)
+        self._turns = Turns()
+        self._short_way = RequestContext(self._answer, observe=observe)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -48,9 +50,10 @@ class Front(FastAPI):
                 return
         await super().__call__(scope, receive, send)
 
-
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    request = Request(scope, receive, send)
-    endpoint: Endpoint = scope["endpoint"]
-    response = await endpoint(request, await user_of(request), services_of(request))
-    await response(scope, receive, send)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        key = await user_of(request)
+        await self._turns.come(request.state.arrived_s)
+        endpoint: Endpoint = scope["endpoint"]
+        response = await endpoint(request, key, services_of(request))
+        await response(scope, receive, send)

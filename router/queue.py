@@ -18,8 +18,8 @@ from router.fleet import bind
 from router.forecast import Forecast, Foreseen
 from router.foretelling import Foretelling
 from router.line import Line
-from router.patience import Patience
 from router.placement import Ask, Placement
+from router.prospects import Prospects
 from router.registry import Node, Registry
 from router.ticket import Ticket
 from router.wishes import Wishes
@@ -48,7 +48,7 @@ class Queue:
         self._line: Line[Ticket] = Line()
         self._granted: dict[str, Ticket] = {}
         self._waiting: dict[str, Ticket] = {}
-        self._patience = Patience(registry.fleet, no_capacity_wait_s=no_capacity_wait_s, end=self._end)
+        self._prospects = Prospects(registry.fleet, no_capacity_wait_s=no_capacity_wait_s, end=self._end)
         self._foretelling = Foretelling(self._line, registry.fleet)
         self._beside: Level | None = None
         """What an answer takes beside the device: records, sending, the node's storing."""
@@ -91,7 +91,7 @@ class Queue:
     def foresee(self, ask: Ask, *, key_id: str | None, wishes: Wishes) -> Foreseen:
         """What would become of a run that came now."""
         now_s, work_s = time.monotonic(), self._registry.fleet.work_s(ask)
-        coming = Ticket(ask, now_s, work_s, key_id, wishes.priority, run_id="", deadline_s=now_s)
+        coming = Ticket(ask, now_s, work_s, key_id, wishes.priority, run_id="", deadline_s=now_s, since_s=now_s)
         self._line.add(coming)
         try:
             return self._with_beside(self._foresee(coming, now_s, keep=False), 0.0)
@@ -140,9 +140,12 @@ class Queue:
             beside_s = total_s - pick.waited_s - pick.terms.own_s
             self._beside = Level.first(beside_s) if self._beside is None else self._beside.after(beside_s)
 
-    async def place(self, run_id: str, ask: Ask, *, key_id: str | None, wishes: Wishes, deadline_s: float) -> Node:
+    async def place(
+        self, run_id: str, ask: Ask, *, key_id: str | None, wishes: Wishes, deadline_s: float, arrived_s: float | None = None
+    ) -> Node:
         """Wait for a node; its place is taken until `release`. key_id: whose share of the devices it takes.
-        deadline_s: when the wait ends at the latest, on the monotonic clock.
+        deadline_s: when the wait ends at the latest; arrived_s: when its request came, now if absent. Both on the monotonic
+        clock.
 
         Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
         model; WaitedTooLong.
@@ -150,12 +153,13 @@ class Queue:
         now_s, fleet = time.monotonic(), self._registry.fleet
         ticket = Ticket(
             ask,
-            now_s,
+            now_s if arrived_s is None else arrived_s,
             fleet.work_s(ask),
             key_id,
             wishes.priority,
             run_id=run_id,
             deadline_s=deadline_s,
+            since_s=now_s,
             own_deadline=wishes.deadline_s is not None,
         )
         fleet.demand.note(ask.model, ticket.work_s, now_s)
@@ -163,7 +167,7 @@ class Queue:
         try:
             self.pump()
             if not ticket.granted.done():
-                self._patience.look_at(ticket, now_s)
+                self._prospects.look_at(ticket, now_s)
             if ticket in self._line:
                 ticket.foreseen, ticket.foreseen_at_s = self._foresee(ticket, now_s, keep=True), now_s
                 self._foretelling.joined(ticket)
@@ -191,12 +195,12 @@ class Queue:
     def _enter(self, ticket: Ticket) -> None:
         self._line.add(ticket)
         self._waiting[ticket.run_id] = ticket
-        self._patience.came(ticket, time.monotonic())
+        self._prospects.came(ticket, time.monotonic())
 
     def _quit(self, ticket: Ticket) -> None:
         self._line.leave(ticket)
         self._waiting.pop(ticket.run_id, None)
-        self._patience.left(ticket)
+        self._prospects.left(ticket)
 
     def _end(self, ticket: Ticket, error: AquatintError) -> None:
         self._quit(ticket)
@@ -242,12 +246,12 @@ class Queue:
         assert placement.node_id is not None
         self._line.serve(ticket)
         self._waiting.pop(ticket.run_id, None)
-        self._patience.left(ticket)
+        self._prospects.left(ticket)
         now_s, fleet = time.monotonic(), self._registry.fleet
         assert placement.terms is not None
         ticket.foreseen = Foreseen(0, placement.terms.finish_s, placement.terms.load_s + placement.terms.own_s)
         ticket.foreseen_at_s = now_s
-        ticket.pick = pick_of(placement, ticket.ask, fleet, now_s=now_s, waited_s=now_s - ticket.arrived_s)
+        ticket.pick = pick_of(placement, ticket.ask, fleet, now_s=now_s, waited_s=now_s - ticket.since_s)
         node = self._registry.get(placement.node_id)
         self._registry.sent(node, ticket.run_id, ticket.ask)
         self._granted[ticket.run_id] = ticket
@@ -264,7 +268,7 @@ class Queue:
         def enough() -> bool:
             return time.monotonic() >= until_s
 
-        looked = self._patience.look(time.monotonic(), enough=enough)
+        looked = self._prospects.look(time.monotonic(), enough=enough)
         foretold = self._foretelling.go_on(enough=enough)
         self._sweeping = None
         self._sweep_later(SWEEP_EVERY_S if looked and foretold else REST_S)

@@ -1,5 +1,6 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -62,6 +63,8 @@ class Accepted:
     wishes: Wishes = field(default_factory=Wishes)
     debug: bool = False
     """Whether its answer tells why it was made where it was made."""
+    arrived_s: float = field(default_factory=time.monotonic)
+    """When its request had come, on the monotonic clock: its place among those of its key."""
     lasting: bool = False
     """Whether the run outlives this dispatch: nobody waits for it here, and what may pass does not end it."""
 

@@ -16,6 +16,8 @@ class Ticket(Waiting):
     run_id: str
     deadline_s: float
     """When its wait ends at the latest."""
+    since_s: float
+    """Since when it waits. It arrived earlier: where it was tried before, or where much had to be done first."""
     own_deadline: bool = False
     """Whether the deadline is its client's."""
     granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())

@@ -1,4 +1,4 @@
-"""The outermost layer of both apps: a request id, a log line, and an answer for what no handler caught."""
+"""The outermost layer of both apps: a request id, when it came, a log line, and an answer for what no handler caught."""
 
 import asyncio
 import re
@@ -36,7 +36,7 @@ class RequestContext:
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if _GOOD_ID.fullmatch(given) else f"req_{ULID()}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, arrived_s=time.monotonic())
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         with request_span(scope) as attributes:

@@ -38,6 +38,8 @@ api = APIRouter()
 TOLD_EVERY_S = 2.0
 """How often a streamed request that waits is told its place."""
 
+AT_ONCE_S = 0.1
+"""A body that takes no longer to read was there with its head."""
 RESPOND_ASYNC = "respond-async"
 EVENTS_AFTER_S = 10.0
 """How long a streamed request may still be answered with an ordinary error; then the stream begins, with keep-alives."""
@@ -70,7 +72,7 @@ async def ping() -> Response:
 
 
 async def _carry(task: Task, request: Request, key: KeyRecord, services: Services) -> Response:
-    asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
+    asked = await _read(task, request, services)
     if asked.dry_run:
         return await _estimated(asked, request, key, services)
     is_async = _wants_async(request, asked)
@@ -95,6 +97,17 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
     except BaseException:
         hold.release()
         raise
+
+
+async def _read(task: Task, request: Request, services: Services) -> ImageRequest:
+    """The request. It has come when its body has; and what was there with its head came with that, however long it takes
+    until it is this request's turn."""
+    began_s = time.monotonic()
+    asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
+    reading_s = time.monotonic() - began_s
+    if reading_s > AT_ONCE_S:
+        request.state.arrived_s += reading_s
+    return asked
 
 
 async def _admitted(accepted: Accepted, request: Request, services: Services) -> Response:
@@ -127,8 +140,11 @@ def _wants_async(request: Request, asked: ImageRequest) -> bool:
 
 
 def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services) -> Sender:
+    arrived_s: float = request.state.arrived_s
     return Sender(
-        run_id=f"run_{ULID()}",
+        # Its time is that of the request's coming: runs of one key are taken on in the order of their ids.
+        run_id=f"run_{ULID.from_timestamp(time.time() - (time.monotonic() - arrived_s))}",
+        arrived_s=arrived_s,
         request_id=request.state.request_id,
         requested_model=asked.model,
         key_id=key.id,

@@ -3,10 +3,15 @@
 A real router, one node that holds every run until told otherwise, and as many clients as told, each on a connection of its
 own, of four keys in turn. Printed: the router's memory, the latency of `/health` from a process of its own, and how far
 runs of one key came out of their order. The goals: 400 MB, a p99 of 100 ms, and no further than a node runs at once.
+
+The order is told twice: that in which the router saw the requests come, which their runs' ids tell to the millisecond, and
+that in which the clients wrote them. The second is beyond any server in part: of connections that wait to be accepted nobody
+can say on which was written first.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import resource
@@ -14,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,7 +29,7 @@ from typing import Any
 import httpx
 
 from common.catalog import Catalog, migrate, sqlite_url
-from common.node_api import RUN_ID_HEADER
+from common.node_api import REQUEST_ID_HEADER, RUN_ID_HEADER
 from common.state_lines import SAID_EVERY_S, line_of
 from router.bench.processes import memory_bytes
 from tests.e2e.conftest import Machine, new_machine
@@ -39,17 +46,26 @@ LOOK_EVERY_S = 0.05
 """Between two questions to `/health`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Came:
+    """One run at the node. seen: when the router saw its request come; written: its number among all, as they were written."""
+
+    key: int
+    seen: str
+    written: int
+
+
 class Holder:
     """The node: takes runs, and answers none until `release` is set."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
-        self.order: list[tuple[int, str]] = []
-        """(key, when the router took it on) of each run, as it came."""
+        self.order: list[Came] = []
+        """Each run, as it came."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of the router."""
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 if head.startswith("GET /node/v1/events"):
@@ -65,7 +81,8 @@ class Holder:
         asked = json.loads(await reader.readexactly(int(headers["content-length"])))
         run_id = headers[RUN_ID_HEADER]
         # The first ten characters of a ULID are its time, in milliseconds.
-        self.order.append((int(asked["prompt"]), run_id.removeprefix("run_")[:10]))
+        came = Came(int(asked["prompt"]), run_id.removeprefix("run_")[:10], int(headers[REQUEST_ID_HEADER]))
+        self.order.append(came)
         await self.release.wait()
         more = f"{RUN_ID_HEADER}: {run_id}\r\n".encode()
         writer.write(_whole(b'{"created":1,"data":[{"b64_json":"AAAA"}]}', more))
@@ -87,13 +104,14 @@ def _whole(body: bytes, more: bytes = b"") -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n" % (more, len(body)) + body
 
 
-async def _client(port: int, secret: str, key: int, connecting: asyncio.Semaphore) -> int:
+async def _client(port: int, secret: str, key: int, connecting: asyncio.Semaphore, numbers: Iterator[int]) -> int:
     """One that waits; the status it is answered with."""
     body = json.dumps({"prompt": str(key), "model": MODEL, "size": "64x64", "num_inference_steps": 4}).encode()
     head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
-    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
     async with connecting:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head += f"{REQUEST_ID_HEADER}: {next(numbers)}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
     try:
@@ -149,7 +167,7 @@ def _started(machine: Machine, count: int) -> Any:
     return machine.router(**limits)
 
 
-async def measure(count: int) -> dict[str, Any]:
+async def measure(count: int, held_s: float = HELD_S) -> dict[str, Any]:
     """See the module."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     holder, took = Holder(), list[float]()
@@ -169,8 +187,10 @@ async def measure(count: int) -> dict[str, Any]:
         port, connecting = int(router.url.rpartition(":")[2]), asyncio.Semaphore(CONNECTING)
         before, began_s = memory_bytes(router.pid), time.monotonic()
         async with _health(port, took):
+            numbers = itertools.count()
             clients = [
-                asyncio.create_task(_client(port, secrets[number % KEYS], number % KEYS, connecting)) for number in range(count)
+                asyncio.create_task(_client(port, secrets[number % KEYS], number % KEYS, connecting, numbers))
+                for number in range(count)
             ]
             async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=60) as client:
 
@@ -179,11 +199,11 @@ async def measure(count: int) -> dict[str, Any]:
 
                 await until(all_wait, what="all to wait", within_s=600)
             filled_s = time.monotonic() - began_s
-            await asyncio.sleep(HELD_S)
+            await asyncio.sleep(held_s)
             held = memory_bytes(router.pid)
             holder.release.set()
             statuses = await asyncio.gather(*clients)
-            drained_s = time.monotonic() - began_s - filled_s - HELD_S
+            drained_s = time.monotonic() - began_s - filled_s - held_s
         peak = memory_bytes(router.pid, peak=True)
         await catalog.close()
         await asyncio.to_thread(lambda: next(machines, None))
@@ -200,13 +220,13 @@ async def measure(count: int) -> dict[str, Any]:
         "health p50 ms": round(took[len(took) // 2], 1),
         "health p99 ms": round(took[int(len(took) * 0.99)], 1),
         "health max ms": round(took[-1], 1),
-        "furthest out of order": max(_displaced(holder.order, key) for key in range(KEYS)),
+        "furthest out of order": max(_displaced([c.seen for c in holder.order if c.key == key]) for key in range(KEYS)),
+        "as they were written": max(_displaced([c.written for c in holder.order if c.key == key]) for key in range(KEYS)),
     }
 
 
-def _displaced(order: list[tuple[int, str]], key: int) -> int:
-    """How many places any run of a key is away from where its time puts it; those of one millisecond are alike."""
-    came = [taken_on for each, taken_on in order if each == key]
+def _displaced(came: Sequence[Any]) -> int:
+    """How many places any run is away from where it belongs; those that are equal are alike."""
     places = sorted(range(len(came)), key=lambda index: came[index])
     return max((abs(place - index) for place, index in enumerate(places)), default=0)
 

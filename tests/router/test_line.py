@@ -1,5 +1,7 @@
 """The order of those that wait: fair between keys, short work first, and nobody for ever."""
 
+import math
+import time
 from collections import Counter
 
 from hypothesis import given
@@ -100,6 +102,33 @@ def test_whoever_joins_is_served_once_or_has_left(steps: list[tuple[str, int, bo
     assert {id(run) for run in order} == {id(run) for run in joined} - {id(run) for run in gone}
     assert len(served(line)) == len(order)
     assert line.work_s == 0
+
+
+def test_a_key_that_waits_for_more_pays_at_once_for_what_its_runs_really_took():
+    line = line_of(waiting(1, key="slow"), waiting(1, key="quick"))
+    taken = line.front(2)
+    for run in taken:
+        line.serve(run)
+    for key in ("slow", "quick"):
+        for _ in range(5):
+            line.add(waiting(1, key=key))
+    for run in taken:
+        line.correct(run, 100 if run.key == "slow" else 1)
+
+    assert [run.key for run in line][:5] == ["quick"] * 5
+
+
+def test_the_first_is_found_as_quickly_however_many_keys_wait():
+    few, many = (line_of(*(waiting(1, key=f"key {number}") for number in range(keys))) for keys in (10, 20_000))
+    best_s = {few: math.inf, many: math.inf}
+    for _ in range(20):
+        for line in best_s:
+            began_s = time.perf_counter()
+            line.front(1)
+            best_s[line] = min(best_s[line], time.perf_counter() - began_s)
+
+    # Asking all keys takes a thousand times as long.
+    assert best_s[many] <= 20 * best_s[few]
 
 
 def test_what_is_urgent_goes_before_all_that_is_less_so_whenever_it_comes():

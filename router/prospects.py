@@ -28,7 +28,7 @@ class _Alike:
     stranded_since_s: float | None = None
 
 
-class Patience:
+class Prospects:
     """See the module. Times are on the monotonic clock."""
 
     def __init__(self, fleet: Fleet, *, no_capacity_wait_s: float, end: Callable[[Ticket, AquatintError], None]) -> None:
@@ -82,7 +82,7 @@ class Patience:
             self._not_looked_at.extend(self._alike.values())
         while self._not_looked_at:
             alike = self._not_looked_at.popleft()
-            if not self._look(alike, now_s, enough=enough):
+            if alike.since_s and not self._look(alike, now_s, enough=enough):
                 self._not_looked_at.appendleft(alike)
             if enough():
                 break
@@ -103,7 +103,7 @@ class Patience:
                 return True
             self._end(run, _why(run.ask, found))
             if enough():
-                return False
+                return not alike.since_s
         return True
 
 
