@@ -1,10 +1,8 @@
 """Writes a tiny pipeline as the one file people download: Stability's own tensor names, for SD 1.5 and SDXL.
 
-`python -m tests.checkpoints.single_file FOLDER FILE` reads a diffusers folder and writes FILE. The names are those
-diffusers' converters read (diffusers/loaders/single_file_utils.py), the other way round.
+The names are those diffusers' converters read (diffusers/loaders/single_file_utils.py), the other way round.
 """
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,7 +130,7 @@ def open_clip_tensors(encoder: Any, to: str) -> Tensors:
 
 
 def write(folder: Path, file: Path) -> None:
-    """One diffusers folder as one file."""
+    """A diffusers folder as one file."""
     import diffusers
     from safetensors.torch import save_file
 
@@ -144,7 +142,3 @@ def write(folder: Path, file: Path) -> None:
     if second is not None:
         tensors |= open_clip_tensors(second, "conditioner.embedders.1.model.")
     save_file({name: each.contiguous() for name, each in tensors.items()}, file)
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,8 +1,6 @@
 """The one-file checkpoints people download make the same pictures, but for rounding, as the folders they came from."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from node.models import Models, find_models
 from node.pipeline_classes import Family
 from node.resolve import resolve
 from node.safetensors_header import TensorEntry
-from tests.node.conftest import ROOT
+from tests.checkpoints.single_file import write
 
 LEVELS = 2
 """Of 255. One matrix of SDXL's is stored transposed in a single file, so its products are summed in another order."""
@@ -38,8 +36,7 @@ def write_single_file(kind: str, tiny: Path, models: Path) -> None:
         shutil.copy(tiny / kind / "transformer/diffusion_pytorch_model.safetensors", file)
     else:
         only_configs(tiny / kind, models / "configs")
-        command = [sys.executable, "-m", "tests.checkpoints.single_file", str(tiny / kind), str(file)]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+        write(tiny / kind, file)
     (models / "one.toml").write_text('config = "configs"\n')
 
 
