@@ -1,6 +1,7 @@
 """What an operator can set of a router."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -79,6 +80,14 @@ class RouterSection(Section):
         ge=0.01,
         description="How often the whole store of pictures is gone through as a job, counted. Never when absent.",
     )
+    backup_days: float | None = Field(
+        default=None, ge=0.01, description="How often a backup is made, as a job; 7: weekly. Never when absent."
+    )
+    backup_keep: int | None = Field(default=None, ge=1, description="How many of these backups stay. All when absent.")
+    backup_folder: Path | None = Field(
+        default=None,
+        description="Folder of the backups that jobs make; of several routers the same. `backups` in `home` when absent.",
+    )
     drain_s: int = Field(default=30, ge=0, description="Time that runs in flight get to end after SIGTERM.")
 
     @cached_property
@@ -99,3 +108,8 @@ class RouterSettings(CommonSettings):
     section: ClassVar[str | None] = "router"
 
     router: RouterSection = Field(default_factory=RouterSection)
+
+    @property
+    def backup_path(self) -> Path:
+        """The folder of the backups that jobs make."""
+        return self.router.backup_folder or self.home / "backups"

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from common.backup.repository import AssetList, Manifest, Repository, TableFile
@@ -21,6 +23,16 @@ NAMING = {"assets": "sha256", "run_inputs": "sha256"}
 """The tables whose rows keep bytes from being swept, and where they name them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The rows of a backup that is being made."""
+
+    revision: str
+    tables: list[TableFile]
+    listed: str
+    """Hash of the list of pictures that they name, which lies beside them."""
+
+
 async def create(catalog_url: str, assets_url: str, repository: Repository, progress: Progress) -> Manifest:
     """Make a backup of a catalog and its pictures, while both are in use.
 
@@ -31,24 +43,42 @@ async def create(catalog_url: str, assets_url: str, repository: Repository, prog
     source = open_asset_store(assets_url)
     try:
         with repository.locked(alone=False), repository.new_snapshot(made_at := utc_now()) as folder:
-            async with snapshot(catalog_url) as found:
-                tables, names = await _write_tables(found, folder)
-            listed = _write_names(names, folder)
+            written = await write_rows(catalog_url, folder)
+            names = written_names(folder, written)
             size_bytes, missing = await copy_all(source, repository.assets, names, progress)
-            assets = AssetList(count=len(names), size_bytes=size_bytes, sha256=listed, missing=missing)
-            manifest = Manifest(made_at=made_at, made_by=VERSION, revision=found.revision, tables=tables, assets=assets)
-            (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2))
+            manifest = manifest_of(made_at, written, len(names), size_bytes, missing)
+            write_manifest(folder, manifest)
     finally:
         await source.close()
     return manifest
 
 
-async def _write_tables(found: Snapshot, folder: Path) -> tuple[list[TableFile], list[str]]:
-    """Returns: the tables, and the names of the pictures their rows refer to."""
+async def write_rows(catalog_url: str, folder: Path) -> Written:
+    """The first half of a backup: the rows of a catalog as of this moment, and the list of pictures that they name.
+
+    Raises: CatalogUnavailable, SchemaOutdated, OSError.
+    """
     tables, names = [], set[str]()
-    for shape in shapes():
-        tables.append(await _write_table(found, shape, folder, lambda row: names.add(row["sha256"])))
-    return tables, sorted(names)
+    async with snapshot(catalog_url) as found:
+        for shape in shapes():
+            tables.append(await _write_table(found, shape, folder, lambda row: names.add(row["sha256"])))
+    return Written(found.revision, tables, _write_names(sorted(names), folder))
+
+
+def written_names(folder: Path, written: Written) -> list[str]:
+    """The pictures that the rows name. Raises: BackupDamaged."""
+    return list(read_lines(folder / Repository.ASSET_LIST, written.listed))
+
+
+def manifest_of(made_at: datetime, written: Written, count: int, size_bytes: int, missing: list[str]) -> Manifest:
+    """What a backup says of itself. count, size_bytes: of its pictures; missing: those that nobody has whole."""
+    assets = AssetList(count=count, size_bytes=size_bytes, sha256=written.listed, missing=missing)
+    return Manifest(made_at=made_at, made_by=VERSION, revision=written.revision, tables=written.tables, assets=assets)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The last of a backup that is written. Raises: OSError."""
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2))
 
 
 async def _write_table(found: Snapshot, shape: Shape, folder: Path, on_named: Callable[[Row], None]) -> TableFile:

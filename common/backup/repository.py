@@ -152,15 +152,23 @@ class Repository:
         try:
             unfinished.mkdir(mode=0o700)
             yield unfinished
-            _sync(*unfinished.iterdir(), unfinished)
-            if (self._snapshots / name).exists():
-                raise Conflict(f"There is a backup {name} already.")
-            unfinished.rename(self._snapshots / name)
-            _sync(self._snapshots)
+            self.publish(unfinished, name)
         except OSError as error:
             raise StorageFull(f"The backup cannot be written: {error.strerror}.") from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+    def unfinished(self, made_at: datetime, by: str) -> Path:
+        """Where somebody makes the snapshot of that moment who may be broken off, and go on with it later."""
+        return self._snapshots / f"{UNFINISHED}{_name_of(made_at)}-{by}"
+
+    def publish(self, unfinished: Path, name: str) -> None:
+        """Give a snapshot that is whole its name. Raises: Conflict: there is one. OSError."""
+        _sync(*unfinished.iterdir(), unfinished)
+        if (self._snapshots / name).exists():
+            raise Conflict(f"There is a backup {name} already.")
+        unfinished.rename(self._snapshots / name)
+        _sync(self._snapshots)
 
     def remove(self, name: str) -> None:
         """Take a snapshot away. The bytes of its pictures stay."""

@@ -1,6 +1,6 @@
 """Long jobs: retention, sweeps, backups, pulls. Begun once, carried to their end by whichever router lives.
 
-    runner.py      one a router: takes up jobs that nobody holds, prolongs leases, keeps to schedules
+    runner.py      one a router: takes up jobs that nobody holds, prolongs leases; schedules.py: what is due
     execution.py   DBOS, which runs them: the only file that imports it
     work.py        what the code of a kind sees: steps, progress, and a job's end
     kinds.py       the kinds there are, and what each may be asked for

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.jobs import removing
+from router.jobs import backing_up, removing
 from router.jobs.work import Work
 
 
@@ -23,6 +23,13 @@ class RetentionParams(Params):
     """Of `retention`."""
 
     older_than_days: float = Field(ge=1, le=36500)
+
+
+class BackupParams(Params):
+    """Of `backup`."""
+
+    keep: int | None = Field(default=None, ge=1)
+    """Remove all but so many of the newest; none when absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,12 @@ KINDS: Mapping[str, Kind] = {
         unit="runs",
         params=RetentionParams,
         do=removing.remove_old_runs,
+    ),
+    "backup": Kind(
+        does="Back up the catalog and its pictures, into the folder that the settings name.",
+        unit="pictures",
+        params=BackupParams,
+        do=backing_up.back_up,
     ),
     "sweep": Kind(
         does="Go through the store of pictures and remove what no run refers to.",

@@ -35,4 +35,6 @@ def schedules_of(own: RouterSection) -> list[Schedule]:
         found.append(Schedule("retention", 1, {"older_than_days": own.retention_days}))
     if own.sweep_store_days is not None:
         found.append(Schedule("sweep", own.sweep_store_days))
+    if own.backup_days is not None:
+        found.append(Schedule("backup", own.backup_days, {} if own.backup_keep is None else {"keep": own.backup_keep}))
     return found

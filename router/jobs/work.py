@@ -82,11 +82,6 @@ class Work:
         for name, number in more.items():
             self.result[name] = self.result.get(name, 0) + number
 
-    async def tell(self, done: int) -> None:
-        """Say within a step how far it is. Raises: Stopped."""
-        if not await self._advance(done):
-            raise Stopped
-
     async def _advance(self, done: int) -> bool:
         job = self.job
         return await self.tools.catalog.jobs.advance(job.id, job.executions, done=done, total=self.total, unit=self.unit)
@@ -137,6 +132,8 @@ async def carry(work: Work, do: Callable[[Work], Awaitable[None]]) -> None:
         state = JobState.CANCELLED
     except StepFailed as failed:
         state, error = JobState.FAILED, (failed.code, failed.message)
+    except AquatintError as failed:
+        state, error = JobState.FAILED, (failed.code or "internal_error", failed.message)
     await work.end(state, error)
     log.info("job_ended", job=work.job.id, kind=work.job.kind, state=state, result=work.result)
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from common.backup import Repository, verify
 from common.catalog import Catalog, JobRecord, JobState
 from tests.e2e.conftest import KEY, Machine, Started
 from tests.old_runs import put_down_old_runs
@@ -71,6 +72,28 @@ async def test_a_job_that_is_killed_ten_times_ends_as_one_that_is_not(machine_on
     assert told == [{"done": undisturbed.runs, "total": undisturbed.runs, "unit": "runs", "result": removed}] * 2
     assert len(await catalog.runs.list(limit=10 * RUNS)) == 2 * 2 * RUNS // 10
     await catalog.close()
+
+
+async def test_a_backup_whose_router_is_killed_is_whole_in_the_end(machine_on: Machine, catalog_url: str, tmp_path: Path):
+    await put_down_old_runs(catalog_url, tmp_path / "assets", RUNS)
+    router = machine_on.router(**SETTINGS)
+    catalog = await Catalog.open(catalog_url)
+
+    job = ask(router, "backup")
+    for execution, point in enumerate(sorted(random.Random(SEED).sample(range(RUNS - 100), 3)), start=1):
+        await until(catalog, job, partial(has_come_to, execution, point), router)
+        router.kill()
+        router = machine_on.router(**SETTINGS)
+    ended = await until(catalog, job, has_ended, router)
+    await catalog.close()
+
+    assert ended.summary is not None
+    result = ended.summary["result"]
+    assert (ended.state, ended.executions) == (JobState.SUCCEEDED, 4)
+    assert (result["pictures"], result["missing"]) == (RUNS, 0)
+    repository = Repository(tmp_path / "backups")
+    assert repository.names() == [result["backup"]]
+    assert await verify(repository, result["backup"], lambda done, total: None) == []
 
 
 async def test_a_job_of_a_router_that_is_gone_for_good_is_ended_by_another(

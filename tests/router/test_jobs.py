@@ -53,6 +53,15 @@ async def watched(client: httpx.AsyncClient, job: str, *, after: int = 0, until:
     return found
 
 
+async def due(house: House) -> list[dict[str, Any]]:
+    """What the clock has put down, once there is something."""
+    async with asyncio.timeout(30):
+        while not (jobs := (await house.client.get("/v1/jobs")).json()["data"]):
+            await asyncio.sleep(0.02)
+    found: list[dict[str, Any]] = jobs
+    return found
+
+
 async def test_retention_removes_old_runs_with_their_pictures_and_tells_how_many(
     make_house: MakeHouse, catalog_url: str, tmp_path: Path
 ):
@@ -242,7 +251,7 @@ async def test_a_router_that_stops_leaves_its_job_to_the_next(
 async def test_jobs_that_are_due_are_put_down_once_for_all_routers(make_house: MakeHouse, another_router: MakeRouter):
     house = await make_house(retention_days=30)
     other, _ = await another_router(retention_days=30)
-    jobs = (await house.client.get("/v1/jobs")).json()["data"]
+    jobs = await due(house)
     await watched(other, jobs[0]["id"])
 
     assert [job["kind"] for job in (await other.get("/v1/jobs")).json()["data"]] == ["retention"]
