@@ -160,6 +160,12 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     return replace(idle, held=held, free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
 
 
+def ask_of_job(job: JobStatus) -> Ask:
+    """A run of another router, as the node tells it."""
+    kind = kind_of(job.work, bucket_of(job.pixels))
+    return Ask(job.model, "", job.work_units, pictures=job.pictures, kind=kind)
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """One run at a node. ask: for what is left of it."""
@@ -170,8 +176,7 @@ class _Work:
 
 def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
     """sent: the same run, if it is ours; those of others are known as the node tells them."""
-    kind = kind_of(job.work, bucket_of(job.pixels))
-    ask = Ask(job.model, "", job.work_units, pictures=job.pictures, kind=kind) if sent is None else sent.ask
+    ask = ask_of_job(job) if sent is None else sent.ask
     left = 1 - job.step / job.steps if job.steps else 1.0
     # The last picture is there only when all is done.
     pictures = max(1, math.ceil(ask.pictures * left))

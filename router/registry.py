@@ -14,7 +14,7 @@ from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
 from common.node_api import Holding, ModelStatus, NodeStatus
-from router.candidates import Kept, Known, Sent, candidate_of
+from router.candidates import Kept, Known, Sent, ask_of_job, candidate_of
 from router.circuit import Circuit
 from router.costs import CostBook, Learned
 from router.flaps import Flaps
@@ -265,10 +265,15 @@ class Registry:
         if node.status is None or (status.jobs, status.expected) != (node.status.jobs, node.status.expected):
             # What is said again as it was has got on since: what is left of a step counts from when it began.
             node.said_at_s = time.monotonic()
+        told_before = {job.run_id for job in node.status.jobs} if node.status is not None else set()
         node.status = status
         for job in status.jobs:
             if job.run_id in node.ours:
                 node.ours[job.run_id] = replace(node.ours[job.run_id], told=True)
+            elif job.run_id not in told_before:
+                # A model that others ask for is wanted as well: or each router would evict what the next has to load again.
+                ask = ask_of_job(job)
+                self.fleet.demand.note(ask.model, self.fleet.work_s(ask), time.monotonic())
 
     async def heard(self, node: Node) -> None:
         """A sign of life: all is as it was said last."""

@@ -24,7 +24,8 @@ Send = Callable[[SimNode, Arrival, Ask], bool]
 class SimRouter:
     """See the module."""
 
-    def __init__(self, nodes: Sequence[SimNode]) -> None:
+    def __init__(self, nodes: Sequence[SimNode], number: int) -> None:
+        self._number = number
         self.line: Line[Ticket] = Line()
         self.fleet = Fleet()
         self._nodes = {node.id: node for node in nodes}
@@ -66,6 +67,10 @@ class SimRouter:
 
     def told(self, node: SimNode, report: Report, now_s: float) -> None:
         """A node's word, as it was when it left the node."""
+        told_before = {id(job.arrival) for job in self._told[node.id].jobs}
+        for job in report.jobs:
+            if job.arrival.router != self._number and id(job.arrival) not in told_before:
+                self.fleet.demand.note(job.ask.model, self.fleet.work_s(job.ask), now_s)
         self._told[node.id] = report
         self._ended[node.id] &= {id(job.arrival) for job in report.jobs}
         self._look(node, now_s)

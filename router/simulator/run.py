@@ -122,8 +122,8 @@ def _bound_on_arrival(policy: str, arrivals: Sequence[Arrival], nodes: Sequence[
 
 def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode]) -> int:
     """Returns how many runs were turned away by a node."""
-    routers = [SimRouter(nodes) for _ in range(case.routers)]
-    events = _Events()
+    routers = [SimRouter(nodes, number) for number in range(case.routers)]
+    events, order = _Events(), Random(case.routers)
     for arrival in arrivals:
         events.add(arrival.at_s, "arrival", arrival)
     now_s, busy = 0.0, 0
@@ -156,7 +156,8 @@ def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode
             router.arrive(event[1], now_s)
             router.pump(now_s, send)
         elif event[0] == "says":
-            for router in routers:
+            # Nobody is always the first to hear.
+            for router in order.sample(routers, len(routers)):
                 events.add(now_s + (case.told_after_s or 0.0), "told", router, event[1], event[1].report())
         elif event[0] == "told":
             event[1].told(event[2], event[3], now_s)

@@ -41,6 +41,23 @@ async def test_a_router_knows_of_each_step_without_a_look(make_house: MakeHouse)
     assert [round(each / 10) for each in seen] == [4, 3, 2, 1]
 
 
+async def test_a_model_that_another_router_is_asked_for_is_wanted_here_as_well_and_each_run_counts_once(make_house: MakeHouse):
+    house, fake = await listened_to(make_house)
+    fleet, node = house.services.registry.fleet, house.services.registry.get("a")
+    began_s = time.monotonic()
+    assert fleet.demand.nodes_kept_busy(MODEL, began_s) == 0
+
+    wanted = []
+    for step in range(2):
+        fake.jobs["run_of_another"] = job(step)
+        fake.teller.changed()
+        await until(lambda: node.status is not None and node.status.jobs == [job(step)], within_s=1)  # noqa: B023
+        wanted.append(fleet.demand.nodes_kept_busy(MODEL, began_s))
+
+    assert wanted[0] > 0
+    assert wanted[1] == wanted[0]
+
+
 async def test_a_node_that_says_it_drains_gets_nothing_more(make_house: MakeHouse):
     house, fake = await listened_to(make_house, no_capacity_wait_s=0)
     fake.phase = NodePhase.DRAINING
