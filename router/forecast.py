@@ -117,7 +117,7 @@ def foreseen_headers(foreseen: Foreseen | None) -> dict[str, str]:
     if foreseen is None:
         return {}
     told = {POSITION_HEADER: str(foreseen.position)}
-    return told if foreseen.finish_s is None else told | {ETA_HEADER: f"{foreseen.finish_s:.1f}"}
+    return told if foreseen.finish_s is None else told | {ETA_HEADER: f"{foreseen.finish_s:.2f}"}
 
 
 def foreseen_event(foreseen: Foreseen | None) -> bytes:

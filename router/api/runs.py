@@ -39,7 +39,7 @@ async def runs_under_way(key: UserKey, services: ServicesDep, request_id: str | 
 async def _progress(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:
     """Where an open run is, and when it will be done. sent_to: the node of its attempt, where the catalog names one."""
     foreseen = services.queue.foreseen(run_id)
-    eta = {} if foreseen is None or foreseen.finish_s is None else {"eta_s": round(foreseen.finish_s, 1)}
+    eta = {} if foreseen is None or foreseen.finish_s is None else {"eta_s": round(foreseen.finish_s, 2)}
     if foreseen is not None and foreseen.position:
         return {"phase": "queued", "position": foreseen.position} | eta
     return await _at_node(run_id, sent_to, services) | eta

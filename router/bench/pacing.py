@@ -1,10 +1,10 @@
 """`aquatint bench placement --processes`: a real router before real processes that take their time, measured against the ideal.
 
 Three nodes of speed 1, 2 and 4. First a few runs, so that the router has seen what work costs; then
-- many runs at once: the time until all are done over that of a fleet which never idles, and how many are done within 20 % of
-  the time told once all of them are there (before, short ones still overtake: `x-eta-s` cannot know of them);
-- arrivals by chance at a load of 0.7, of a model that fits, then of two of which one fits a node: how many are done within
-  20 % of the time told when they came;
+- many runs at once: the time until all are done over that of a fleet which never idles, and of how many the time told once
+  all of them are there is within 20 % of the time it took (before, short ones still overtake: `x-eta-s` cannot know of them);
+- arrivals by chance at a load of 0.7, of a model that fits, then of two of which one fits a node: of how many the time told
+  when they came is within 20 % of the time it took;
 - one key that has four times as much in line as each of four others: Jain's index of the device seconds that they got.
 """
 
@@ -34,6 +34,7 @@ LOOK_EVERY_S = 0.5
 ARRIVALS = 120
 LOAD = 0.7
 WITHIN = 0.2
+"""Of the time it took: how far off what was told may be."""
 GREEDY = 400
 """In line all the time, far more than is made of it."""
 MODEST = 100
@@ -180,6 +181,6 @@ def jain(shares: Sequence[float]) -> float:
 
 def _foreseen(ratios: Sequence[float]) -> dict[str, Any]:
     """ratios: of seconds taken to seconds told."""
-    ordered, within = sorted(ratios), sum(abs(ratio - 1) <= WITHIN for ratio in ratios) / len(ratios)
+    ordered, within = sorted(ratios), sum(abs(1 / ratio - 1) <= WITHIN for ratio in ratios) / len(ratios)
     spread = {f"p{share}": round(ordered[share * len(ordered) // 100], 2) for share in (10, 50, 90)}
     return {"runs": len(ratios), "within_20_percent": round(within, 3), "taken_to_told": spread}

@@ -3,12 +3,24 @@
 from dataclasses import replace
 
 from router.simulator.run import Case
-from router.simulator.workload import many_models
+from router.simulator.workload import SimModel, many_models
 
 EQUAL = (1.0,) * 12
 
 FIRST = Case("6 models, 2 fit, load 0.8")
 WARM = replace(FIRST, name="all warm, load 0.8", fits=6, warm=True)
+EVICTING = Case(
+    "3 nodes, 2 models, 1 fits, load 0.7",
+    models=(SimModel("usual", 1.0, 3.0, 90), SimModel("other", 1.0, 3.0, 10)),
+    speeds=(1.0, 2.0, 4.0),
+    fits=1,
+    load=0.7,
+    count=1000,
+    estimate_sigma=0.05,
+    burst=0.0,
+    foresees=True,
+)
+"""Where models throw one another out: whether runs are still done when it was foreseen."""
 
 CASES = (
     FIRST,
@@ -19,6 +31,7 @@ CASES = (
     replace(FIRST, name="3 routers, told on change", routers=3, told_after_s=0.01),
     replace(FIRST, name="3 routers, told 0.5 s late", routers=3, told_after_s=0.5),
     replace(FIRST, name="1 node, 3 models, 2 fit, load 0.5", models=FIRST.models[:3], speeds=(1.0,), load=0.5, count=1000),
+    EVICTING,
     replace(WARM, name="strong bursts, all warm, load 0.7", load=0.7, burst=1.0),
     replace(
         FIRST,

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 from router.fleet import Fleet, bind
+from router.forecast import Forecast
 from router.line import Line, Waiting
 from router.placement import Ask, Placement
 from router.simulator.nodes import TASK, Job, Report, SimNode, seen
@@ -43,6 +45,13 @@ class SimRouter:
         self.fleet.demand.note(arrival.model, work_s, now_s)
         self.line.add(Ticket(ask=ask, arrived_s=now_s, work_s=work_s, key=arrival.key, arrival=arrival))
 
+    def foresee(self, arrival: Arrival, now_s: float) -> None:
+        """Tell one that has just come when it will be done, unless it was given a place: then that was told."""
+        upto = list(takewhile(lambda ticket: ticket.arrival is not arrival, self.line))
+        if len(upto) < len(self.line):
+            coming = next(islice(self.line, len(upto), None))
+            arrival.told_s = Forecast().play([*upto, coming], self.fleet, now_s)[-1].finish_s
+
     def pump(self, now_s: float, send: Send) -> None:
         """Give places away, as often as a node surprises us by having none."""
         surprised = True
@@ -56,6 +65,8 @@ class SimRouter:
                 self.told(node, node.report(), now_s)
                 return
             self.line.serve(ticket)
+            if ticket.arrival.at_s == now_s and placement.terms is not None:
+                ticket.arrival.told_s = placement.terms.finish_s
             offer, resident = node.idle.offers[ticket.ask.model], self.fleet.candidates[node.id].resident
             load_s = 0.0 if ticket.ask.model in resident else offer.load_s
             self._ours[node.id][id(ticket.arrival)] = Job(ticket.arrival, ticket.ask, offer.own_s(ticket.ask) + load_s)

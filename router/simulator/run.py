@@ -17,6 +17,8 @@ from router.simulator.workload import SIX, Arrival, SimModel, synthetic
 OURS = "aquatint"
 LEAST_APART_S = 0.02
 """A node says no more often than this how it is: `node.telling`."""
+WITHIN = 0.2
+"""Of the time it took: how far off what was told may be."""
 WARM_UP = 0.1
 """Share of arrivals left out of the figures: the fleet begins empty."""
 
@@ -39,6 +41,8 @@ class Case:
     """How old a node's word is when a router hears it; None: routers see the fleet as it is."""
     depth: int = 1
     """Runs a node holds beyond the one that runs."""
+    foresees: bool = False
+    """Whether each is told when it will be done. It takes as long as all the rest."""
 
     def arrivals(self, seed: int) -> list[Arrival]:
         """What comes, the same for every policy."""
@@ -64,6 +68,8 @@ class Figures:
     """Seconds spent loading over seconds of work."""
     busy_share: float
     """Runs sent to a node that had no place for them, over all."""
+    foreseen_share: float | None
+    """Runs of which the time told when they came was within `WITHIN` of the time it took, over all; None where none was."""
     grows: bool
     """The fleet never catches up: the longer it runs, the longer the wait."""
 
@@ -100,7 +106,7 @@ def simulate(case: Case, policy: str, seed: int, arrivals: Sequence[Arrival] | N
         busy = _late_bound(case, arrivals, nodes)
     else:
         _bound_on_arrival(policy, arrivals, nodes, seed)
-    return _figures(arrivals, nodes, busy)
+    return _figures(arrivals, nodes, busy, foresees=case.foresees and policy == OURS)
 
 
 def _bound_on_arrival(policy: str, arrivals: Sequence[Arrival], nodes: Sequence[SimNode], seed: int) -> None:
@@ -155,6 +161,8 @@ def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode
             router = routers[event[1].router]
             router.arrive(event[1], now_s)
             router.pump(now_s, send)
+            if case.foresees:
+                router.foresee(event[1], now_s)
         elif event[0] == "says":
             # Nobody is always the first to hear.
             for router in order.sample(routers, len(routers)):
@@ -175,7 +183,7 @@ def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode
     return busy
 
 
-def _figures(arrivals: Sequence[Arrival], nodes: Sequence[SimNode], busy: int) -> Figures:
+def _figures(arrivals: Sequence[Arrival], nodes: Sequence[SimNode], busy: int, *, foresees: bool) -> Figures:
     counted = arrivals[int(len(arrivals) * WARM_UP) :]
     seconds = [arrival.done_s - arrival.at_s for arrival in counted]
     fifth = max(1, len(seconds) // 5)
@@ -186,8 +194,14 @@ def _figures(arrivals: Sequence[Arrival], nodes: Sequence[SimNode], busy: int) -
         slowdown_p99=_p99([took / arrival.work_s for took, arrival in zip(seconds, counted, strict=True)]),
         load_share=sum(node.load_s for node in nodes) / sum(arrival.work_s for arrival in arrivals),
         busy_share=busy / len(arrivals),
+        foreseen_share=_foreseen_share(counted) if foresees else None,
         grows=late_s > 2 * early_s and late_s > 120,
     )
+
+
+def _foreseen_share(arrivals: Sequence[Arrival]) -> float:
+    took_s = [(each.done_s - each.at_s, each.told_s) for each in arrivals]
+    return sum(told_s is not None and abs(told_s - each_s) <= WITHIN * each_s for each_s, told_s in took_s) / len(took_s)
 
 
 def _p99(values: Sequence[float]) -> float:

@@ -54,6 +54,8 @@ class Arrival:
     router: int = 0
     key: str = "one"
     done_s: float = -1.0
+    told_s: float | None = None
+    """Seconds to its end, as foreseen when it came; None where nobody looked."""
 
 
 def synthetic(

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from router.simulator.cases import CASES, FIRST, WARM
+from router.simulator.cases import CASES, EVICTING, FIRST, WARM
 from router.simulator.cli import placement
 from router.simulator.policies import POLICIES
 from router.simulator.run import OURS, Figures, simulate
@@ -72,6 +72,21 @@ def test_routers_that_hear_late_are_turned_away_and_lose_little():
 
     assert statistics.fmean(run.mean_s for run in late) <= 1.1 * statistics.fmean(run.mean_s for run in one)
     assert all(0 < run.busy_share < 0.2 for run in late)
+
+
+@pytest.mark.parametrize("others", [10, 50, 90])
+def test_runs_are_done_when_it_was_foreseen_where_models_throw_one_another_out(others: int):
+    usual, other = EVICTING.models
+    models = (replace(usual, popularity=100 - others), replace(other, popularity=others))
+
+    runs = [simulate(replace(EVICTING, models=models), OURS, seed) for seed in SEEDS]
+
+    assert all(run.load_share > 0 for run in runs)
+    assert all(run.foreseen_share is not None and run.foreseen_share >= 0.9 for run in runs)
+
+
+def test_what_is_foreseen_of_all_others_is_not_looked_at():
+    assert simulate(replace(EVICTING, count=100), "least request", 0).foreseen_share is None
 
 
 def command(*arguments: str) -> str:
