@@ -262,3 +262,42 @@ class CancelOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     run_id: str = Field(min_length=1)
+
+
+class ChoreKind(StrEnum):
+    """Long work on a node's files."""
+
+    PULL = "pull"
+    HASHES = "hashes"
+
+
+class ChoreState(StrEnum):
+    """Where a chore is. All but the first are final."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ChoreOrder(_Shape):
+    """Body of `POST /node/v1/chores`. Asked again under the same name, it changes nothing."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    kind: ChoreKind
+    source: str | None = None
+    """Of a pull: as `aquatint models pull` takes it."""
+    verify: bool = False
+    """Of hashes: read those that are known too."""
+
+
+class ChoreStatus(_Shape):
+    """How far a chore is, and what came of it."""
+
+    name: str
+    state: ChoreState
+    done: int = 0
+    """Bytes."""
+    total: int | None = None
+    result: dict[str, Any] | None = None
+    error: str | None = None

@@ -20,6 +20,7 @@
                                               what can be served, and every check before a library opens a file
     loras.py lora_family.py                   the same of LoRAs
     hashes.py pulling.py models_cli.py        sha256 of files; downloads; `aquatint models scan|verify|add|pull|rm`
+    chores/                                   pulls and hash scans that routers ask for, each in a process of its own
     bench.py benches/                         what a node costs over the bare pipeline; `aquatint bench gpu`
     demo/                                     what is served when there is no other model
 

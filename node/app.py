@@ -19,6 +19,7 @@ from common.web.background import run_beside
 from common.web.paths import LenientPaths
 from node import api, control, health
 from node.batch_table import BatchTable
+from node.chores import Chores
 from node.decoding import Decoder
 from node.joining import join
 from node.memory_ladder import MemoryLadder
@@ -150,6 +151,8 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
     recycling = Recycling(worker, residency, scheduler, allowed_bytes=own.worker_leak_bytes)
     run_beside("recycling", recycling.watch(), stack)
     run_beside("preload", _preload(settings, models, worker, residency, ladder), stack)
+    chores = Chores()
+    stack.push_async_callback(chores.close)
     services = Services(
         settings=settings,
         tokens=tokens,
@@ -166,6 +169,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         metrics=metrics,
         teller=teller,
         places=places,
+        chores=chores,
         batches=batches,
     )
     return services

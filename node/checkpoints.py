@@ -342,3 +342,10 @@ def _sidecar(path: Path, root: Path) -> Sidecar:
         return read_sidecar(values)
     except ValueError as error:
         raise CheckpointRefused(path, f"not a valid sidecar: {error}") from None
+
+
+def weight_files(checkpoint: Checkpoint) -> list[Path]:
+    """The files whose hashes tell a checkpoint from others."""
+    if checkpoint.path.is_file():
+        return [checkpoint.path, *checkpoint.components.values()]
+    return sorted(checkpoint.path.rglob("*.safetensors"))

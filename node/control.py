@@ -5,11 +5,12 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
-from common.errors import NotFound
-from common.node_api import CancelOrder, LoadOrder, NodeStatus, TokenOrder
+from common.errors import InvalidRequest, NotFound
+from common.node_api import CancelOrder, ChoreKind, ChoreOrder, ChoreStatus, LoadOrder, NodeStatus, TokenOrder
 from common.state_lines import MEDIA_TYPE
 from node.auth import OperatorDep
 from node.models import Model
+from node.pulling import parse_source
 from node.services import Services, ServicesDep
 from node.status import status_of
 
@@ -67,6 +68,23 @@ async def resume(services: ServicesDep, caller: OperatorDep) -> NodeStatus:
     services.scheduler.draining = False
     services.teller.changed()
     return status_of(services)
+
+
+@api.post("/chores")
+async def begin_chore(order: ChoreOrder, services: ServicesDep, caller: OperatorDep) -> ChoreStatus:
+    """Begin with long work on this node's files, or look how far the one of this name is."""
+    if order.kind is ChoreKind.PULL:
+        try:
+            parse_source(order.source or "")
+        except ValueError as error:
+            raise InvalidRequest(str(error), param="source") from None
+    return services.chores.begin(order)
+
+
+@api.delete("/chores/{name}")
+async def end_chore(name: str, services: ServicesDep, caller: OperatorDep) -> ChoreStatus:
+    """Have such work end. A pull that is begun again goes on where it stopped."""
+    return await services.chores.end(name)
 
 
 @api.post("/token")

@@ -11,7 +11,6 @@ import typer
 from common.commands.output import JsonOption, show
 
 if TYPE_CHECKING:
-    from node.checkpoints import Checkpoint
     from node.hashes import Hashes, OnBytes
 
 Folders = Annotated[list[Path] | None, typer.Argument(help="Models folders; those of the settings when absent.")]
@@ -26,12 +25,13 @@ def scan(
 ) -> None:
     """Show what a node would serve from this machine's folders, and why it refuses the rest."""
     from node.checkpoints import scan as look
+    from node.checkpoints import weight_files
     from node.hashes import autov2
 
     found, hashes = look(_roots(folders)), _hashes()
     rows: list[dict[str, Any]] = []
     for checkpoint in found.checkpoints:
-        files = _weight_files(checkpoint)
+        files = weight_files(checkpoint)
         if with_hash:
             _read_all(hashes, files)
         known = [hashes.known(file) for file in files]
@@ -65,10 +65,11 @@ def scan(
 def verify(folders: Folders = None, as_json: JsonOption = False) -> None:
     """Read every weight file again and hold it against the sha256 it had before. Exit code 1 when one has changed."""
     from node.checkpoints import scan as look
+    from node.checkpoints import weight_files
 
     hashes, rows, done = _hashes(), [], set[Path]()
     for checkpoint in look(_roots(folders)).checkpoints:
-        for file in _weight_files(checkpoint):
+        for file in weight_files(checkpoint):
             if file in done:
                 continue
             done.add(file)
@@ -195,12 +196,6 @@ def _hashes() -> "Hashes":
     from node.settings import NodeSettings
 
     return Hashes(NodeSettings.load().home / "hashes.json")
-
-
-def _weight_files(checkpoint: "Checkpoint") -> list[Path]:
-    if checkpoint.path.is_file():
-        return [checkpoint.path, *checkpoint.components.values()]
-    return sorted(checkpoint.path.rglob("*.safetensors"))
 
 
 def _read_all(hashes: "Hashes", files: list[Path]) -> None:

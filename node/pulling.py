@@ -35,6 +35,14 @@ class PullFailed(Exception):
     """The source refused, sent something else than it stated, or what it sent is not served here."""
 
 
+class AlreadyThere(PullFailed):
+    """Where it would go there is something."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is already there. Remove it first, or serve it.")
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class HubSource:
     """A repository of Hugging Face, at a branch, tag or commit."""
@@ -81,6 +89,7 @@ def pull_hub(source: HubSource, folder: Path, *, endpoint: str | None = None, to
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     incoming = folder / INCOMING / source.repo
+    _require_free(folder / source.repo)
     try:
         stated = HfApi(endpoint=endpoint).model_info(source.repo, revision=source.revision, files_metadata=True, token=token)
         snapshot_download(
@@ -123,6 +132,7 @@ def pull_civitai(
         kind = CIVITAI_FOLDERS[version["model"]["type"]]
         name = _safe_name(file["name"])
         incoming = folder / INCOMING / f"civitai-{source.version}" / name
+        _require_free(folder / kind / name)
         incoming.parent.mkdir(parents=True, exist_ok=True)
         sha256 = str(file["hashes"]["SHA256"]).lower()
         _download(client, str(file["downloadUrl"]), incoming, on_bytes)
@@ -201,12 +211,17 @@ def _check(arrived: Path) -> None:
 
 
 def _settled(incoming: Path, place: Path) -> Path:
-    """Give what arrived its place. Raises: PullFailed: something else is there."""
-    if place.exists():
-        raise PullFailed(f"{place} is already there. Remove it first, or serve it.")
+    """Give what arrived its place. Raises: AlreadyThere."""
+    _require_free(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     incoming.rename(place)
     return place
+
+
+def _require_free(place: Path) -> None:
+    """Raises: AlreadyThere."""
+    if place.exists():
+        raise AlreadyThere(place)
 
 
 def _lora_sidecar(version: dict[str, Any], source: CivitaiSource) -> str:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
 from node.batch_table import BatchTable
+from node.chores import Chores
 from node.memory_ladder import MemoryLadder
 from node.metrics import NodeMetrics
 from node.models import Models
@@ -41,6 +42,7 @@ class Services:
     metrics: NodeMetrics
     teller: Teller
     places: Places
+    chores: Chores
     batches: BatchTable | None
     """None where batching is off."""
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
-from common.errors import Conflict
+from common.errors import Conflict, InvalidRequest
 from common.images_api import Task
-from common.node_api import NodeStatus
+from common.node_api import ChoreOrder, ChoreState, ChoreStatus, NodeStatus
 from common.state_lines import MEDIA_TYPE, NotAState, StateReader
 from router import wire
 
@@ -142,6 +142,39 @@ class NodeClient:
             return False
         return told.status_code == 200
 
+    async def begin_chore(self, node: Address, order: ChoreOrder) -> ChoreStatus:
+        """Have a node begin with long work on its files; asked again, it says how far that is.
+
+        Raises: NodeUnreachable, NodeLost, NodeNonsense. InvalidRequest: the node refuses the order for good.
+        """
+        try:
+            told = await self._small.post(
+                node.url.rstrip("/") + "/node/v1/chores", content=order.model_dump_json(), headers=_json_to(node)
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NodeUnreachable(_reason(error)) from error
+        except httpx.HTTPError as error:
+            raise NodeLost(_reason(error)) from error
+        if told.status_code == 400:
+            raise InvalidRequest(f"The node refuses it: {told.json()['error']['message']}")
+        if told.status_code == 429:
+            # It does others first.
+            return ChoreStatus(name=order.name, state=ChoreState.RUNNING)
+        if told.status_code != 200:
+            raise NodeNonsense(f"it answered {told.status_code}")
+        try:
+            return ChoreStatus.model_validate_json(told.content)
+        except ValidationError as error:
+            raise NodeNonsense(f"its chore is not understood: {error.error_count()} faults") from error
+
+    async def end_chore(self, node: Address, name: str) -> bool:
+        """Have a node end such work. False: the node could not be told."""
+        try:
+            told = await self._small.delete(f"{node.url.rstrip('/')}/node/v1/chores/{name}", headers=node.headers())
+        except httpx.HTTPError:
+            return False
+        return told.status_code == 200
+
     async def set_token(self, node: Address, token: str) -> None:
         """Have a node take another token. Raises: Conflict: it could not be told, or may not change it."""
         url = node.url.rstrip("/") + "/node/v1/token"
@@ -153,6 +186,10 @@ class NodeClient:
             raise Conflict("The node's token is set by its own settings: change it there, then tell the router of it.")
         if told.status_code != 200:
             raise Conflict(f"The node could not be told: it answered {told.status_code}.", code="node_not_told")
+
+
+def _json_to(node: Address) -> dict[str, str]:
+    return {"content-type": "application/json", **node.headers()}
 
 
 async def _bounded(response: httpx.Response, max_bytes: int) -> bytes:

@@ -4,7 +4,7 @@
     execution.py   DBOS, which runs them: the only file that imports it
     work.py        what the code of a kind sees: steps, progress, and a job's end
     kinds.py       the kinds there are, and what each may be asked for
-    removing.py backing_up.py  what they do
+    removing.py backing_up.py on_nodes.py  what they do
 
 Decisions:
 

@@ -18,6 +18,7 @@ from common.errors import Unavailable
 from common.logs import get_logger
 from router.jobs.kinds import KINDS
 from router.jobs.work import Do, Told, Tools, Work, carry, patiently
+from router.node_client import NodeClient
 from router.settings import RouterSettings
 
 log = get_logger(__name__)
@@ -162,7 +163,10 @@ class Execution:
         self._stack.push_async_callback(catalog.close)
         assets = open_asset_store(settings.asset_store_url)
         self._stack.push_async_callback(assets.close)
-        return Tools(settings, catalog, assets)
+        own = settings.router
+        client = NodeClient(connect_timeout_s=own.connect_timeout_s, probe_timeout_s=own.probe_timeout_s)
+        self._stack.push_async_callback(client.aclose)
+        return Tools(settings, catalog, assets, client)
 
 
 async def _checkpoint(name: str, do: Do) -> Told:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.jobs import backing_up, removing
+from router.jobs import backing_up, on_nodes, removing
 from router.jobs.work import Work
 
 
@@ -32,6 +32,35 @@ class BackupParams(Params):
     """Remove all but so many of the newest; none when absent."""
 
 
+class NodeParams(Params):
+    """Of what a node does."""
+
+    node: str = Field(min_length=1, max_length=63)
+    """Its name."""
+
+    def only_one(self, kind: str) -> str | None:
+        """See Params."""
+        return f"{kind} {self.node}"
+
+
+class PullParams(NodeParams):
+    """Of `pull`."""
+
+    source: str = Field(min_length=1, max_length=512)
+    """ORGANISATION/NAME[@REVISION] of Hugging Face, civitai:VERSION, or an AIR."""
+
+    def only_one(self, kind: str) -> str | None:
+        """See Params."""
+        return f"{kind} {self.node} {self.source}"
+
+
+class HashParams(NodeParams):
+    """Of `hashes`."""
+
+    verify: bool = False
+    """Read files again whose hashes are known, and name those that have changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind."""
@@ -56,6 +85,18 @@ KINDS: Mapping[str, Kind] = {
         unit="pictures",
         params=BackupParams,
         do=backing_up.back_up,
+    ),
+    "pull": Kind(
+        does="Have a node bring a checkpoint from Hugging Face or CivitAI.",
+        unit="bytes",
+        params=PullParams,
+        do=on_nodes.pull,
+    ),
+    "hashes": Kind(
+        does="Have a node read the hashes of its checkpoints, or hold them against what they were.",
+        unit="bytes",
+        params=HashParams,
+        do=on_nodes.read_hashes,
     ),
     "sweep": Kind(
         does="Go through the store of pictures and remove what no run refers to.",

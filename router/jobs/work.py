@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from common.catalog import AssetStore, Catalog, JobLeft, JobRecord, JobState
 from common.errors import AquatintError, StorageFull, Unavailable
 from common.logs import get_logger
+from router.node_client import NodeClient
 from router.settings import RouterSettings
 
 log = get_logger(__name__)
@@ -46,6 +47,7 @@ class Tools:
     settings: RouterSettings
     catalog: Catalog
     assets: AssetStore
+    client: NodeClient
 
     @property
     def lease_s(self) -> float:
@@ -82,14 +84,19 @@ class Work:
         for name, number in more.items():
             self.result[name] = self.result.get(name, 0) + number
 
-    async def _advance(self, done: int) -> bool:
+    async def tell(self, done: int, total: int | None) -> None:
+        """Say within a long step how far it is. Raises: Stopped: it is to end."""
+        if not await self._advance(done, total):
+            raise Stopped
+
+    async def _advance(self, done: int, total: int | None) -> bool:
         job = self.job
-        return await self.tools.catalog.jobs.advance(job.id, job.executions, done=done, total=self.total, unit=self.unit)
+        return await self.tools.catalog.jobs.advance(job.id, job.executions, done=done, total=total, unit=self.unit)
 
     async def _once(self, do: Do) -> Told:
         # What goes wrong is part of what is kept: an execution after this one takes the same turn.
         try:
-            if not await patiently(partial(self._advance, self.done)):
+            if not await patiently(partial(self._advance, self.done, self.total)):
                 return {"outcome": "stopped"}
             return {"outcome": "done", "given": await patiently(do)}
         except Stopped:
