@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
+from common.dialling import trusted
 from common.errors import Conflict, InvalidRequest
 from common.images_api import Task
 from common.node_api import ChoreOrder, ChoreState, ChoreStatus, NodeStatus
@@ -57,7 +58,7 @@ class NodeClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30)
         timeout = httpx.Timeout(probe_timeout_s, connect=min(connect_timeout_s, probe_timeout_s))
         self._probe_timeout_s = probe_timeout_s
-        self._small = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
+        self._small = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False, verify=trusted())
         # Reading has no limit of its own: a picture takes what it takes; the dispatcher holds deadline and node health.
         self._pool = wire.Pool(connect_timeout_s=connect_timeout_s)
 

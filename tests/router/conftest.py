@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
+from common.dialling import trusted
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
 from router.app import build_app
@@ -37,6 +38,12 @@ class House:
     async def generate(self, prompt: str = "a cat", **fields: Any) -> httpx.Response:
         """One request."""
         return await self.client.post("/v1/images/generations", json={"prompt": prompt, "model": MODEL, **fields})
+
+
+def client_of(url: str, *, timeout_s: float) -> httpx.AsyncClient:
+    """One that holds an admin's key."""
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, verify=trusted())
 
 
 MakeHouse = Callable[..., Coroutine[Any, Any, House]]
@@ -79,8 +86,7 @@ async def make_house(catalog_url: str, tmp_path: Path) -> AsyncGenerator[MakeHou
             )
             running = await stack.enter_async_context(AsyncExitStack())
             url = await running.enter_async_context(served(app))
-            headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
+            client = await stack.enter_async_context(client_of(url, timeout_s=30))
             house = House(client, app.state.services, nodes, catalog, url, running.aclose)
             await until(lambda: all(n.status is not None for n in house.services.registry.nodes()) and _known(house, names))
             return house
@@ -103,8 +109,7 @@ async def another_router(catalog_url: str, tmp_path: Path) -> AsyncGenerator[Mak
             assets = str(tmp_path / "assets")
             app = build_app(RouterSettings(home=tmp_path, database_url=catalog_url, assets_url=assets, router=own))
             url = await stack.enter_async_context(served(app))
-            headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=60))
+            client = await stack.enter_async_context(client_of(url, timeout_s=60))
             await until(lambda: all(node.status is not None for node in app.state.services.registry.nodes()))
             return client, app.state.services
 

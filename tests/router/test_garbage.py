@@ -23,12 +23,13 @@ class Cycle:
 @contextmanager
 def own_settings() -> Iterator[None]:
     """What this process had is what it has after."""
-    before = gc.get_threshold()
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
 
 
 def whole_collections() -> int:
