@@ -42,6 +42,7 @@ from router.registry import Node, Registry
 from router.result_cache import ResultCache
 from router.services import Services
 from router.settings import RouterSettings
+from router.splitting import Splitter
 from router.webhooks import Webhooks
 
 log = get_logger(__name__)
@@ -120,12 +121,22 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         run_timeout_s=own.run_timeout_s,
         max_attempts=own.max_attempts,
     )
+    splitter = Splitter(
+        dispatcher,
+        catalog=catalog,
+        queue=queue,
+        fleet=registry.fleet,
+        answers=answers,
+        decisions=decisions,
+        metrics=metrics,
+        allowed=own.split_runs,
+    )
     names = ModelNames(registry, catalog, default=own.default_model)
     acceptance, carried = Acceptance(names, registry, keep_results=own.result_cache), Carried()
     async_carrier = AsyncCarrier(
         catalog=catalog,
         assets=assets_store,
-        dispatcher=dispatcher,
+        dispatcher=splitter,
         acceptance=acceptance,
         carried=carried,
         limits=settings.upload_limits,
@@ -145,6 +156,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         client=client,
         answers=answers,
         dispatcher=dispatcher,
+        splitter=splitter,
         decisions=decisions,
         acceptance=acceptance,
         carried=carried,

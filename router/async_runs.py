@@ -19,8 +19,8 @@ from common.logs import get_logger
 from common.web.background import ended
 from router.accepting import Acceptance, Sender
 from router.carried import Carried
-from router.dispatch import Dispatcher
 from router.relay import Accepted, may_pass, row_of
+from router.splitting import Splitter
 
 log = get_logger(__name__)
 
@@ -41,7 +41,7 @@ class AsyncCarrier:
         *,
         catalog: Catalog,
         assets: AssetStore,
-        dispatcher: Dispatcher,
+        dispatcher: Splitter,
         acceptance: Acceptance,
         carried: Carried,
         limits: UploadLimits,
@@ -173,7 +173,9 @@ class AsyncCarrier:
         lasting = age_s < self._oldest_s and run.current_attempt < MOST_ATTEMPTS
         try:
             accepted = await self._again(run, record)
-            reply = await self._dispatcher.run(dataclasses.replace(accepted, lasting=lasting, recorded=True))
+            # Made in parts once at most: which parts of an earlier try still run elsewhere, nobody knows.
+            again = dataclasses.replace(accepted, lasting=lasting, recorded=True, whole=bool(run.parts))
+            reply = await self._dispatcher.run(again)
             async for _ in reply.body:
                 # A few hundred bytes: links, whatever the client wants in the end.
                 continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
 from router.costs import Cost, Costs, Learned, bucket_of, kind_of
-from router.placement import SHARE_OF_RUNNING, Ask, Candidate, Health, Offer, residents_after
+from router.placement import SHARE_OF_RUNNING, Ask, Build, Candidate, Health, Offer, residents_after
 
 PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
 """Seconds for a megapixel-step before anything was measured: SDXL on a recent GPU, on a laptop's, on a few cores.
@@ -98,6 +98,7 @@ def offer_of(
         tasks=frozenset(model.tasks),
         pace=pace,
         load_s=status.load_s.get(model.id, PRIOR_LOAD_S) if learned.load_s is None else learned.load_s,
+        build=build_of(model, status),
         guessed=not learned.costs and model.id not in status.seconds_per_unit,
         costs=Costs(learned.costs, Cost(pace)) if learned.costs else {},
         memory_bytes=model.memory_bytes or 0,
@@ -108,6 +109,12 @@ def offer_of(
         limits=model.memory_limits,
         unavailable=model.unavailable or sitting_out,
     )
+
+
+def build_of(model: ModelStatus, status: NodeStatus) -> Build:
+    """As `Offer.build`: the program, the kind of device, and which of the model's files it runs, how."""
+    told = (status.version, status.device.kind, status.device.name, model.family, model.profile, model.engine, model.format)
+    return tuple(map(str, (*told, model.memory_bytes, model.usual_preset)))
 
 
 def pace_of(model: str, status: NodeStatus) -> float:

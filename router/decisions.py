@@ -19,6 +19,7 @@ from common.logs import get_logger
 from router.fleet import Fleet
 from router.metrics import RouterMetrics
 from router.placement import Ask, Candidate, Placement, Terms, Want, refusal, terms_of
+from router.plan import Plan
 
 log = get_logger(__name__)
 
@@ -137,8 +138,12 @@ class Decisions:
             return
         made.ended = True
         made.told["took_s"] = None if took_s is None else round(took_s, 3)
-        if took_s is not None:
+        if took_s is not None and attempt:
             self._metrics.predicted("node", made.predicted_s, took_s)
+
+    def split(self, run_id: str, plan: Plan) -> None:
+        """A run is about to be made in parts: the plan is its attempt 0."""
+        self._made[run_id, 0] = _Made(run_id, 0, plan.finish_s, None, told={"attempt": 0, **plan.told()})
 
     def shown(self, run_id: str, attempt: int) -> str:
         """One that was begun here just now, as a header: JSON in ASCII."""

@@ -18,7 +18,8 @@ What is tried again, and what is not:
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,10 +29,8 @@ from common.errors import (
     AquatintError,
     CatalogUnavailable,
     DeadlineExceeded,
-    NoCapacity,
     NodeFailed,
     NotFound,
-    OutOfDeviceMemory,
     RunCancelled,
 )
 from common.images_api import encoded, events
@@ -54,6 +53,7 @@ from router.relay import (
     error_in,
     holding_in,
     is_answer,
+    last_word,
     may_pass,
     node_headers,
     once,
@@ -182,33 +182,45 @@ class Dispatcher:
             if earlier is not None:
                 return await self._answers.replay(earlier, stream=accepted.request.stream, public_url=accepted.public_url)
             journey.recorded = True
-        self.held[accepted.run_id] = accepted
         self._retries.earn(time.monotonic())
+        with self.holding(accepted):
+            return await self._to_the_end(journey)
+
+    @contextmanager
+    def holding(self, accepted: Accepted) -> Iterator[None]:
+        """This router answers for a run meanwhile."""
+        self.held[accepted.run_id] = accepted
         try:
-            reply = await self._try_nodes(journey)
+            yield
+        finally:
+            del self.held[accepted.run_id]
+            self._one_less.set()
+
+    async def _to_the_end(self, journey: _Journey) -> Reply:
+        accepted = journey.accepted
+        try:
+            return await self._try_nodes(journey)
         except asyncio.CancelledError:
             if not accepted.lasting:
-                await asyncio.shield(self._close(accepted.run_id, self._why_cancelled()))
+                await asyncio.shield(self.close(accepted.run_id, self.why_cancelled(accepted)))
             raise
         except AquatintError as error:
             error.run_id = accepted.run_id if journey.recorded else None
             if journey.recorded and not (accepted.lasting and may_pass(error)):
-                await self._close(accepted.run_id, error)
+                await self.close(accepted.run_id, error)
             raise
         except BaseException as error:
-            await self._close(accepted.run_id, NodeFailed(f"dispatch failed: {type(error).__name__}"))
+            await self.close(accepted.run_id, NodeFailed(f"dispatch failed: {type(error).__name__}"))
             raise
         finally:
             if journey.ticket is not None:
                 self._queue.withdraw(journey.ticket)
-            del self.held[accepted.run_id]
-            self._one_less.set()
-        return reply
 
-    def _why_cancelled(self) -> AquatintError:
+    def why_cancelled(self, accepted: Accepted) -> AquatintError:
+        """How a run ended whose dispatch is cancelled just now."""
         if self._interrupted:
             return NodeFailed("The router was stopped during the run.", code="interrupted", retryable=True)
-        return RunCancelled("The client left.")
+        return RunCancelled("The client left." if accepted.parent_id is None else "The run that it is a part of has ended.")
 
     async def _try_nodes(self, journey: _Journey) -> Reply:
         while journey.attempts < self._max_attempts:
@@ -307,7 +319,7 @@ class Dispatcher:
         try:
             return await placing
         except AquatintError as error:
-            raise _last_word(journey.last, error) from None
+            raise last_word(journey.last, error) from None
 
     async def _attempt(self, journey: _Journey, this: _Try) -> Reply | None:
         """One try. None: try elsewhere; `journey` knows why."""
@@ -435,7 +447,7 @@ class Dispatcher:
         self._metrics.attempt(this.node.name, code if code in OUTCOMES else "node_error")
         await self._catalog.runs.attempt_failed(journey.accepted.run_id, this.no, code=code, message=message)
 
-    async def _close(self, run_id: str, error: AquatintError) -> None:
+    async def close(self, run_id: str, error: AquatintError) -> None:
         """Write down how a run that got no answer ended. The sweeper does it later if the catalog cannot be reached now."""
         try:
             if isinstance(error, RunCancelled):
@@ -462,7 +474,7 @@ class Dispatcher:
                 return
             finished = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
             if finished is None or len(finished) != length:
-                await self._close(accepted.run_id, NodeFailed("The node's answer broke off."))
+                await self.close(accepted.run_id, NodeFailed("The node's answer broke off."))
                 raise
             yield finished[sent:]
         finally:
@@ -474,19 +486,9 @@ class Dispatcher:
         if event is not None:
             return event
         error = NodeFailed("The node's connection was lost during the run.", retryable=True)
-        await self._close(accepted.run_id, error)
+        await self.close(accepted.run_id, error)
         # A frame that was cut in the middle is ended by the blank line and dropped by clients.
         return b"\n\n" + events.failed(error)
-
-
-def _last_word(last: AquatintError | None, error: AquatintError) -> AquatintError:
-    """What the client is told where no node is left: what a tried one said is worth more than "no capacity".
-
-    What does not fit the memory of the nodes tried may fit another that is away or full: then a retry makes sense.
-    """
-    if isinstance(last, OutOfDeviceMemory) and isinstance(error, NoCapacity) and not error.hopeless:
-        return OutOfDeviceMemory(last.message, param=last.param, retryable=True, retry_after_s=error.retry_after_s)
-    return last or error
 
 
 def _succeeded(future: asyncio.Future[Node]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from router.fleet import Fleet
 from router.forecast import Foreseen
 from router.placement import Ask, refusal
+from router.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Estimate:
     turned_away: dict[str, str]
     """Why not, by the name of each other node."""
 
-    def shown(self, ask: Ask, *, nodes: bool) -> dict[str, Any]:
-        """As JSON. nodes: whether to name the nodes, which is the operator's business only."""
+    def shown(self, ask: Ask, plan: Plan | None, *, nodes: bool) -> dict[str, Any]:
+        """As JSON. plan: how it would be made in parts. nodes: whether to name them, which is the operator's business only."""
         told = {
             "object": "estimate",
             "model": ask.model,
@@ -39,6 +40,10 @@ class Estimate:
             "gpu_seconds": _rounded(self.gpu_s),
             "queued": self.queued,
         }
+        if plan is not None:
+            parts = plan.told()["parts"]
+            told["parts"] = parts if nodes else [{"pictures": part["pictures"]} for part in parts]
+            told["eta_s"] = _rounded(plan.finish_s)
         return told | ({"node": self.node, "turned_away": self.turned_away} if nodes else {})
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 from router.candidates import PRIOR_PACE
 from router.line import Line, Waiting
 from router.placement import Ask, Candidate, Placement, place, with_claim
+from router.plan import Plan, plan
 
 LOOK_AHEAD = 64
 """Waiting runs looked at when a place comes free; more would cost more than it finds."""
@@ -111,6 +112,11 @@ class Fleet:
         if placement.node_id is None and len(having) < len(self.candidates):
             return place(ask, self.candidates.values(), now_s=now_s, want=self.want)
         return placement
+
+    def plan(self, ask: Ask, now_s: float) -> Plan | None:
+        """How idle nodes would share its pictures, where they would be done sooner than one node."""
+        self._now_s = now_s
+        return plan(ask, self.nodes_having(ask.model), now_s=now_s, want=self.want)
 
     def work_s(self, ask: Ask) -> float:
         """Seconds of the run's own work on the quickest node that has the model: what order and fairness go by."""

@@ -1,7 +1,7 @@
 """The headers of image requests and of their answers that clients may care for, in words."""
 
 from common.node_api import REQUEST_ID_HEADER, RUN_ID_HEADER
-from router import decisions, forecast, idempotency, result_cache, wishes
+from router import decisions, forecast, idempotency, result_cache, splitting, wishes
 
 OF_REQUESTS = {
     wishes.DEADLINE_HEADER: "Seconds after which the answer is not wanted any more. What cannot be done by then, as predicted, "
@@ -18,6 +18,7 @@ OF_ANSWERS = {
     RUN_ID_HEADER: "The run: `GET /v1/runs/{id}`, `aquatint explain`.",
     forecast.POSITION_HEADER: "Its place in the line when it came, from 1; 0 where a node took it at once.",
     forecast.ETA_HEADER: "Seconds to its answer, as predicted then.",
+    splitting.PARTS_HEADER: "`2+2`: made in parts, so many pictures by each node.",
     "x-image-seeds": "Of each picture.",
     "x-ignored-params": "Fields that had no effect.",
     "retry-after": "Whole seconds, 1 to 60.",

@@ -23,6 +23,9 @@ class RouterMetrics:
             registry=self.registry,
         )
         self._runs = Counter("aquatint_runs", "Runs that ended.", ["model", "outcome"], registry=self.registry)
+        self._split = Counter(
+            "aquatint_split_runs", "Runs that were made in parts, by several nodes.", ["outcome"], registry=self.registry
+        )
         self._seconds = Histogram(
             "aquatint_run_seconds",
             "From acceptance to the answer's first byte.",
@@ -73,6 +76,10 @@ class RouterMetrics:
         self._runs.labels(model, outcome).inc()
         if outcome == "succeeded":
             self._seconds.labels(model).observe(seconds, None if run_id is None else {"run_id": run_id})
+
+    def split(self, outcome: str) -> None:
+        """One run that was made in parts ended, as for `run`."""
+        self._split.labels(outcome).inc()
 
     def waited(self, seconds: float) -> None:
         """A run found its node."""

@@ -22,6 +22,9 @@ SHARE_OF_RUNNING = 0.05
 """A run at its predicted end is taken to need this share of its prediction still: predictions are means, and half are late."""
 
 
+Build = tuple[str, ...]
+
+
 class Health(StrEnum):
     """The router's verdict on a node. Only `online` takes runs."""
 
@@ -48,6 +51,8 @@ class Ask:
     pictures: int = 1
     kind: Kind = ""
     """What its work is measured under."""
+    build: Build = ()
+    """Of the nodes that may take it: those of a request's other parts. Empty for any."""
     tried: frozenset[str] = frozenset()
     """Ids of nodes that already failed under this run."""
 
@@ -71,6 +76,8 @@ class Offer:
     """Why it cannot be had there at present."""
     costs: Mapping[Kind, Cost] = field(default_factory=dict)
     """What was measured of its work; knows a cost for every kind where it knows any."""
+    build: Build = ()
+    """What its pictures hang on beside the request: nodes that share it make the same ones."""
     guessed: bool = False
     """Nothing was measured of it."""
 
@@ -203,7 +210,7 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
     would take longer than a pick may.
     """
     model, task, units, loras, extras, tried = ask.model, ask.task, ask.units, ask.loras, ask.extras, ask.tried
-    kind, pictures = ask.kind, ask.pictures
+    kind, pictures, build = ask.kind, ask.pictures, ask.build
     best: Candidate | None = None
     best_s = math.inf
     for candidate in candidates:
@@ -218,6 +225,8 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
         if offer is None or candidate.away is not None or offer.unavailable is not None or task not in offer.tasks:
             continue
         if (loras and not loras <= offer.loras) or (extras and not extras <= offer.extras):
+            continue
+        if build and build != offer.build:
             continue
         if (tried and candidate.node_id in tried) or (offer.limits and offer.too_small(ask) is not None):
             continue
@@ -271,6 +280,8 @@ def refusal(ask: Ask, candidate: Candidate) -> tuple[Outlook, str] | None:
         return Outlook.NONE, f"the model makes no {ask.task} there"
     if missing := ask.loras.difference(offer.loras):
         return Outlook.NONE, f"does not have the LoRA {min(missing)!r}"
+    if ask.build and ask.build != offer.build:
+        return Outlook.NONE, "may make it otherwise than the request's other parts are made"
     if (limit := offer.too_small(ask)) is not None:
         return Outlook.NONE, f"has not the memory for more than {limit.fits_px:,} pixels"
     if missing := ask.extras.difference(offer.extras):

@@ -61,6 +61,10 @@ class Accepted:
     result_key: str | None = None
     """What its result can be found by when the same is asked for again."""
     wishes: Wishes = field(default_factory=Wishes)
+    parent_id: str | None = None
+    """The run that it is a part of."""
+    whole: bool = False
+    """Whether it must not be made in parts (any more)."""
     debug: bool = False
     """Whether its answer tells why it was made where it was made."""
     arrived_s: float = field(default_factory=time.monotonic)
@@ -99,6 +103,7 @@ def row_of(accepted: Accepted) -> NewRun:
         width_px=request.size.width_px if request.size else None,
         height_px=request.size.height_px if request.size else None,
         result_key=accepted.result_key,
+        parent_id=accepted.parent_id,
     )
 
 
@@ -186,6 +191,16 @@ def error_in(answer: Answer, body: bytes) -> AquatintError:
     if answer.headers.get("x-should-retry") == "false":
         return EngineFailed(message, code=told)
     return NodeFailed(message, code=told, retryable=True if answer.headers.get("x-should-retry") == "true" else None)
+
+
+def last_word(last: AquatintError | None, error: AquatintError) -> AquatintError:
+    """What the client is told where no node is left: what a tried one said is worth more than "no capacity".
+
+    What does not fit the memory of the nodes tried may fit another that is away or full: then a retry makes sense.
+    """
+    if isinstance(last, OutOfDeviceMemory) and isinstance(error, NoCapacity) and not error.hopeless:
+        return OutOfDeviceMemory(last.message, param=last.param, retryable=True, retry_after_s=error.retry_after_s)
+    return last or error
 
 
 def holding_in(body: bytes) -> Holding | None:

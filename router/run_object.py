@@ -11,7 +11,8 @@ from common.images_api import AssetLinks, OutputFormat
 def run_object(run: RunRecord, links: AssetLinks, *, public_url: str, nodes: bool) -> dict[str, Any]:
     """The run with links to its pictures. nodes: whether to name the nodes, which is the operator's business only."""
     now_s = time.time()
-    return {
+    parts = [_part_object(part, nodes=nodes) for part in run.parts]
+    return ({"parts": parts} if parts else {}) | {
         "id": run.id,
         "object": "run",
         "status": str(run.status),
@@ -36,11 +37,27 @@ def run_object(run: RunRecord, links: AssetLinks, *, public_url: str, nodes: boo
             }
             for image in run.images
         ],
-        "attempts": [
-            {"no": a.no, "status": str(a.status), "error": a.error_code} | ({"node": a.node} if nodes else {})
-            for a in run.attempts
-        ],
+        "attempts": _attempts(run, nodes=nodes),
     }
+
+
+def _part_object(part: RunRecord, *, nodes: bool) -> dict[str, Any]:
+    """One part of a run: who makes which pictures, and how it went."""
+    return {
+        "id": part.id,
+        "status": str(part.status),
+        "n": part.n,
+        "seed": part.seed,
+        "parameters": part.effective,
+        "timings": part.timings,
+        "attempts": _attempts(part, nodes=nodes),
+    }
+
+
+def _attempts(run: RunRecord, *, nodes: bool) -> list[dict[str, Any]]:
+    return [
+        {"no": a.no, "status": str(a.status), "error": a.error_code} | ({"node": a.node} if nodes else {}) for a in run.attempts
+    ]
 
 
 def unix(moment: datetime | None) -> int | None:

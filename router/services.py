@@ -23,6 +23,7 @@ from router.quotas import Quotas
 from router.registry import Registry
 from router.result_cache import ResultCache
 from router.settings import RouterSettings
+from router.splitting import Splitter
 from router.webhooks import Webhooks
 
 
@@ -40,6 +41,7 @@ class Services:
     client: NodeClient
     answers: Answers
     dispatcher: Dispatcher
+    splitter: Splitter
     decisions: Decisions
     acceptance: Acceptance
     carried: Carried

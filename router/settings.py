@@ -44,6 +44,10 @@ class RouterSection(Section):
         gt=0,
         description="How long a request that comes again under its `Idempotency-Key` is answered as the first.",
     )
+    split_runs: bool = Field(
+        default=True,
+        description="Have the pictures of one request made by several idle nodes where they are predicted to be done sooner.",
+    )
     result_cache: bool = Field(
         default=False,
         description="Answer a request that names its seed with the pictures of the same request before, without a device.",

@@ -14,6 +14,7 @@ from common.catalog.keys import Keys
 from common.catalog.migrate import UPGRADE, require_head
 from common.catalog.models import Models
 from common.catalog.nodes import Nodes
+from common.catalog.parts import Parts
 from common.catalog.quotas import Quotas
 from common.catalog.results import Results
 from common.catalog.retention import Retention
@@ -33,6 +34,7 @@ class Catalog:
         self.idempotency = Idempotency(database)
         self.jobs = Jobs(database)
         self.nodes = Nodes(database, cipher)
+        self.parts = Parts(database)
         self.results = Results(database)
         self.retention = Retention(database)
         self.keys = Keys(database)

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.catalog.columns import storable_text, utc_now
 from common.catalog.database import Database
+from common.catalog.parts import end_parts
 from common.catalog.records import OPEN_RUN, AttemptStatus, Claim, Earlier, RunStatus
 from common.catalog.run_ends import INTERRUPTED, close_attempts
 from common.catalog.tables import AsyncRun, IdempotencyKey, Run
@@ -95,6 +96,8 @@ async def taken(database: Database, session: AsyncSession, claim: Claim, run_id:
         run.status, run.error_code, run.finished_at = RunStatus.FAILED, INTERRUPTED, now
         run.error_message = "Nothing was heard of this run, and its request came again."
         await close_attempts(session, [run.id], AttemptStatus.FAILED, INTERRUPTED, run.error_message, now)
+        ends = RunStatus.FAILED, AttemptStatus.FAILED
+        await end_parts(session, [run.id], ends, INTERRUPTED, run.error_message, now)
     earlier = None if run is None else _answer(found, run, is_async, claim, now)
     if earlier is None:
         found.run_id, found.fingerprint, found.refusal, found.created_at = run_id, claim.fingerprint, None, now

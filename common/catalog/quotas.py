@@ -113,7 +113,7 @@ def _left(limit: int | None, taken: int) -> int:
 
 
 async def billed(
-    database: Database, session: AsyncSession, key_id: str | None, images: int, timings: Mapping[str, Any], now: datetime
+    database: Database, session: AsyncSession, key_id: str | None, images: int, gpu_s: float, now: datetime
 ) -> None:
     """Add a run that succeeds to its key's usage, in the transaction that says so."""
     if key_id is None:
@@ -125,7 +125,7 @@ async def billed(
     assert usage is not None
     usage.runs += 1
     usage.images += images
-    usage.gpu_s += gpu_seconds(timings)
+    usage.gpu_s += gpu_s
 
 
 def gpu_seconds(timings: Mapping[str, Any]) -> float:

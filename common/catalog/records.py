@@ -65,6 +65,8 @@ class NewRun:
     height_px: int | None = None
     result_key: str | None = None
     """What its result can be found by when the same is asked for again; None when that is never."""
+    parent_id: str | None = None
+    """The run that it is a part of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +213,11 @@ class RunRecord:
     finished_at: datetime | None
     attempts: tuple[AttemptRecord, ...]
     images: tuple[ImageRecord, ...]
-    """By index."""
+    """By index; of a run made in parts, each names the part that made it."""
     tags: tuple[str, ...]
+    parent_id: str | None
+    parts: tuple["RunRecord", ...]
+    """In the order of their pictures; none of most runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,5 +49,5 @@ class Results:
                 Image(id=new_id("img"), run_id=run.id, index=each.index, sha256=each.sha256, seed=each.seed, created_at=now)
                 for each in source.images
             )
-            await billed(self._db, session, run.key_id, len(source.images), {}, now)
+            await billed(self._db, session, run.key_id, len(source.images), 0.0, now)
         return None

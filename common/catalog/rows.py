@@ -1,17 +1,18 @@
 """Rows of runs -> records, and what must be loaded for it (`lazy="raise"` forbids hidden queries)."""
 
+from dataclasses import replace
+
 from sqlalchemy import Select, select
 from sqlalchemy.orm import joinedload, selectinload
 
-from common.catalog.records import AttemptRecord, ImageRecord, RunRecord
+from common.catalog.records import AttemptRecord, ImageRecord, RunRecord, RunStatus
 from common.catalog.tables import Attempt, Image, Run
 
 
 def select_runs() -> Select[Run]:
     """Runs with all that a RunRecord holds."""
-    return select(Run).options(
-        selectinload(Run.attempts), selectinload(Run.images).joinedload(Image.asset), selectinload(Run.tags)
-    )
+    of_each = (selectinload(Run.attempts), selectinload(Run.images).joinedload(Image.asset), selectinload(Run.tags))
+    return select(Run).options(*of_each, selectinload(Run.parts).options(*of_each))
 
 
 def select_images() -> Select[Image]:
@@ -20,7 +21,21 @@ def select_images() -> Select[Image]:
 
 
 def run_record(run: Run) -> RunRecord:
-    """A row of `select_runs` as a record."""
+    """A row of `select_runs` as a record. What a run made in parts is, it is by its parts."""
+    whole, parts = _run_record(run), tuple(_run_record(part) for part in run.parts)
+    if not parts or run.current_attempt:
+        return replace(whole, parts=parts)
+    if run.status is RunStatus.QUEUED and any(part.status is not RunStatus.QUEUED for part in parts):
+        began = [part.started_at for part in parts if part.started_at is not None]
+        whole = replace(whole, status=RunStatus.RUNNING, started_at=min(began, default=None))
+    if run.status is not RunStatus.SUCCEEDED:
+        return replace(whole, parts=parts)
+    images = (image for part in parts for image in part.images)
+    return replace(whole, parts=parts, images=tuple(replace(image, index=index) for index, image in enumerate(images)))
+
+
+def _run_record(run: Run) -> RunRecord:
+    """Without its parts."""
     attempts = tuple(_attempt_record(attempt) for attempt in run.attempts)
     return RunRecord(
         id=run.id,
@@ -51,6 +66,8 @@ def run_record(run: Run) -> RunRecord:
         attempts=attempts,
         images=tuple(image_record(image) for image in run.images),
         tags=tuple(tag.name for tag in run.tags),
+        parent_id=run.parent_id,
+        parts=(),
     )
 
 

@@ -27,4 +27,5 @@ def row_of_run(run: NewRun, now: datetime) -> dict[str, Any]:
         "created_at": now,
         "heartbeat_at": now,
         "result_key": run.result_key,
+        "parent_id": run.parent_id,
     }

@@ -17,7 +17,8 @@ from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
 from common.catalog.grouped import GroupedWrites
 from common.catalog.idempotency import taken
-from common.catalog.quotas import billed
+from common.catalog.parts import end_parts
+from common.catalog.quotas import billed, gpu_seconds
 from common.catalog.records import (
     OPEN_ATTEMPT,
     OPEN_RUN,
@@ -162,7 +163,8 @@ class Runs:
             run.effective, run.timings, run.answer = dict(effective), dict(timings), dict(answer)
             run.started_at = run.started_at or now
             run.heartbeat_at = run.finished_at = now
-            await billed(self._db, session, run.key_id, len(rows), timings, now)
+            if run.parent_id is None:
+                await billed(self._db, session, run.key_id, len(rows), gpu_seconds(timings), now)
             return [row.id for row in rows]
 
     async def fail(self, run_id: str, *, code: str, message: str) -> bool:
@@ -182,10 +184,11 @@ class Runs:
             run.status, run.error_code, run.error_message = status, code, message
             run.finished_at = now
             await close_attempts(session, [run_id], attempts, code, message, now)
+            await end_parts(session, [run_id], (status, attempts), code, message, now)
             return True
 
     async def get(self, run_id: str) -> RunRecord:
-        """One run with its attempts, images and tags. Raises: NotFound."""
+        """One run with its attempts, images, tags and parts. Raises: NotFound."""
         async with self._db.read() as session:
             run = (await session.scalars(select_runs().where(Run.id == run_id))).one_or_none()
         if run is None:
@@ -195,8 +198,8 @@ class Runs:
     async def list(
         self, *, limit: int = 20, after: str | None = None, status: RunStatus | None = None, model: str | None = None
     ) -> RunRecords:
-        """Runs, newest first. after: the id of the last run of the page before."""
-        query = select_runs().order_by(Run.id.desc()).limit(limit)
+        """Runs, newest first, with their parts. after: the id of the last run of the page before."""
+        query = select_runs().where(Run.parent_id.is_(None)).order_by(Run.id.desc()).limit(limit)
         if after is not None:
             query = query.where(Run.id < after)
         if status is not None:
@@ -242,6 +245,7 @@ class Runs:
                 ended = await session.scalars(update(Run).where(Run.id.in_(some), *dead).values(values).returning(Run.id))
                 batch = Ids(ended)
                 attempts += await close_attempts(session, batch, AttemptStatus.FAILED, INTERRUPTED, message, now)
+                await end_parts(session, batch, (RunStatus.FAILED, AttemptStatus.FAILED), INTERRUPTED, message, now)
             if not batch:
                 return SweepReport(runs_closed=tuple(closed), attempts_closed=attempts)
             closed += batch

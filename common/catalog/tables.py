@@ -119,6 +119,7 @@ class Run(Table):
         Index(None, "created_at"),
         Index(None, "request_id"),
         Index(None, "result_key"),
+        Index(None, "parent_id"),
         CheckConstraint("status <> 'failed' OR error_code IS NOT NULL", name="failed_has_error_code"),
     )
 
@@ -147,9 +148,14 @@ class Run(Table):
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     result_key: Mapped[str | None] = mapped_column(Sha256)
+    parent_id: Mapped[str | None] = mapped_column(Id)
+    """The run that this one is a part of. Not a foreign key: SQLite cannot add one to a table that is there."""
     attempts: Mapped[list[Attempt]] = relationship(lazy="raise", init=False, viewonly=True, order_by=Attempt.no)
     images: Mapped[list[Image]] = relationship(lazy="raise", init=False, viewonly=True, order_by=Image.index)
     tags: Mapped[list[Tag]] = relationship(lazy="raise", init=False, viewonly=True, secondary="run_tags", order_by=Tag.name)
+    parts: Mapped[list["Run"]] = relationship(
+        lazy="raise", init=False, viewonly=True, order_by="Run.id", primaryjoin="Run.id == remote(foreign(Run.parent_id))"
+    )
 
 
 class IdempotencyKey(Table):

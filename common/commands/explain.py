@@ -41,6 +41,11 @@ def tell(decisions: Sequence[dict[str, Any]]) -> None:
     if not decisions:
         typer.echo("Nothing is known of it: it never got as far as a node.")
     for decision in decisions:
+        if "parts" in decision:
+            _tell_plan(decision)
+            continue
+        if "part" in decision:
+            typer.echo(f"part {decision['part']}")
         work = decision["work"]
         typer.echo(
             f"attempt {decision['attempt']}, {when(int(decision['at']))}: {work['kind']}, {work['pictures']} picture(s), "
@@ -51,6 +56,16 @@ def tell(decisions: Sequence[dict[str, Any]]) -> None:
         for words, count in others.items():
             if count > 0:
                 typer.echo(f"{count} {words}")
+
+
+def _tell_plan(plan: dict[str, Any]) -> None:
+    whole, took_s = plan["whole"], plan.get("took_s")
+    took = "" if took_s is None else f", and took {took_s:g} s"
+    typer.echo(
+        f"made in parts: predicted to be done in {plan['predicted_s']:g} s{took}; "
+        f"{whole['predicted_s']:g} s by {whole['node']} alone"
+    )
+    show(plan["parts"], {"node": "node", "pictures": "pictures", "predicted": "predicted_s"}, as_json=False, empty="")
 
 
 def rows_of(decision: dict[str, Any]) -> list[dict[str, Any]]:

@@ -124,8 +124,8 @@ async def _admitted(accepted: Accepted, request: Request, services: Services) ->
 async def _estimated(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:
     """A dry run: what dispatch would predict just now."""
     accepted = await services.acceptance.accept(asked, _sender(asked, None, request, key, services))
-    found = _estimate(accepted, services)
-    return JSONResponse(found.shown(accepted.ask, nodes="admin" in key.scopes))
+    found, plan = _estimate(accepted, services), services.splitter.plan(accepted)
+    return JSONResponse(found.shown(accepted.ask, plan, nodes="admin" in key.scopes))
 
 
 def _estimate(accepted: Accepted, services: Services) -> Estimate:
@@ -168,7 +168,7 @@ async def _counted(accepted: Accepted, services: Services) -> Reply:
     began_s = time.monotonic()
     outcome = "cancelled"
     try:
-        reply = await services.carried.carry(accepted.run_id, services.dispatcher.run(accepted))
+        reply = await services.carried.carry(accepted.run_id, services.splitter.run(accepted))
         outcome = "succeeded" if reply.status == 200 else "refused"
         if accepted.claim is not None and accepted.request.stream:
             reply.body = closed_after(reply.body, services.catalog, accepted.run_id)

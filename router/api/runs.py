@@ -1,5 +1,6 @@
 """/v1/runs: what becomes of one's own requests, while they are under way and after; and how to end one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -27,7 +28,7 @@ async def runs_under_way(key: UserKey, services: ServicesDep, request_id: str | 
     held = [
         accepted
         for accepted in services.dispatcher.held.values()
-        if accepted.key_id == key.id and request_id in (None, accepted.request_id)
+        if accepted.key_id == key.id and accepted.parent_id is None and request_id in (None, accepted.request_id)
     ]
     shown = [
         {"id": each.run_id, "object": "run", "model": each.ask.model} | await _progress(each.run_id, None, services)
@@ -38,11 +39,20 @@ async def runs_under_way(key: UserKey, services: ServicesDep, request_id: str | 
 
 async def _progress(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:
     """Where an open run is, and when it will be done. sent_to: the node of its attempt, where the catalog names one."""
+    held = services.dispatcher.held.values()
+    if parts := [(each.run_id, None) for each in held if each.parent_id == run_id]:
+        return await _of_parts(parts, services)
     foreseen = services.queue.foreseen(run_id)
     eta = {} if foreseen is None or foreseen.finish_s is None else {"eta_s": round(foreseen.finish_s, 2)}
     if foreseen is not None and foreseen.position:
         return {"phase": "queued", "position": foreseen.position} | eta
     return await _at_node(run_id, sent_to, services) | eta
+
+
+async def _of_parts(parts: Sequence[tuple[str, str | None]], services: Services) -> dict[str, Any]:
+    """A run is as far as its last part that is open. parts: (id, node of its attempt) of each that is."""
+    progress = [await _progress(run_id, sent_to, services) for run_id, sent_to in parts]
+    return max(progress, key=lambda each: each.get("eta_s", 0.0), default={"phase": "sent"})
 
 
 async def _at_node(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:
@@ -82,9 +92,15 @@ async def retrieve_answer(run_id: str, key: UserKey, request: Request, services:
 
 @api.get("/v1/runs/{run_id}/decisions")
 async def explain_run(run_id: str, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
-    """Why each attempt of a run went to its node, who was turned away, and the predicted against the real finish."""
-    await services.catalog.runs.get(run_id)
-    return {"object": "list", "data": await services.decisions.of(run_id)}
+    """Why each attempt of a run went to its node, who was turned away, and the predicted against the real finish.
+
+    Of a run that was made in parts: the plan, and the decisions of each part.
+    """
+    run = await services.catalog.runs.get(run_id)
+    told = [*await services.decisions.of(run_id)]
+    for part in run.parts:
+        told += [{"part": part.id} | each for each in await services.decisions.of(part.id)]
+    return {"object": "list", "data": told}
 
 
 @api.delete("/v1/runs/{run_id}")
@@ -104,10 +120,11 @@ async def _stop(run: RunRecord, services: Services) -> None:
     """Take a cancelled run from whoever has it. One that waits at another router never begins: it has no attempt left."""
     if services.carried.withdraw(run.id):
         return
-    at_node = any(a.status in (AttemptStatus.SENT, AttemptStatus.RUNNING) for a in run.attempts)
-    for node in services.registry.nodes():
-        if at_node and node.name == run.node:
-            await services.client.cancel(node.address, run.id)
+    nodes = {node.name: node.address for node in services.registry.nodes()}
+    for each in (run, *run.parts):
+        at_node = any(a.status in (AttemptStatus.SENT, AttemptStatus.RUNNING) for a in each.attempts)
+        if at_node and each.node in nodes:
+            await services.client.cancel(nodes[each.node], each.id)
 
 
 async def _own(run_id: str, key: KeyRecord, services: Services) -> RunRecord:
@@ -129,5 +146,6 @@ async def shown(run: RunRecord, key: KeyRecord, request: Request, services: Serv
             "pending": record.webhook_pending,
         }
     if run.status in OPEN:
-        told |= await _progress(run.id, run.node, services)
+        parts = [(part.id, part.node) for part in run.parts if part.status in OPEN]
+        told |= await (_of_parts(parts, services) if parts else _progress(run.id, run.node, services))
     return told

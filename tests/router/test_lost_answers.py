@@ -62,6 +62,20 @@ async def test_a_node_that_dies_after_it_stored_its_pictures_is_answered_for_fro
     assert digests == [image.sha256 for image in run.images]
 
 
+@pytest.mark.parametrize("how", ["finish_then_die", "half_then_die"])
+async def test_a_part_whose_node_dies_once_it_is_made_is_answered_for_from_the_catalog(house: House, how: str):
+    await fault(house, "b", how)
+
+    reply = await house.generate(n=4, size="512x512", seed=41)
+
+    assert (reply.status_code, reply.headers["x-parts"]) == (200, "2+2")
+    assert [item["seed"] for item in reply.json()["data"]] == [41, 42, 43, 44]
+    run = await house.catalog.runs.get(reply.json()["id"])
+    assert [[a.status for a in part.attempts] for part in run.parts] == [[AttemptStatus.SUCCEEDED]] * 2
+    digests = [hashlib.sha256(base64.b64decode(item["b64_json"])).hexdigest() for item in reply.json()["data"]]
+    assert digests == [image.sha256 for image in run.images]
+
+
 async def test_a_node_that_dies_during_a_run_costs_one_attempt(house: House):
     await fault(house, "a", "die")
 
