@@ -62,10 +62,7 @@ async def exchange(
     dialled = parts.copy_with(host=str(await _checked_address(host, port, origins)), port=port, fragment=None)
     sent = {"host": parts.netloc.decode("ascii"), "accept-encoding": "identity", **headers}
     async with (
-        # Its SSL_CERT_FILE is heeded all the same.
-        httpx.AsyncClient(
-            trust_env=False, verify=httpx.create_ssl_context(), follow_redirects=False, timeout=timeout_s
-        ) as client,
+        httpx.AsyncClient(trust_env=False, verify=trusted(), follow_redirects=False, timeout=timeout_s) as client,
         client.stream(method, dialled, headers=sent, content=content, extensions={"sni_hostname": host}) as answer,
     ):
         yield answer
@@ -73,7 +70,8 @@ async def exchange(
 
 @cache
 def trusted() -> ssl.SSLContext:
-    """The authorities that this process trusts, read once: that takes twenty milliseconds in which nothing else is done."""
+    """The authorities that this process trusts, SSL_CERT_FILE among them, read once: that takes twenty milliseconds in which
+    nothing else is done."""
     return httpx.create_ssl_context()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
+from common.dialling import trusted
 from common.images_api import remote
 from router.settings import RouterSettings
 from tests.fakes.node import MODEL
@@ -192,6 +193,15 @@ async def test_a_mask_and_several_pictures_may_be_named_and_each_is_fetched_once
     assert sorted(asked.split()[1] for asked in pictures.asked) == ["/a.png", "/mask.png"]
 
 
+@pytest.fixture
+def authorities_anew() -> Iterator[None]:
+    """Whom this process trusts is read again in the test, and after it."""
+    trusted.cache_clear()
+    yield
+    trusted.cache_clear()
+
+
+@pytest.mark.usefixtures("authorities_anew")
 @pytest.mark.parametrize(("certified", "status"), [("localhost", 200), ("other.example", 400)])
 async def test_a_server_must_prove_the_name_it_was_asked_by(
     make_house: MakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certified: str, status: int
