@@ -39,7 +39,7 @@ from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
 from router.decisions import DECISION_HEADER, Decisions
 from router.forecast import Foreseen, foreseen_headers
-from router.metrics import RouterMetrics
+from router.metrics import OUTCOMES, RouterMetrics
 from router.node_client import NodeClient, NodeLost, NodeUnreachable
 from router.placement import Ask
 from router.queue import Queue, excluding
@@ -50,6 +50,7 @@ from router.relay import (
     Accepted,
     Reply,
     answer_headers,
+    ending_in,
     error_in,
     holding_in,
     is_answer,
@@ -77,16 +78,6 @@ LEAST_BYTES_PER_S = 64 * 1024
 """Of a body that keeps coming, however long it is: the slowest line that pictures are sent over. One that drips is given up."""
 MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 """Ten pictures of the largest size are a quarter of it."""
-OUTCOMES = (
-    "unreachable",
-    "connection_lost",
-    "busy",
-    "out_of_memory",
-    "insufficient_memory",
-    "worker_lost",
-    "worker_hung",
-)
-"""Causes of a failed try that are metrics labels; all others are `node_error`."""
 
 
 @dataclass(slots=True)
@@ -115,6 +106,8 @@ class _Try:
     no: int
     turned_away: bool = False
     """The node had no place after all, so there is none to give back."""
+    streams: bool = False
+    """Its answer has begun, with a preview, before it is made."""
     began_s: float = field(default_factory=time.monotonic)
 
 
@@ -243,21 +236,30 @@ class Dispatcher:
                 if reply is None:
                     raise NodeFailed("The run was interrupted.", code="interrupted", retryable=True, retry_after_s=1) from None
             finally:
-                if this is not None:
-                    # A stream with previews ends long after it began.
-                    ended_s = None if journey.accepted.request.partial_images else took_s
-                    self._decisions.ended(journey.accepted.run_id, this.no, took_s=ended_s)
-                    if ended_s is not None:
+                goes_on = took_s is not None and journey.accepted.request.partial_images > 0
+                if this is not None and not goes_on:
+                    if took_s is not None:
                         self._note_answered(journey)
-                    if not this.turned_away:
-                        self._queue.release(this.node, journey.accepted.run_id, took_s=took_s)
+                    self._left(journey, this, took_s is not None)
             if reply is not None:
+                if this is not None and goes_on:
+                    this.streams = True
+                    # The device works on while it comes, so the run's place is its own to the end.
+                    reply.body = ending_in(reply.body, partial(self._left, journey, this))
+                    await anext(reply.body)  # Begun, so that its place is given back however it ends.
                 return reply
             # Where the node had no place, nothing failed.
             if journey.last is not None and journey.attempts < self._max_attempts:
                 self._pay(journey.last)
         assert journey.last is not None
         raise journey.last
+
+    def _left(self, journey: _Journey, this: _Try, whole: bool) -> None:
+        """A try has left its node. whole: its answer is. What of a stream came before its client left is charged as well."""
+        took_s, began = time.monotonic() - this.began_s, whole or this.streams
+        self._decisions.ended(journey.accepted.run_id, this.no, took_s=took_s if whole else None)
+        if not this.turned_away:
+            self._queue.release(this.node, journey.accepted.run_id, took_s=took_s if began else None)
 
     def _note_answered(self, journey: _Journey) -> None:
         total_s = time.monotonic() - journey.began_s

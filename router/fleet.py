@@ -130,7 +130,7 @@ class Fleet:
 
     def nodes_having(self, model: str, limit: int | None = None) -> list[Candidate]:
         """Nodes that have a model, well or not; the first `limit` of them."""
-        return [self.candidates[node_id] for node_id in islice(self._having.get(model, ()), limit)]
+        return list(map(self.candidates.__getitem__, islice(self._having.get(model, ()), limit)))
 
     def count_having(self, model: str) -> int:
         """How many there are."""

@@ -7,6 +7,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
 
 RATIO_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0)
+OUTCOMES = (
+    "unreachable",
+    "connection_lost",
+    "busy",
+    "out_of_memory",
+    "insufficient_memory",
+    "worker_lost",
+    "worker_hung",
+)
+"""Causes of a failed try that are metrics labels; all others are `node_error`."""
 
 
 class RouterMetrics:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.catalog import Catalog
 from common.catalog.shared_reads import SharedReads
-from common.errors import NotFound, UnknownModel
+from common.errors import NoCapacity, NotFound, UnknownModel
 from common.node_api import ModelStatus
 from router.registry import Registry
 
@@ -49,12 +49,13 @@ class ModelNames:
     async def resolve(self, name: str | None) -> tuple[str, ModelStatus | None]:
         """The model a client means, and what nodes say of it (None when it is only known from the catalog).
 
-        Raises: UnknownModel: no node ever had it.
+        Raises: UnknownModel: no node ever had it. NoCapacity: one that this router has not heard of yet may have it.
         """
         models = self._registry.models(online=False)
         if name is None:
             name = self._default or next(iter(sorted(self._registry.models(online=True)) or sorted(models)), None)
             if name is None:
+                self._refuse_too_early("default")
                 raise UnknownModel("default")
         target = (await self.aliases()).get(name, name)
         if target in models:
@@ -62,8 +63,16 @@ class ModelNames:
         try:
             await self._catalog.models.get(target)
         except NotFound:
+            if target in OPENAI_NAMES:
+                self._refuse_too_early(name or target)
             raise UnknownModel(name) from None
         return target, None
+
+    def _refuse_too_early(self, name: str) -> None:
+        """What a router that has just started cannot know of its nodes it will know in a moment. Raises: NoCapacity."""
+        unheard = {node.name: str(node.health) for node in self._registry.nodes() if node.status is None}
+        if unheard:
+            raise NoCapacity(name, unheard, retry_after_s=1)
 
     async def listed(self) -> list[Listed]:
         """Models of online nodes and the aliases that lead to them, by name."""

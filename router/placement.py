@@ -222,7 +222,15 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
             if cost_s > best_s:
                 continue
         offer = candidate.offers.get(model)
-        if offer is None or candidate.away is not None or offer.unavailable is not None or task not in offer.tasks:
+        if offer is None:
+            continue
+        cold = model not in candidate.resident
+        if cold:
+            # Before all else that is asked of a node: where some have the model on their device, loading it is out of question.
+            cost_s += offer.load_s
+            if cost_s > best_s:
+                continue
+        if candidate.away is not None or offer.unavailable is not None or task not in offer.tasks:
             continue
         if (loras and not loras <= offer.loras) or (extras and not extras <= offer.extras):
             continue
@@ -238,9 +246,8 @@ def _cheapest(ask: Ask, candidates: Iterable[Candidate], now_s: float, want: Wan
             cost_s += units * offer.pace
         if cost_s > best_s:
             continue
-        if model not in candidate.resident:
-            cost_s += offer.load_s
-            if cost_s > best_s or _too_large(offer, candidate):
+        if cold:
+            if _too_large(offer, candidate):
                 continue
             cost_s += eviction_s(model, candidate, want)
         if cost_s < best_s or (cost_s == best_s and best is not None and _before(candidate, best)):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import orjson
@@ -214,3 +215,16 @@ def holding_in(body: bytes) -> Holding | None:
 async def once(body: bytes) -> AsyncGenerator[bytes]:
     """A body that is already whole."""
     yield body
+
+
+async def ending_in(body: AsyncGenerator[bytes], ended: Callable[[bool], None]) -> AsyncGenerator[bytes]:
+    """A body, which begins with nothing; at its end `ended` is told whether it is whole."""
+    whole = False
+    try:
+        yield b""
+        async with aclosing(body):
+            async for chunk in body:
+                yield chunk
+        whole = True
+    finally:
+        ended(whole)

@@ -212,12 +212,14 @@ class Database:
         await self._engine.dispose()
 
     async def insert_absent(self, session: AsyncSession, table: type[Table], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert those rows whose key, or another unique value, is not there yet."""
+        """Insert those rows whose key, or another unique value, is not there yet. All have the same columns."""
         rows = list(rows)
         if not rows:
             return
         make = sqlite.insert if self._is_sqlite else postgresql.insert
-        await session.execute(make(table).values(rows).on_conflict_do_nothing())
+        connection = await session.connection()
+        # The rows beside the statement and not in it: it is the same however many they are, so it is built once.
+        await connection.execute(make(table).on_conflict_do_nothing(), rows)
 
     async def replace_older(
         self, session: AsyncSession, table: type[Table], rows: Sequence[Mapping[str, Any]], *, key: Sequence[str], age: str

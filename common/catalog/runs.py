@@ -218,12 +218,17 @@ class Runs:
         return image_record(image)
 
     async def heartbeat(self, run_ids: Collection[str]) -> None:
-        """A sign of life for open runs that the caller holds."""
+        """A sign of life for open runs that the caller holds.
+
+        A row that somebody holds locked is passed over, or the others of its batch would wait for it and be taken for dead:
+        whoever changes it gives a sign of life by that, and the next one comes soon.
+        """
         ids = sorted(run_ids)
         for start in range(0, len(ids), _BATCH):
             async with self._db.write() as session:
-                batch = Run.id.in_(ids[start : start + _BATCH])
-                await session.execute(update(Run).where(batch, Run.status.in_(OPEN_RUN)).values(heartbeat_at=utc_now()))
+                open_runs = select(Run.id).where(Run.id.in_(ids[start : start + _BATCH]), Run.status.in_(OPEN_RUN))
+                free = (await session.scalars(open_runs.with_for_update(key_share=True, skip_locked=True))).all()
+                await session.execute(update(Run).where(Run.id.in_(free)).values(heartbeat_at=utc_now()))
 
     async def sweep(self, *, older_than_s: float, now: datetime | None = None) -> SweepReport:
         """Fail, as `interrupted`, every open run without a sign of life for `older_than_s`.

@@ -27,6 +27,9 @@ def placement(
     processes: Annotated[
         bool, typer.Option("--processes", help="Instead of all this: a router before three stub nodes that take their time.")
     ] = False,
+    picks: Annotated[
+        bool, typer.Option("--picks", help="Instead of all this: the CPU time that it takes to choose a node.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate placement on fleets of made-up nodes, in seconds instead of hours: medians and ranges over the seeds.
@@ -40,6 +43,9 @@ def placement(
 
     if processes:
         _by_processes(as_json)
+        return
+    if picks:
+        _picks(as_json)
         return
     if trace is not None or nodes is not None:
         chosen: Sequence[Case] = [_fleet(FIRST, nodes or len(FIRST.speeds), models, load)]
@@ -78,6 +84,13 @@ def _by_processes(as_json: bool) -> None:
         {"phase": phase, "figure": name, "value": value} for phase, figures in told.items() for name, value in figures.items()
     ]
     show(rows, {"phase": "phase", "figure": "figure", "value": "value"}, as_json=False, empty="")
+
+
+def _picks(as_json: bool) -> None:
+    from router.bench.picking import measure_picks
+
+    columns = {"nodes": "nodes", "busy": "busy", "best ms": "best_ms", "median ms": "median_ms", "p95 ms": "p95_ms"}
+    show(measure_picks(), columns, as_json=as_json, empty="")
 
 
 def _chosen(part: str | None) -> "list[Case]":

@@ -38,6 +38,18 @@ def busy(node: Started) -> bool:
     return any(job["phase"] == "running" for job in status["jobs"])
 
 
+async def until_busy(*nodes: Started) -> Started:
+    """Wait until one of these nodes has a run on its device; which."""
+    hit: list[Started] = []
+
+    def found() -> bool:
+        hit.extend(node for node in nodes if busy(node))
+        return bool(hit)
+
+    await asyncio.to_thread(wait_for, found, what="a node to have work")
+    return hit[0]
+
+
 def worker_of(node: Started) -> int:
     """Process id of a node's worker."""
     found = subprocess.run(["pgrep", "-P", str(node.pid), "-f", "node.worker"], capture_output=True, text=True, check=True)
@@ -66,8 +78,7 @@ async def test_when_the_only_node_is_killed_the_client_is_told_and_may_try_again
     router, nodes = fleet(machine, "a")
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
         request = asyncio.create_task(generate(client, size="256x256", num_inference_steps=100))
-        while not await asyncio.to_thread(busy, nodes["a"]):
-            await asyncio.sleep(0.05)
+        await until_busy(nodes["a"])
         nodes["a"].kill()
         reply = await request
         run = (await client.get("/admin/nodes")).json()
@@ -83,19 +94,14 @@ async def test_a_worker_that_is_killed_costs_one_attempt_and_not_its_node(machin
     router, nodes = fleet(machine, "a", "b")
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
         request = asyncio.create_task(generate(client, size="256x256", num_inference_steps=100))
-        loop = asyncio.get_running_loop()
-        hit: list[Started] = []
-        while not hit:
-            for node in nodes.values():
-                if await loop.run_in_executor(None, busy, node):
-                    hit.append(node)
-        os.kill(worker_of(hit[0]), signal.SIGKILL)
+        hit = await until_busy(*nodes.values())
+        os.kill(worker_of(hit), signal.SIGKILL)
         reply = await request
 
         assert reply.status_code == 200
         run = (await client.get(f"/v1/runs/{reply.json()['id']}")).json()
         assert [a["status"] for a in run["attempts"]] == ["failed", "succeeded"]
-        wait_for(lambda: answers(f"{hit[0].url}/ready"), what="the node's new worker")
+        wait_for(lambda: answers(f"{hit.url}/ready"), what="the node's new worker")
         assert all(r.status_code == 200 for r in await asyncio.gather(*(generate(client) for _ in range(4))))
 
 
@@ -105,8 +111,7 @@ async def test_a_router_that_is_killed_leaves_no_run_open(machine_on: Machine):
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
         asked = {"size": "256x256", "num_inference_steps": 100}
         requests = [asyncio.create_task(generate(client, **asked)) for _ in range(3)]
-        while not await asyncio.to_thread(busy, nodes["a"]):
-            await asyncio.sleep(0.05)
+        await until_busy(nodes["a"])
         held = [run["id"] for run in (await client.get("/v1/runs")).json()["data"]]
         router.kill()
         await asyncio.gather(*requests, return_exceptions=True)
@@ -129,8 +134,7 @@ async def test_sigterm_lets_what_is_in_flight_end(machine: Machine):
     router, nodes = fleet(machine, "a")
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=120) as client:
         request = asyncio.create_task(generate(client, num_inference_steps=60))
-        while not await asyncio.to_thread(busy, nodes["a"]):
-            await asyncio.sleep(0.01)
+        await until_busy(nodes["a"])
         code = asyncio.create_task(asyncio.to_thread(router.end))
 
         assert (await request).status_code == 200

@@ -114,6 +114,8 @@ class FakeNode:
     asked: list[ImageRequest] = field(default_factory=list)
     stops: dict[str, asyncio.Event] = field(default_factory=dict)
     """Set to end a run that is held here."""
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    """What a stream that waits after its previews waits for."""
     phase: NodePhase = NodePhase.READY
     tasks: list[str] = field(default_factory=lambda: [str(task) for task in Task])
     fits_px: int | None = None
@@ -334,7 +336,7 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
         os.kill(os.getpid(), signal.SIGKILL)
     if asked.stream:
         told = {**events.HEADERS, RUN_ID_HEADER: run_id}
-        return StreamingResponse(_events(asked, head, pictures[0], fault), headers=told)
+        return StreamingResponse(_events(node, asked, head, pictures[0], fault), headers=told)
     body = answer_bytes(head, pictures)
     if fault == "half_then_die":
         headers = {RUN_ID_HEADER: run_id, "content-length": str(len(body))}
@@ -349,11 +351,15 @@ def _picture(node: FakeNode, request: Request, asked: Any, seed: int, image_id: 
     return Picture(seed, image_id, url=node.links.sign(base, image_id, asked.output_format, now_s=now_s))
 
 
-async def _events(asked: ImageRequest, head: dict[str, Any], picture: Picture, fault: str) -> AsyncIterator[bytes]:
+async def _events(
+    node: FakeNode, asked: ImageRequest, head: dict[str, Any], picture: Picture, fault: str
+) -> AsyncIterator[bytes]:
     assert picture.content is not None
     shown = {name: head[name] for name in ("size", "quality", "background", "output_format")} | {"created_at": head["created"]}
     for index in range(asked.partial_images):
         yield events.partial_image(asked.task, picture.content, index, shown)
+    if fault == "wait_in_stream":
+        await node.go_on.wait()
     if fault == "fail_in_stream":
         yield events.failed(EngineFailed("the engine fell over"))
     else:

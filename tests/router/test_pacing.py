@@ -1,10 +1,12 @@
-"""The nodes that `aquatint bench placement --processes` measures with tell what nodes tell."""
+"""What `aquatint bench placement` measures beside its simulations: picks, and real processes before nodes that tell what nodes
+tell."""
 
 import httpx
 
 from common.node_api import RUN_ID_HEADER, NodeStatus
 from router.bench.paced_node import MODELS, STEP_S, PacedNode, build_node
 from router.bench.pacing import jain
+from router.bench.picking import NODES, measure_picks
 from tests.serving import served
 
 
@@ -20,6 +22,14 @@ async def test_a_paced_node_tells_what_its_runs_and_loads_took():
     assert all(each.steps_s >= 4 * STEP_S / 100 for each in told.runs_took)
     assert [each.model for each in told.loads_took] == list(MODELS)
     assert (told.resident, told.jobs) == ([MODELS[1]], [])
+
+
+def test_a_pick_among_a_thousand_nodes_takes_no_more_than_a_millisecond():
+    told = measure_picks(rounds=40)
+
+    assert {(row["nodes"], row["busy"]) for row in told} == {(n, b) for n in NODES for b in ("none", "half", "all")}
+    # The best of many: what else the machine does makes picks longer, never shorter.
+    assert max(row["best_ms"] for row in told) <= 1.0
 
 
 def test_keys_that_got_the_same_have_an_index_of_one():

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -78,4 +79,24 @@ async def test_the_rows_that_a_stopped_process_holds_are_free_again_as_soon_as_n
     await connection.invalidate()
     await connection.close()
     await stopped.dispose()
+    await catalog.close()
+
+
+async def test_a_run_that_somebody_holds_locked_keeps_no_other_from_its_sign_of_life(
+    postgres_catalog_url: str, new_run: Callable[..., NewRun]
+):
+    catalog = await Catalog.open(postgres_catalog_url)
+    locked, free = new_run(), new_run()
+    for run in (locked, free):
+        await catalog.runs.open(run)
+    other = make_engine(parse_url(postgres_catalog_url))
+    async with other.connect() as connection:
+        await connection.execute(text("SELECT id FROM runs WHERE id = :id FOR UPDATE"), {"id": locked.id})
+        marked = datetime.now(UTC)
+        await catalog.runs.heartbeat([locked.id, free.id])
+    await other.dispose()
+
+    report = await catalog.runs.sweep(older_than_s=60, now=marked + timedelta(seconds=60))
+
+    assert report.runs_closed == (locked.id,)
     await catalog.close()
