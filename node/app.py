@@ -147,6 +147,7 @@ async def _make_services(settings: NodeSettings, metrics: NodeMetrics, stack: As
         run_beside("batch table", batches.keep(), stack)
     run_beside("loop lag", metrics.http.watch_loop(), stack)
     run_beside("heartbeat", recorder.beat(), stack)
+    run_beside("time", catalog.keep_time(), stack)
     run_beside("idle unload", _unload_idle(residency, own.idle_unload_s), stack)
     recycling = Recycling(worker, residency, scheduler, allowed_bytes=own.worker_leak_bytes)
     run_beside("recycling", recycling.watch(), stack)

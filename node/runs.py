@@ -9,6 +9,7 @@ from typing import Any
 
 from common import tracing
 from common.catalog import AttemptFenced, new_id
+from common.clock import clock
 from common.errors import AquatintError, InvalidRequest, UnknownModel, UserImageError
 from common.images_api import AssetLinks, ImageRequest, Picture, Preset, ResponseFormat, Task, usage
 from common.logs import bind, get_logger
@@ -341,7 +342,7 @@ class Runs:
         spec = resolved.spec
         effective = _effective(resolved, product, plan)
         head = {
-            "created": int(time.time()),
+            "created": int(clock.now_s()),
             "background": "opaque",
             "output_format": spec.output_format.value,
             "quality": spec.quality,

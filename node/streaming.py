@@ -1,7 +1,6 @@
 """Answers as server-sent events: previews while a picture is made, then the picture."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.responses import StreamingResponse
 
+from common.clock import clock
 from common.errors import AquatintError
 from common.images_api import ImageRequest, events
 from common.images_api.sniff import sniff
@@ -50,7 +50,7 @@ async def streamed(asked: ImageRequest, sender: Sender, request: Request, runs: 
 async def _events(
     asked: ImageRequest, first: _Preview | None, previews: asyncio.Queue[_Preview], making: asyncio.Task[Answer]
 ) -> AsyncIterator[bytes]:
-    created_s = int(time.time())
+    created_s = int(clock.now_s())
     try:
         preview = first
         while preview is not None:
@@ -80,7 +80,7 @@ def _head(asked: ImageRequest, preview: _Preview, created_s: int) -> dict[str, A
     assert header is not None
     return {
         "created_at": created_s,
-        "written_at": time.time(),
+        "written_at": clock.now_s(),
         "size": f"{header.width_px}x{header.height_px}",
         "quality": str(asked.quality),
         "background": "opaque",

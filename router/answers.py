@@ -1,10 +1,9 @@
 """Answers out of the catalog: a finished run's body again, byte for byte, although its node is gone."""
 
-import time
-
 import orjson
 
 from common.catalog import AssetStore, Catalog, Earlier, RunRecord, RunStatus
+from common.clock import clock
 from common.errors import AquatintError, Gone, NotFound
 from common.images_api import AssetLinks, OutputFormat, Picture, ResponseFormat, Task, answer_bytes, events
 from common.images_api.links import LIFETIME_S
@@ -84,7 +83,7 @@ class Answers:
     async def _picture(self, run: RunRecord, index: int, public_url: str) -> Picture:
         image = run.images[index]
         if run.request.get("response_format") == ResponseFormat.URL:
-            now_s, made_s = time.time(), float((run.answer or {}).get("created", 0))
+            now_s, made_s = clock.now_s(), float((run.answer or {}).get("created", 0))
             signed_s = made_s if made_s + LIFETIME_S - LEAST_LIFETIME_S > now_s else now_s
             url = self._links.sign(public_url, image.id, OutputFormat(image.format), now_s=signed_s)
             return Picture(image.seed, image.id, url=url)

@@ -199,6 +199,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("costs", _every(COSTS_EVERY_S, services.registry.keep_costs)),
         ("decisions", _every(KEEP_EVERY_S, services.decisions.keep)),
         ("heartbeat", _every(min(HEARTBEAT_EVERY_S, own.orphan_after_s / HEARTBEATS), heartbeat)),
+        ("time", services.catalog.keep_time()),
         ("sweep", _every(own.sweep_interval_s, clean)),
     ]
 

@@ -9,9 +9,9 @@ is full, the catalog is away) does not end it: it is put back, until it is older
 import asyncio
 import dataclasses
 import secrets
-from datetime import UTC, datetime
 
 from common.catalog import AssetStore, AsyncRecord, Catalog, NewAsync, RunRecord, RunStatus
+from common.clock import utc_now
 from common.errors import AquatintError, CatalogUnavailable, TooManyRequests
 from common.images_api import ImageRequest, ResponseFormat, Task, UploadLimits, read_form_request
 from common.images_api.uploads import Attached
@@ -169,7 +169,7 @@ class AsyncCarrier:
         run, record = await self._catalog.runs.get(run_id), await self._catalog.async_runs.get(run_id)
         if run.status not in OPEN or record is None:
             return None
-        age_s = (datetime.now(UTC) - run.created_at).total_seconds()
+        age_s = (utc_now() - run.created_at).total_seconds()
         lasting = age_s < self._oldest_s and run.current_attempt < MOST_ATTEMPTS
         try:
             accepted = await self._again(run, record)

@@ -12,9 +12,10 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from common.catalog import CostRecord
+from common.clock import utc_now
 from common.node_api import NodeStatus, RunTook
 
 Kind = str
@@ -163,7 +164,7 @@ class CostBook:
         told = frozenset([each.run_id for each in status.runs_took] + [each.id for each in status.loads_took])
         if told == node.told:
             return
-        moment = now or datetime.now(UTC)
+        moment = now or utc_now()
         for run in status.runs_took:
             if run.run_id not in node.told:
                 _take_run(node, run, moment)

@@ -9,11 +9,12 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from heapq import nsmallest
 from typing import Any
 
 from common.catalog import Catalog
+from common.clock import utc_now
 from common.errors import CatalogUnavailable
 from common.logs import get_logger
 from router.fleet import Fleet
@@ -52,7 +53,7 @@ class Pick:
     """How many have it not."""
     now_s: float
     want: Want
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    at: datetime = field(default_factory=utc_now)
 
     def told(self) -> dict[str, Any]:
         """As JSON."""

@@ -9,13 +9,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.catalog import Amounts, Catalog, KeyRecord, Lease, Limits
 from common.catalog.quotas import minute_of
+from common.clock import utc_now
 from common.errors import CatalogUnavailable, QuotaExceeded, RateLimited
 from common.logs import get_logger
 
@@ -116,7 +117,7 @@ class Quotas:
         ours.limits, ours.used_at_s = key.limits, time.monotonic()
         more = Amounts(requests=1, images=images, gpu_s=gpu_s, in_flight=1)
         async with ours.turn:
-            now = datetime.now(UTC)
+            now = utc_now()
             if is_async or time.monotonic() >= ours.until_s or ours.lacks(more, now) is not None:
                 await self._exchange(key.id, ours, ours.wants(more, now), now)
             short = ours.lacks(more, now)
@@ -140,7 +141,7 @@ class Quotas:
             async with ours.turn:
                 if time.monotonic() - ours.used_at_s < IDLE_AFTER_S:
                     continue
-                now = datetime.now(UTC)
+                now = utc_now()
                 # Requests of this minute stay counted whether or not somebody is still here.
                 await self._exchange(key_id, ours, ours.needs(Amounts(), now), now)
                 if ours.held == Amounts() and ours.requests == 0:

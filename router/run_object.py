@@ -1,16 +1,16 @@
 """A run as JSON, the same in answers and in webhooks."""
 
-import time
 from datetime import datetime
 from typing import Any
 
 from common.catalog import RunRecord
+from common.clock import clock
 from common.images_api import AssetLinks, OutputFormat
 
 
 def run_object(run: RunRecord, links: AssetLinks, *, public_url: str, nodes: bool) -> dict[str, Any]:
     """The run with links to its pictures. nodes: whether to name the nodes, which is the operator's business only."""
-    now_s = time.time()
+    now_s = clock.now_s()
     parts = [_part_object(part, nodes=nodes) for part in run.parts]
     return ({"parts": parts} if parts else {}) | {
         "id": run.id,

@@ -13,13 +13,12 @@ import base64
 import hashlib
 import hmac
 import random
-import time
-from datetime import UTC, datetime
 
 import httpx
 import orjson
 
 from common.catalog import Catalog, DueWebhook
+from common.clock import clock, utc_now
 from common.dialling import NotDialled, UnusableUrl, exchange, listed, parsed
 from common.errors import CatalogUnavailable, InvalidRequest, NotFound
 from common.image_origins import ImageOrigins
@@ -91,9 +90,9 @@ class Webhooks:
         except NotFound:
             return _GONE
         shown = run_object(run, self._links, public_url=due.public_url, nodes=False)
-        ended_at = (run.finished_at or datetime.now(UTC)).isoformat().replace("+00:00", "Z")
+        ended_at = (run.finished_at or utc_now()).isoformat().replace("+00:00", "Z")
         body = orjson.dumps({"type": f"run.{run.status}", "timestamp": ended_at, "data": shown})
-        told = signed(f"msg_{run.id}", int(time.time()), body, self.secret_of(run.key_id or ""))
+        told = signed(f"msg_{run.id}", int(clock.now_s()), body, self.secret_of(run.key_id or ""))
         headers = {"content-type": "application/json", "user-agent": "Aquatint", **told}
         try:
             async with asyncio.timeout(TIMEOUT_S):

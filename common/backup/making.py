@@ -10,8 +10,8 @@ from common.backup.repository import AssetList, Manifest, Repository, TableFile
 from common.backup.rows import Lines, line_of, read_lines
 from common.catalog import AssetCorrupt, open_asset_store
 from common.catalog.assets import AssetStore
-from common.catalog.columns import utc_now
 from common.catalog.copying import Row, Shape, Snapshot, shapes, snapshot
+from common.clock import utc_now
 from common.errors import NotFound
 from common.version import VERSION
 

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import utc_now
 from common.catalog.database import Database
 from common.catalog.records import OPEN_RUN, AsyncRecord, DueWebhook, NewAsync
 from common.catalog.tables import AsyncRun, Run, RunInput
+from common.clock import utc_now
 from common.errors import TooManyRequests
 
 FULL_RETRY_S = 30

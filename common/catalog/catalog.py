@@ -1,5 +1,6 @@
 """The catalog, opened."""
 
+import asyncio
 from typing import Self
 
 from common.catalog.async_runs import AsyncRuns
@@ -20,6 +21,13 @@ from common.catalog.results import Results
 from common.catalog.retention import Retention
 from common.catalog.runs import Runs
 from common.catalog.shared_secrets import Secrets
+from common.errors import CatalogUnavailable
+from common.logs import get_logger
+
+log = get_logger(__name__)
+
+AGREE_EVERY_S = 60.0
+"""Crystals of two machines go apart by some milliseconds in this time."""
 
 
 class Catalog:
@@ -59,10 +67,20 @@ class Catalog:
         database = Database(parsed)
         try:
             require_head(await database.revision())
+            await database.agree_on_time()
         except BaseException:
             await database.close()
             raise
         return cls(database, cipher)
+
+    async def keep_time(self) -> None:
+        """Agree with the database on the present again and again (common/clock.py), until cancelled."""
+        while True:
+            await asyncio.sleep(AGREE_EVERY_S)
+            try:
+                await self._database.agree_on_time()
+            except CatalogUnavailable as error:
+                log.warning("time_not_agreed", why=error.message)
 
     async def close(self) -> None:
         """Close all connections."""

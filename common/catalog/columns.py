@@ -8,15 +8,12 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, String, Tex
 from sqlalchemy.dialects.postgresql import JSONB
 from ulid import ULID
 
-
-def new_id(prefix: str) -> str:
-    """A new id, such as `run_01J...`: sorts by time of creation, cannot be guessed."""
-    return f"{prefix}_{ULID()}"
+from common.clock import clock
 
 
-def utc_now() -> datetime:
-    """The present, aware."""
-    return datetime.now(UTC)
+def new_id(prefix: str, *, ago_s: float = 0.0) -> str:
+    """A new id, such as `run_01J...`: sorts by time of creation, `ago_s` before now, and cannot be guessed."""
+    return f"{prefix}_{ULID.from_timestamp(clock.now_s() - ago_s)}"
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -2,8 +2,10 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from common.catalog.sqlite_inserts import Insert, SqliteInserts
 from common.catalog.tables import Table
+from common.clock import clock
 from common.errors import CatalogUnavailable, InvalidRequest
 from common.logs import get_logger
 
@@ -193,6 +196,18 @@ class Database:
     async def _ask(self) -> None:
         async with self.read() as session:
             await session.execute(text("SELECT version_num FROM alembic_version"))
+
+    async def agree_on_time(self) -> None:
+        """Have this process take the present from the database; on SQLite, from the machine. Raises: CatalogUnavailable."""
+        if self._is_sqlite:
+            clock.stand_alone()
+            return
+        async with self.read() as session:
+            await session.connection()  # Made, and looked at, before the time counts.
+            asked_s = time.monotonic()
+            told = await session.scalar(text("SELECT clock_timestamp()"))
+        assert isinstance(told, datetime)
+        clock.agree(told, asked_s=asked_s)
 
     async def revision(self) -> str | None:
         """The migration the tables are at; None when there are none. Raises: CatalogUnavailable."""

@@ -21,12 +21,13 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import storable_text, utc_now
+from common.catalog.columns import storable_text
 from common.catalog.database import Database
 from common.catalog.parts import end_parts
 from common.catalog.records import OPEN_RUN, AttemptStatus, Claim, Earlier, RunStatus
 from common.catalog.run_ends import INTERRUPTED, close_attempts
 from common.catalog.tables import AsyncRun, IdempotencyKey, Run
+from common.clock import utc_now
 from common.errors import KeyInFlight, KeyReused
 
 DEAD_AFTER_S = 45.0

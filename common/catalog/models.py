@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import selectinload
 
-from common.catalog.columns import new_id, utc_now
+from common.catalog.columns import new_id
 from common.catalog.database import Database
 from common.catalog.records import ModelFile, ModelRecord
 from common.catalog.tables import Model, ModelAlias, ModelFileRow
+from common.clock import utc_now
 from common.errors import InvalidRequest, NotFound
 
 ModelRecords = list[ModelRecord]

@@ -13,13 +13,13 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import utc_now
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
 from common.catalog.quotas import billed, gpu_seconds
 from common.catalog.records import OPEN_RUN, AttemptStatus, RunStatus
 from common.catalog.run_ends import close_attempts
 from common.catalog.tables import Run
+from common.clock import utc_now
 from common.errors import NotFound
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import utc_now
 from common.catalog.database import Database
 from common.catalog.records import Amounts, Lease, Limits, UsageRecord
 from common.catalog.tables import ApiKey, AsyncRun, KeyUsage, QuotaLease, Run
+from common.clock import utc_now
 
 UNLIMITED = 2**31 - 1
 NOTHING = Amounts()

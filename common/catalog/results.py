@@ -1,6 +1,6 @@
 """Results that are used again: a run whose pictures an earlier run has made, at no cost to any device."""
 
-from common.catalog.columns import new_id, utc_now
+from common.catalog.columns import new_id
 from common.catalog.database import Database
 from common.catalog.idempotency import taken
 from common.catalog.quotas import billed
@@ -8,6 +8,7 @@ from common.catalog.records import Claim, Earlier, NewRun, RunRecord, RunStatus
 from common.catalog.rows import run_record, select_runs
 from common.catalog.run_rows import row_of_run
 from common.catalog.tables import Image, Run
+from common.clock import utc_now
 
 
 class Results:

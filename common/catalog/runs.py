@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.catalog.async_runs import opened
-from common.catalog.columns import new_id, utc_now
+from common.catalog.columns import new_id
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
 from common.catalog.grouped import GroupedWrites
@@ -37,6 +37,7 @@ from common.catalog.rows import image_record, run_record, select_images, select_
 from common.catalog.run_ends import INTERRUPTED, close_attempts
 from common.catalog.run_rows import row_of_run
 from common.catalog.tables import Asset, AsyncRun, Attempt, Image, Run, RunInput, RunTag, Tag
+from common.clock import utc_now
 from common.errors import InvalidRequest, NotFound
 
 MAX_TAG_LENGTH = 64

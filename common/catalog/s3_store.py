@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import obstore
@@ -11,6 +11,7 @@ from obstore.store import S3Store as Bucket
 
 from common.catalog.assets import AssetFile, checked_hash_of, hash_of, is_sha256, key_of, no_asset
 from common.catalog.errors import AssetCorrupt
+from common.clock import utc_now
 from common.errors import NotFound, StorageFull, Unavailable
 from common.settings_sources import read_secret
 
@@ -41,7 +42,7 @@ class S3Store:
                 await obstore.put_async(self._bucket, key, content, mode="create")
             except AlreadyExistsError:
                 stored = await obstore.head_async(self._bucket, key)
-                young = stored["last_modified"] > datetime.now(UTC) - RENEW_AFTER
+                young = stored["last_modified"] > utc_now() - RENEW_AFTER
                 if stored["size"] != len(content) or not young:
                     await obstore.put_async(self._bucket, key, content)
         except (BaseError, OSError) as error:

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 from common.catalog.assets import AssetFile, AssetStore
 from common.catalog.catalog import Catalog
-from common.catalog.columns import utc_now
 from common.catalog.records import SweepReport
+from common.clock import utc_now
 from common.logs import get_logger
 
 log = get_logger(__name__)

@@ -1,10 +1,9 @@
 """The bytes behind a signed link, as both processes send them."""
 
-import time
-
 from fastapi import Response
 
 from common.catalog import AssetStore, Catalog
+from common.clock import clock
 from common.errors import NotFound
 from common.images_api import AssetLinks, OutputFormat
 
@@ -23,7 +22,7 @@ async def picture_response(
 
     Raises: NotFound, Gone: the link is not ours, names another ending, or is over; AssetCorrupt, CatalogUnavailable.
     """
-    now_s = time.time()
+    now_s = clock.now_s()
     image = await catalog.runs.image(links.verify(name, expires, signature, now_s=now_s))
     output_format = OutputFormat(image.format)
     if not name.endswith(f".{output_format.extension}"):

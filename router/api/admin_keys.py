@@ -1,13 +1,14 @@
 """/admin/keys: who may call; /admin/usage: how much each did. A key is shown once, when made; the catalog keeps its hash."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.catalog import KeyRecord, Limits
+from common.clock import utc_now
 from router.auth import AdminKey
 from router.services import ServicesDep
 from router.wishes import MAX_DEADLINE_S
@@ -48,7 +49,7 @@ class NewKey(BaseModel):
 @api.post("/keys", status_code=201)
 async def create_key(new: NewKey, key: AdminKey, services: ServicesDep) -> dict[str, Any]:
     """Make a key. Its secret is in this answer and never again."""
-    expires = None if new.expires_in_days is None else datetime.now(UTC) + timedelta(days=new.expires_in_days)
+    expires = None if new.expires_in_days is None else utc_now() + timedelta(days=new.expires_in_days)
     record, secret = await services.catalog.keys.create(
         name=new.name, scopes=new.scopes, expires_at=expires, limits=new.limits.record()
     )
@@ -64,7 +65,7 @@ async def list_keys(key: AdminKey, services: ServicesDep) -> dict[str, Any]:
 @api.get("/usage")
 async def usage(key: AdminKey, services: ServicesDep, days: Annotated[int, Query(ge=1, le=366)] = 30) -> dict[str, Any]:
     """What each key used on each of the last days (UTC): runs that succeeded, their pictures, their GPU-seconds."""
-    since = (datetime.now(UTC) - timedelta(days=days - 1)).date().isoformat()
+    since = (utc_now() - timedelta(days=days - 1)).date().isoformat()
     names = {record.id: record.name for record in await services.catalog.keys.list()}
     rows = [
         {

@@ -8,9 +8,8 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
-from ulid import ULID
 
-from common.catalog import Claim, KeyRecord
+from common.catalog import Claim, KeyRecord, new_id
 from common.errors import AquatintError, RunCancelled
 from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
@@ -143,7 +142,7 @@ def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: Key
     arrived_s: float = request.state.arrived_s
     return Sender(
         # Its time is that of the request's coming: runs of one key are taken on in the order of their ids.
-        run_id=f"run_{ULID.from_timestamp(time.time() - (time.monotonic() - arrived_s))}",
+        run_id=new_id("run", ago_s=time.monotonic() - arrived_s),
         arrived_s=arrived_s,
         request_id=request.state.request_id,
         requested_model=asked.model,

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from common.catalog import Catalog, NewJob
+from common.clock import clock
 from common.errors import CatalogUnavailable, Conflict, Unavailable
 from common.logs import get_logger
 from router.jobs.schedules import Schedule, period_of
@@ -118,7 +119,7 @@ class JobRunner:
 
     async def _put_down_what_is_due(self) -> None:
         for schedule in self._schedules:
-            period = period_of(schedule, time.time())
+            period = period_of(schedule, clock.now_s())
             if self._last_period.get(schedule.kind) == period:
                 continue
             new = NewJob(kind=schedule.kind, params=schedule.params, only_one=schedule.only_one, period=period)

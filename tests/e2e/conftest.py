@@ -154,7 +154,7 @@ def up(house: tuple[Machine, Started]) -> Started:
     return house[1]
 
 
-def new_machine(home: Path, more: dict[str, str]) -> Iterator[Machine]:
+def new_machine(home: Path, more: dict[str, str], kind: type[Machine] = Machine) -> Iterator[Machine]:
     """One machine; what was started on it ends with the iterator."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AQUATINT")}
     environment = kept | {
@@ -164,7 +164,7 @@ def new_machine(home: Path, more: dict[str, str]) -> Iterator[Machine]:
         "COLUMNS": "200",
         **more,
     }
-    machine = Machine(home, environment)
+    machine = kind(home, environment)
     yield machine
     for process in machine.processes:
         if process.popen.poll() is None:

@@ -25,6 +25,7 @@ from PIL import Image
 from starlette.responses import StreamingResponse
 
 from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
+from common.clock import clock
 from common.errors import (
     AquatintError,
     EngineFailed,
@@ -316,7 +317,7 @@ async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, att
         )
         for i, content in enumerate(files)
     ]
-    now_s = int(time.time())
+    now_s = int(clock.now_s())
     head = {
         "created": now_s,
         "size": str(size),

@@ -25,6 +25,8 @@ class Scene:
     found: Findings = field(default_factory=Findings)
     struck_s: float = 0.0
     over_s: float = 0.0
+    slow: float = 1.0
+    """How many times longer everything takes than on a machine that has nothing else to do: bounds are so much wider."""
 
     def strikes(self) -> None:
         """The harm begins now, or not before now."""
@@ -51,10 +53,10 @@ class Fault:
     recovers_within_s: float = 2.0
     good: int = 16
     """Good answers before the blow and after it."""
-    databases: tuple[str, ...] = ("sqlite", "postgres")
-    """Catalogs on which the short form tries it."""
+    kinds: tuple[str, ...] = ("sqlite", "postgres")
+    """Estates on which the short form tries it."""
     possible: tuple[str, ...] = ("sqlite", "postgres")
-    """Catalogs on which it can be tried at all."""
+    """Estates on which it can be tried at all."""
 
 
 @dataclass(slots=True)
@@ -84,13 +86,14 @@ async def wage(fault: Fault, estate: Estate, *, seed: int, longer: float = 1.0, 
     rng = Random(f"{fault.code} {seed}")
     await estate.heal()
     await estate.forgive()
-    name = f"{fault.code} {estate.database.kind} {seed} {rng.randrange(10**6)}"
+    name = f"{fault.code} {estate.title} {seed} {rng.randrange(10**6)}"
     scene = Scene(estate, Load(estate, name, rng, rate_per_s=rate_per_s), rng, longer)
     before = {router.pid: vitals(router.pid) for router in estate.routers}
     good = round(fault.good * longer)
     scene.load.begin()
     try:
         await scene.load.good(good)
+        scene.slow = scene.load.slowness()
         scene.strikes()
         await fault.strike(scene)
         await scene.load.good(good)
@@ -99,11 +102,11 @@ async def wage(fault: Fault, estate: Estate, *, seed: int, longer: float = 1.0, 
         scene.found.hold("I7", str(error))
         await scene.load.abandon()
     await estate.heal()
-    found = await check(estate, scene.load, before)
+    found = await check(estate, scene.load, before, slow=scene.slow)
     await scene.load.aclose()
     for each in scene.found.checked:
         found.hold(each, *scene.found.breaches.get(each, []))
-    return _row(fault, scene, found, f"{fault.code} {fault.title}, {estate.database.kind}")
+    return _row(fault, scene, found, f"{fault.code} {fault.title}, {estate.title}")
 
 
 def _row(fault: Fault, scene: Scene, found: Findings, title: str) -> Row:
@@ -114,12 +117,12 @@ def _row(fault: Fault, scene: Scene, found: Findings, title: str) -> Row:
     recovered_s = max(0.0, late - scene.over_s)
     answered = [each.ended_s - each.sent_s for each in asked if each.outcome == "2xx" and each.ended_s is not None]
     wrong = [breach for name in found.breaches for breach in (f"{name}: {each}" for each in found.breaches[name])]
-    if counts["failed"] and not fault.may_fail:
-        wrong += [f"failed: {each.prompt}: {each.status} {each.error}" for each in unwell if each.outcome == "failed"]
-    if counts["refused"] and not fault.may_refuse:
-        wrong += [f"refused: {each.prompt}: {each.status} {each.error}" for each in unwell if each.outcome == "refused"]
-    if recovered_s > fault.recovers_within_s:
-        wrong.append(f"it took {recovered_s:.2f} s to recover, where {fault.recovers_within_s:g} s are allowed")
+    allowed = {"failed": fault.may_fail, "refused": fault.may_refuse}
+    ends = Counter((each.outcome, each.status, each.error) for each in unwell if not allowed[each.outcome])
+    wrong += [f"{outcome}: {count} times {status} {error}" for (outcome, status, error), count in ends.items()]
+    allowed_s = fault.recovers_within_s * scene.slow
+    if recovered_s > allowed_s:
+        wrong.append(f"it took {recovered_s:.2f} s to recover, where {allowed_s:.2f} s are allowed")
     return Row(
         title,
         len(asked),

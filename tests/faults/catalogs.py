@@ -1,5 +1,6 @@
 """The catalog of a campaign: a file, or a PostgreSQL server of its own, which faults stop, kill and start again."""
 
+import os
 import shutil
 import signal
 import tempfile
@@ -22,6 +23,11 @@ class Database:
         self.kind = kind
         self.url = url
         self._server = server
+
+    def let_in(self, group_id: int) -> None:
+        """Let the users of a group at PostgreSQL's socket, which lies among its data."""
+        os.chown(self._server.pgdata, -1, group_id)
+        self._server.pgdata.chmod(0o750)
 
     def processes(self) -> list[psutil.Process]:
         """PostgreSQL's, the one that listens first."""

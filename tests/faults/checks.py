@@ -1,19 +1,19 @@
 """The invariants, held against everything after a fault: answers, the catalog's rows, the nodes' journal, files on disk.
 
-    I1   each picture of a 2xx is on disk under its hash, has a row, and is what its request makes
-    I2   one run for each request that was accepted, with its pictures and its seeds
-    I3   no run is left open
-    I4   one sweep leaves no bytes without a row, and no row without its bytes
-    I5   an idempotency key gives the same answer again, of one generation; with another request it is refused
-    I6   a second attempt began only when the one before was closed; one attempt at most stored pictures
-    I7   every request ended, and whoever asked with a key knows how
-    I8   who left is worked for no longer
-    I9   who was told to stop stopped in good order
-    I10  no answer has another request's bytes
-    I11  what was billed is what was done
-    I12  descriptors and memory of routers that lived through it are back
-
-I13 and I14 (backups, clocks) cannot be seen from here.
+I1   each picture of a 2xx is on disk under its hash, has a row, and is what its request makes
+I2   one run for each request that was accepted, with its pictures and its seeds
+I3   no run is left open
+I4   one sweep leaves no bytes without a row, and no row without its bytes
+I5   an idempotency key gives the same answer again, of one generation; with another request it is refused
+I6   a second attempt began only when the one before was closed; one attempt at most stored pictures
+I7   every request ended, and whoever asked with a key knows how
+I8   who left is worked for no longer
+I9   who was told to stop stopped in good order
+I10  no answer has another request's bytes
+I11  what was billed is what was done
+I12  descriptors and memory of routers that lived through it are back
+I13  a backup is what the catalog and the store have, and says in what they differ (backups.py)
+I14  what is written down as the time of an event is when it was, whatever the clocks of processes say
 """
 
 import hashlib
@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from common.catalog import AttemptStatus, RunRecord, RunStatus
+from common.catalog.assets import key_of
 from common.catalog.records import OPEN_RUN
 from common.catalog.sweeper import sweep
-from tests.faults.estate import WORK_S, Estate, until
+from tests.faults.backups import differences
+from tests.faults.estate import WORK_S, Estate, monotonic, until
 from tests.faults.load import Asked, Load
 
 QUIET_WITHIN_S = 60.0
@@ -35,6 +37,8 @@ REPLAYS = 4
 """Keys that are asked for again."""
 STOPS_WITHIN_S = 1.0
 """How soon a node is to leave the work of a client that left, on a machine that is busy."""
+WRONG_BY_S = 1.0
+"""What a time that is written down may differ from when it was."""
 MORE_DESCRIPTORS = 40
 """Connections that are kept open on purpose: to nodes and to the database."""
 CLOSED_WITHIN_S = 10.0
@@ -71,8 +75,8 @@ def vitals(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
-async def check(estate: Estate, load: Load, before: dict[int, tuple[int, int]]) -> Findings:
-    """All of them. before: `vitals` of the routers by process id."""
+async def check(estate: Estate, load: Load, before: dict[int, tuple[int, int]], *, slow: float) -> Findings:
+    """All of them. before: `vitals` of the routers by process id. slow: how many times wider bounds of time are."""
     found = Findings()
     runs = await _quiet(estate, load, found)
     by_prompt: dict[str, list[RunRecord]] = defaultdict(list)
@@ -81,19 +85,22 @@ async def check(estate: Estate, load: Load, before: dict[int, tuple[int, int]]) 
     good = [each for each in load.asked if each.outcome == "2xx"]
     for asked in good:
         _pictures(asked, by_prompt[asked.prompt], estate.home / "assets", found)
+        _times(asked, by_prompt[asked.prompt], found)
     for asked in load.asked:
         _one_run(asked, by_prompt[asked.prompt], found)
         found.hold("I7", *([f"{asked.prompt}: {asked.status} {asked.error}"] if _unresolved(asked) else []))
     events = defaultdict(list)
-    for event in estate.events():
+    for event in estate.events_of(runs):
         events[event["run_id"]].append(event)
     for run in runs:
         _attempts(run, events[run.id], found)
     for asked in load.asked:
-        _left(asked, by_prompt[asked.prompt], events, found)
+        _left(asked, by_prompt[asked.prompt], events, slow, found)
     await _keys(load, good, by_prompt, found)
     await _files(estate, runs, found)
     await _bills(estate, found)
+    if good:
+        found.hold("I13", *await differences(estate, good[0].digests[0]))
     await load.aclose()
     await _processes(estate, before, found)
     return found
@@ -130,8 +137,7 @@ async def _quiet(estate: Estate, load: Load, found: Findings) -> list[RunRecord]
 
 def _pictures(asked: Asked, runs: list[RunRecord], assets: Path, found: Findings) -> None:
     """I1, I10."""
-    expected = asked.expected()
-    found.hold("I10", *([f"{asked.prompt}: not its own pictures"] if asked.digests != expected else []))
+    found.hold("I10", *([f"{asked.prompt}: not its own pictures"] if asked.crossed else []))
     run = next((run for run in runs if run.id == asked.run_id), None)
     if run is None or run.status is not RunStatus.SUCCEEDED:
         found.hold("I1", f"{asked.prompt}: answered, and its run is {run.status if run else 'nowhere'}")
@@ -139,9 +145,22 @@ def _pictures(asked: Asked, runs: list[RunRecord], assets: Path, found: Findings
     rows = [image.sha256 for image in run.images]
     found.hold("I1", *([f"{asked.prompt}: rows are not what was answered"] if rows != asked.digests else []))
     for sha256 in rows:
-        file = next(assets.rglob(f"{sha256}*"), None)
-        whole = file is not None and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
+        file = assets / key_of(sha256)
+        whole = file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
         found.hold("I1", *([] if whole else [f"{asked.prompt}: the bytes of {sha256} are not on disk"]))
+
+
+def _times(asked: Asked, runs: list[RunRecord], found: Findings) -> None:
+    """I14. Under a key the run may be that of an earlier request, or of another's at the same moment."""
+    run = next((run for run in runs if run.id == asked.run_id), None)
+    if run is None or asked.ended_s is None:
+        return
+    ended = [attempt.finished_at for attempt in run.attempts] + [run.finished_at]
+    begun = [attempt.created_at for attempt in run.attempts] + [run.created_at]
+    told = [monotonic(each) for each in (*begun, *ended) if each is not None]
+    first_s, last_s = asked.sent_s - WRONG_BY_S, asked.ended_s + WRONG_BY_S
+    wrong = [each for each in told if not first_s <= each <= last_s]
+    found.hold("I14", *[f"{asked.prompt}: {each - asked.sent_s:.1f} s after it was asked, says the catalog" for each in wrong])
 
 
 def _one_run(asked: Asked, runs: list[RunRecord], found: Findings) -> None:
@@ -171,15 +190,15 @@ def _attempts(run: RunRecord, events: list[dict[str, Any]], found: Findings) -> 
         found.hold("I6", *([] if closed else [f"{run.prompt}: attempt {next_one.no} beside {one.no}"]))
 
 
-def _left(asked: Asked, runs: list[RunRecord], events: dict[str, list[dict[str, Any]]], found: Findings) -> None:
+def _left(asked: Asked, runs: list[RunRecord], events: dict[str, list[dict[str, Any]]], slow: float, found: Findings) -> None:
     """I8."""
     if asked.left_s is None:
         return
     for event in (event for run in runs for event in events[run.id]):
         late_s = event["at_s"] - asked.left_s
-        if event["event"] == "begun" and late_s > STOPS_WITHIN_S:
+        if event["event"] == "begun" and late_s > slow * STOPS_WITHIN_S:
             found.hold("I8", f"{asked.prompt}: begun {late_s:.2f} s after its client left")
-        if event["event"] == "stored" and late_s > WORK_S + STOPS_WITHIN_S:
+        if event["event"] == "stored" and late_s > slow * (WORK_S + STOPS_WITHIN_S):
             found.hold("I8", f"{asked.prompt}: worked on for {late_s:.2f} s after its client left")
     found.hold("I8")
 

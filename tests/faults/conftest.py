@@ -1,15 +1,13 @@
-"""One estate for each kind of database, for all faults."""
+"""One estate of each kind, for all faults."""
 
 import os
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.faults.campaign import Row, table
-from tests.faults.catalogs import catalog_of
-from tests.faults.estate import Estate, estate_on
+from tests.faults.estate import Estate
+from tests.faults.kinds import estate_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,11 +19,9 @@ def alone() -> None:
 
 @pytest.fixture(scope="module")
 async def estate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Estate, None]:
-    """Everything runs, on the kind of database that the test names."""
-    home: Path = tmp_path_factory.mktemp("estate")
-    async with AsyncExitStack() as stack:
-        database = stack.enter_context(catalog_of(request.param, home))
-        yield await stack.enter_async_context(estate_on(home, database))
+    """Everything runs, in an estate of the kind that the test names."""
+    async with estate_of(request.param, tmp_path_factory.mktemp("estate")) as estate:
+        yield estate
 
 
 @pytest.fixture(scope="module")

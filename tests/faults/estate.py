@@ -2,21 +2,25 @@
 
 import asyncio
 import inspect
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import orjson
 
-from common.catalog import AssetStore, Catalog, migrate, open_asset_store
+from common.catalog import AssetStore, Catalog, RunRecord, migrate, open_asset_store
+from common.images_api import OutputFormat, Size
+from common.pictures import encode
 from tests.e2e.conftest import KEY, Machine, Started, free_port, new_machine
-from tests.fakes.node import MODEL
+from tests.fakes.node import MODEL, pixels_for
 from tests.faults.catalogs import Database
 from tests.faults.proxy import Proxy
 
@@ -26,6 +30,8 @@ ROUTERS = 2
 STORE_BYTES = 16 * 1024 * 1024
 WORK_S = 0.05
 """What a stand-in takes for a run."""
+SIZE = Size(64, 64)
+"""Of every picture."""
 SETTINGS = {
     # Short, so that what a killed router left open is closed within the campaign; all else as installed. Longer than who is
     # stopped in the middle of a transaction holds the rows of a run (6 s) and a sign of life waits for them (4 s).
@@ -47,15 +53,30 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, what: str, w
         await asyncio.sleep(0.02)
 
 
+def monotonic(at: datetime) -> float:
+    """On the monotonic clock, which all processes of a machine share, if its other clock is right."""
+    return at.timestamp() - time.time() + time.monotonic()
+
+
+def picture_of(prompt: str, seed: int) -> bytes:
+    """What a stand-in makes."""
+    return encode(pixels_for(prompt, seed, SIZE), output_format=OutputFormat.PNG)
+
+
 class Estate:
     """See the module. `heal` makes everything well again after a fault."""
 
+    asks: ClassVar[dict[str, Any]] = {"model": MODEL}
+    """What every request says besides its own."""
+    usual_s: ClassVar[float] = 0.5
+    """What an answer takes at most on a machine that has nothing else to do."""
+
     def __init__(self, machine: Machine, database: Database, catalog: Catalog, assets: AssetStore) -> None:
         self._machine = machine
+        self.home = machine.home
         self.database = database
         self.catalog = catalog
         self.assets = assets
-        self.home = machine.home
         self.router_ports = [free_port() for _ in range(ROUTERS)]
         self.node_ports = {name: free_port() for name in NODES}
         self.routers: list[Started] = []
@@ -76,34 +97,57 @@ class Estate:
         """What the stand-ins did, in order."""
         return [orjson.loads(line) for line in self.journal.read_bytes().splitlines()] if self.journal.exists() else []
 
-    def start_router(self, index: int, **more: str) -> Started:
-        """A router on its port, which need not listen yet."""
-        url = self.router_url(index)
-        started = self._machine.start("router", "--port", str(self.router_ports[index]), url=url, **SETTINGS, **more)
-        self.routers[index : index + 1] = [started]
-        return started
+    def events_of(self, runs: list[RunRecord]) -> list[dict[str, Any]]:
+        """What nodes did for these runs, and maybe for others: event (begun, left or stored), run_id, attempt, node, at_s."""
+        return self.events()
 
-    def start_node(self, name: str) -> None:
-        """A stand-in on its port, which need not listen yet."""
+    @staticmethod
+    def is_own(prompt: str, seed: int, content: bytes) -> bool:
+        """Whether a picture is what a request makes: pictures are a function of the request."""
+        return content == picture_of(prompt, seed)
+
+    @property
+    def title(self) -> str:
+        """For the table."""
+        return self.database.kind
+
+    def start_router(self, index: int, **more: str) -> None:
+        """A router on its port, which need not listen yet. more: environment variables."""
+        arguments = ["router", "--port", str(self.router_ports[index])]
+        self.routers[index : index + 1] = [self._machine.start(*arguments, url=self.router_url(index), **SETTINGS, **more)]
+
+    def node_url(self, name: str) -> str:
+        """Where a node listens, whether or not it is there."""
+        return f"http://127.0.0.1:{self.node_ports[name]}"
+
+    def start_node(self, name: str, **more: str) -> None:
+        """A node on its port, which need not listen yet. more: environment variables."""
         arguments = ["--port", str(self.node_ports[name]), "--name", name, "--home", str(self.home)]
         arguments += ["--database-url", self.database.url, "--journal", str(self.journal)]
         with (self.home / f"node-{name}.out").open("ab") as out:
-            self.nodes[name] = subprocess.Popen([sys.executable, "-m", "tests.fakes.node", *arguments], stdout=out, stderr=out)
+            command = [sys.executable, "-m", "tests.fakes.node", *arguments]
+            self.nodes[name] = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **more})
 
     async def tell_node(self, name: str, mode: str = "none", **more: Any) -> None:
         """Set a stand-in's faults."""
-        url = f"http://127.0.0.1:{self.node_ports[name]}/fake"
-        (await self.client.post(url, json={"mode": mode, "seconds": WORK_S, **more})).raise_for_status()
+        wanted = {"mode": mode, "seconds": WORK_S, **more}
+        (await self.client.post(f"{self.node_url(name)}/fake", json=wanted)).raise_for_status()
+
+    async def node_well(self, name: str) -> None:
+        """Returns when a node that was started answers, and holds to the truth."""
+        url = f"{self.node_url(name)}/node/v1/status"
+        await until(lambda: self.answers(url, 200, 500), what=f"node {name}")
+        await self.tell_node(name, phase="ready")
 
     async def states(self, router: int = 0) -> dict[str, str]:
-        """What a router thinks of the nodes."""
+        """What a router thinks of the nodes; nothing where it cannot look them up just now."""
         told = (await self.client.get(f"{self.router_url(router)}/admin/nodes", headers=HEADERS)).json()
-        return {node["name"]: node["state"] for node in told["data"]}
+        return {node["name"]: node["state"] for node in told.get("data", [])}
 
-    async def answers(self, url: str, *statuses: int) -> bool:
+    async def answers(self, url: str, *statuses: int, within_s: float = 2) -> bool:
         """Whether a GET is answered so."""
         try:
-            return (await self.client.get(url, timeout=2)).status_code in statuses
+            return (await self.client.get(url, timeout=within_s)).status_code in statuses
         except httpx.HTTPError:
             return False
 
@@ -122,9 +166,7 @@ class Estate:
             else:
                 self.start_router(index)
         for name in NODES:
-            url = f"http://127.0.0.1:{self.node_ports[name]}/node/v1/status"
-            await until(lambda url=url: self.answers(url, 200, 500), what=f"node {name}")
-            await self.tell_node(name, phase="ready")
+            await self.node_well(name)
         for index in range(ROUTERS):
             await until(lambda index=index: self.answers(f"{self.router_url(index)}/health", 200), what=f"router {index}")
         await self._registered()
@@ -135,7 +177,7 @@ class Estate:
         """Start routers anew that hold something against a node: for up to a minute the next fault would not get there."""
         for index in range(ROUTERS):
             told = (await self.client.get(f"{self.router_url(index)}/admin/nodes")).json()
-            if any(node["held_off"] for node in told["data"]):
+            if any(node["held_off"] for node in told.get("data", [])):
                 await asyncio.to_thread(self.routers[index].end)
         await self.heal()
 
@@ -144,12 +186,17 @@ class Estate:
         states = await self.states(router)
         return len(states) == len(NODES) and set(states.values()) == {"online"}
 
+    def registration(self, name: str) -> dict[str, str]:
+        """What routers are told of a node."""
+        return {"name": name, "url": self.proxies[name].url}
+
     async def _registered(self) -> None:
+        await until(lambda: self.answers(f"{self.router_url(0)}/admin/nodes", 200), what="the list of nodes")
         known = await self.states()
-        for name, proxy in self.proxies.items():
+        for name in NODES:
             if name not in known:
-                added = await self.client.post(f"{self.router_url(0)}/admin/nodes", json={"name": name, "url": proxy.url})
-                added.raise_for_status()
+                told = self.registration(name)
+                (await self.client.post(f"{self.router_url(0)}/admin/nodes", json=told)).raise_for_status()
 
     def end(self) -> None:
         """Stop what was started."""
@@ -197,4 +244,4 @@ async def estate_on(home: Path, database: Database) -> AsyncIterator[Estate]:
         await estate.catalog.close()
 
 
-__all__ = ["HEADERS", "MODEL", "NODES", "ROUTERS", "WORK_S", "Estate", "estate_on", "until"]
+__all__ = ["HEADERS", "MODEL", "NODES", "ROUTERS", "SIZE", "WORK_S", "Estate", "estate_on", "monotonic", "picture_of", "until"]

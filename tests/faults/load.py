@@ -12,28 +12,27 @@ import io
 import time
 from dataclasses import dataclass, field, replace
 from random import Random
+from statistics import median
 from typing import Any
 
 import httpx
 import orjson
 from PIL import Image
 
-from common.images_api import OutputFormat, Size
 from common.node_api import RUN_ID_HEADER
-from common.pictures import encode
-from tests.fakes.node import MODEL, pixels_for
-from tests.faults.estate import HEADERS, ROUTERS, Estate, until
+from tests.faults.estate import HEADERS, ROUTERS, SIZE, Estate, until
 
 RATE_PER_S = 12.0
 MOST_OPEN = 24
 """Requests in flight at which the next one waits: a slow machine must not be what is tried."""
+LEAST_OPEN = 4
+"""On a machine that is slower than usual."""
 ANSWER_WITHIN_S = 90.0
 MAY_PASS = ("no_capacity", "catalog_unavailable", "storage_full", "interrupted", "unavailable", "node_failed")
 """Errors at the end of a stream that tell a client to come again."""
 RESOLVED_WITHIN_S = 60.0
 GOOD_WITHIN_S = 60.0
-"""How long answers may stay away, beside the time in which so many requests come."""
-SIZE = Size(64, 64)
+"""How long the next good answer may stay away."""
 
 
 @dataclass(slots=True)
@@ -58,6 +57,8 @@ class Asked:
     run_id: str | None = None
     digests: list[str] = field(default_factory=list)
     """sha256 of each picture that came."""
+    crossed: bool = False
+    """Whether what came is not what it asked for."""
     left_s: float | None = None
     """When its client left."""
     tries: int = 0
@@ -72,16 +73,6 @@ class Asked:
         if self.status in (429, 502, 503) and self.retry_after_s is not None and 1 <= self.retry_after_s <= 120:
             return "refused"
         return "failed"
-
-    def expected(self) -> list[str]:
-        """sha256 of each picture that it must get: pictures are a function of the request."""
-        seeds = range(self.seed, self.seed + self.n)
-        return [hashlib.sha256(picture_of(self.prompt, seed)).hexdigest() for seed in seeds]
-
-
-def picture_of(prompt: str, seed: int) -> bytes:
-    """What a stand-in makes."""
-    return encode(pixels_for(prompt, seed, SIZE), output_format=OutputFormat.PNG)
 
 
 def upload() -> bytes:
@@ -100,6 +91,7 @@ class Load:
         self._rng = rng
         self._rate_per_s = rate_per_s
         self.asked: list[Asked] = []
+        self._most_open = MOST_OPEN
         self._open: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
         self._comes = asyncio.Event()
@@ -148,16 +140,25 @@ class Load:
     async def good(self, count: int) -> None:
         """Wait until `count` requests sent from now on are answered well."""
         since_s = time.monotonic()
-        await until(
-            lambda: sum(each.outcome == "2xx" and each.sent_s >= since_s for each in self.asked) >= count,
-            what=f"{count} good answers",
-            within_s=GOOD_WITHIN_S + 2 * count / self._rate_per_s,
-        )
+
+        def good() -> int:
+            return sum(each.outcome == "2xx" and each.sent_s >= since_s for each in self.asked)
+
+        while (so_far := good()) < count:
+            await until(lambda: good() > so_far, what=f"good answer {so_far + 1} of {count}", within_s=GOOD_WITHIN_S)
+
+    def slowness(self) -> float:
+        """How many times longer an answer takes than on a machine that has nothing else to do, at least 1; and from now on so
+        much fewer requests are open at once."""
+        took_s = median(each.ended_s - each.sent_s for each in self.asked if each.outcome == "2xx" and each.ended_s is not None)
+        slow = max(1.0, took_s / self._estate.usual_s)
+        self._most_open = max(LEAST_OPEN, round(MOST_OPEN / slow))
+        return slow
 
     async def _come(self) -> None:
         while True:
             await self._comes.wait()
-            if len(self._open) < MOST_OPEN:
+            if len(self._open) < self._most_open:
                 self.send(self._new())
             await asyncio.sleep(self._rng.expovariate(self._rate_per_s))
 
@@ -212,7 +213,13 @@ class Load:
     async def ask(self, asked: Asked, router: int) -> None:
         """Once, at one router. Raises: HTTPError; ValueError: an answer that cannot be understood."""
         headers = {"idempotency-key": asked.key} if asked.key is not None else {}
-        fields: dict[str, Any] = {"prompt": asked.prompt, "model": MODEL, "seed": asked.seed, "n": asked.n, "size": str(SIZE)}
+        fields: dict[str, Any] = {
+            "prompt": asked.prompt,
+            "seed": asked.seed,
+            "n": asked.n,
+            "size": str(SIZE),
+            **self._estate.asks,
+        }
         url = f"{self._estate.router_url(router)}/v1/images/{'edits' if asked.kind == 'edit' else 'generations'}"
         if asked.kind == "edit":
             files = {"image": ("a.png", upload(), "image/png")}
@@ -236,14 +243,15 @@ class Load:
             # A stream has no headers left to say when to come again: its error says whether that makes sense.
             asked.status, asked.retry_after_s = 502, 1 if asked.error in MAY_PASS else None
             return
-        digests = []
-        for picture in pictures:
+        digests, own = [], len(pictures) == asked.n
+        for index, picture in enumerate(pictures):
             if "url" in picture:
                 content = await self._fetched(picture["url"])
             else:
                 content = base64.b64decode(picture["b64_json"])
             digests.append(hashlib.sha256(content).hexdigest())
-        asked.digests = digests
+            own = own and self._estate.is_own(asked.prompt, asked.seed + index, content)
+        asked.digests, asked.crossed = digests, not own
         asked.status = 200
 
     async def _fetched(self, url: str) -> bytes:

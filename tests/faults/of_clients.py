@@ -61,4 +61,4 @@ async def _rude(scene: Scene, number: int) -> socket.socket:
     return connection
 
 
-FAULTS = [Fault(code="F26", title="clients leave", strike=leave, databases=("sqlite",))]
+FAULTS = [Fault(code="F26", title="clients leave", strike=leave, kinds=("sqlite",))]

@@ -9,9 +9,14 @@ from tests.faults.checks import all_runs
 from tests.faults.estate import NODES, ROUTERS, WORK_S, until
 from tests.faults.load import Asked
 
-SAME_KEYS = 20
+SAME_KEYS = 200
+KEYS_AT_ONCE = 20
+SAME_REQUESTS = 40
+"""Under one key; five times as many in the long form."""
 ASLEEP_S = 17.0
 """Longer than a run may be without a sign of life."""
+STOPPED_WITHIN_S = 60.0
+"""For a node that is told to stop: twice the time that its runs get."""
 STOPS_AT_ONCE_S = 8.0
 """For a second SIGTERM, on a machine that is busy."""
 
@@ -26,20 +31,28 @@ async def killed(scene: Scene) -> None:
 
 
 async def asked_twice(scene: Scene) -> None:
-    """F22: the same keys at both routers in the same moment."""
-    tasks = []
-    for number in range(round(SAME_KEYS * scene.longer)):
-        key, seed = f"{scene.load.name}-same-{number}", scene.rng.randrange(2**31)
-        for router in range(ROUTERS):
-            tasks.append(scene.load.send(Asked(f"{scene.load.name} same {number}", seed, 1, router, key=key)))
-    await asyncio.gather(*tasks)
-    made = [run for run in await all_runs(scene.estate, f"{scene.load.name} same ") if run.status is RunStatus.SUCCEEDED]
-    stored = [
-        event for event in scene.estate.events() if event["event"] == "stored" and event["run_id"] in {r.id for r in made}
-    ]
-    expected = len(tasks) // ROUTERS
-    if (len(made), len(stored)) != (expected, expected):
-        scene.found.hold("I5", f"{len(made)} runs and {len(stored)} generations for {expected} keys")
+    """F22: keys at both routers in the same moment, some of them at once; and one key with many requests."""
+    name, load = f"{scene.load.name} same ", scene.load
+    for first in range(0, SAME_KEYS, KEYS_AT_ONCE):
+        tasks = []
+        for number in range(first, first + KEYS_AT_ONCE):
+            key, seed = f"{load.name}-same-{number}", scene.rng.randrange(2**31)
+            tasks += [load.send(Asked(f"{name}{number}", seed, 1, router, key=key)) for router in range(ROUTERS)]
+        await asyncio.gather(*tasks)
+    await _made_once(scene, name, SAME_KEYS)
+    name, seed = f"{load.name} one ", scene.rng.randrange(2**31)
+    count = SAME_REQUESTS * (5 if scene.longer > 1 else 1)
+    same = [Asked(f"{name}key", seed, 1, number % ROUTERS, key=f"{load.name}-one") for number in range(count)]
+    await asyncio.gather(*map(load.send, same))
+    await _made_once(scene, name, 1)
+
+
+async def _made_once(scene: Scene, name: str, keys: int) -> None:
+    runs = [run for run in await all_runs(scene.estate, name) if run.status is RunStatus.SUCCEEDED]
+    ids = {run.id for run in runs}
+    stored = [event for event in scene.estate.events() if event["event"] == "stored" and event["run_id"] in ids]
+    same = (len(runs), len(stored)) == (keys, keys)
+    scene.found.hold("I5", *([] if same else [f"{len(runs)} runs and {len(stored)} generations for {keys} keys"]))
 
 
 async def asleep(scene: Scene) -> None:
@@ -52,19 +65,22 @@ async def asleep(scene: Scene) -> None:
 
 
 async def replaced(scene: Scene) -> None:
-    """F27: every router and every node is told to stop and started anew, one after another."""
+    """F27: every router and every node is told to stop and started anew, one after another; in the long form twice."""
     estate = scene.estate
-    for index in range(ROUTERS):
-        code = await asyncio.to_thread(estate.routers[index].end)
-        scene.found.hold("I9", *([f"router {index} ended with {code}"] if code else []))
-        estate.start_router(index)
-        await until(lambda index=index: estate.answers(f"{estate.router_url(index)}/ready", 200), what=f"router {index}")
-    for name in NODES:
-        node = estate.nodes[name]
-        node.terminate()
-        await asyncio.to_thread(node.wait, 60)
-        estate.start_node(name)
-        await until(lambda: estate.sees_all(0), what=f"node {name}")
+    for _ in range(2 if scene.longer > 1 else 1):
+        for index in range(ROUTERS):
+            code = await asyncio.to_thread(estate.routers[index].end)
+            scene.found.hold("I9", *([f"router {index} ended with {code}"] if code else []))
+            estate.start_router(index)
+            await until(lambda index=index: estate.answers(f"{estate.router_url(index)}/ready", 200), what=f"router {index}")
+        for name in NODES:
+            estate.nodes[name].terminate()
+            code = await asyncio.to_thread(estate.nodes[name].wait, STOPPED_WITHIN_S)
+            scene.found.hold("I9", *([f"node {name} ended with {code}"] if code else []))
+            estate.start_node(name)
+            await estate.node_well(name)
+            for index in range(ROUTERS):
+                await until(lambda index=index: estate.sees_all(index), what=f"router {index} to see node {name}")
     scene.over()
 
 
@@ -86,7 +102,11 @@ async def told_twice(scene: Scene) -> None:
     await until(lambda: _refuses(scene), what="the router to accept no more")
     router.popen.send_signal(signal.SIGTERM)
     took_s = await until(lambda: router.popen.poll() is not None, what="the router to be gone")
-    wrong = [] if took_s < STOPS_AT_ONCE_S and router.popen.returncode == 0 else [f"{took_s:.1f} s, {router.popen.returncode}"]
+    wrong = (
+        []
+        if took_s < STOPS_AT_ONCE_S * scene.slow and router.popen.returncode == 0
+        else [f"{took_s:.1f} s, {router.popen.returncode}"]
+    )
     await asyncio.gather(*running)
     codes = {run.error_code for run in await all_runs(estate, held)}
     scene.found.hold("I9", *wrong, *([] if codes == {"interrupted"} else [f"interrupted runs say {codes}"]))
@@ -103,7 +123,7 @@ async def _refuses(scene: Scene) -> bool:
 
 
 FAULTS = [
-    Fault(code="F21", title="router SIGKILL", strike=killed, may_fail=True, databases=("postgres",)),
+    Fault(code="F21", title="router SIGKILL", strike=killed, may_fail=True, kinds=("postgres",)),
     Fault(code="F22", title="same keys at two routers", strike=asked_twice),
     Fault(
         code="F23",
@@ -111,9 +131,9 @@ FAULTS = [
         strike=asleep,
         may_refuse=True,
         recovers_within_s=5,
-        databases=("postgres",),
+        kinds=("postgres",),
         possible=("postgres",),
     ),
-    Fault(code="F27", title="rolling restart", strike=replaced, databases=("postgres",)),
-    Fault(code="F28", title="SIGTERM twice", strike=told_twice, may_refuse=True, databases=("sqlite",)),
+    Fault(code="F27", title="rolling restart", strike=replaced, kinds=("real",), possible=("sqlite", "postgres", "real")),
+    Fault(code="F28", title="SIGTERM twice", strike=told_twice, may_refuse=True, kinds=("sqlite",)),
 ]

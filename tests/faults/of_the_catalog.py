@@ -88,7 +88,7 @@ async def _alive(scene: Scene) -> AsyncIterator[None]:
         async with httpx.AsyncClient(trust_env=False) as client:
             while True:
                 try:
-                    await client.get(f"{scene.estate.router_url(router)}/health", timeout=HEALTHY_WITHIN_S)
+                    await client.get(f"{scene.estate.router_url(router)}/health", timeout=HEALTHY_WITHIN_S * scene.slow)
                 except httpx.HTTPError as error:
                     scene.found.hold("I7", f"/health of router {router}: {type(error).__name__}")
                 await asyncio.sleep(0.1)
@@ -109,7 +109,7 @@ FAULTS = [
         strike=killed,
         may_refuse=True,
         recovers_within_s=5,
-        databases=("postgres",),
+        kinds=("postgres",),
         possible=("postgres",),
     ),
     Fault(
@@ -118,7 +118,7 @@ FAULTS = [
         strike=hangs,
         may_refuse=True,
         recovers_within_s=5,
-        databases=("postgres",),
+        kinds=("postgres",),
         possible=("postgres",),
     ),
     Fault(
@@ -127,8 +127,8 @@ FAULTS = [
         strike=locked,
         may_refuse=True,
         recovers_within_s=5,
-        databases=("sqlite",),
+        kinds=("sqlite",),
         possible=("sqlite",),
     ),
-    Fault(code="F18", title="store full", strike=full, may_refuse=True, recovers_within_s=5, databases=("sqlite",)),
+    Fault(code="F18", title="store full", strike=full, may_refuse=True, recovers_within_s=5, kinds=("sqlite",)),
 ]

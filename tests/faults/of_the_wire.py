@@ -132,10 +132,10 @@ def _flapping() -> Iterator[bytes | None]:
 
 
 FAULTS = [
-    Fault(code="F3", title="node answers wrong", strike=wrong, databases=("sqlite",)),
-    Fault(code="F4", title="broken transport", strike=broken, databases=("sqlite",)),
-    Fault(code="F5", title="slow node", strike=slow, databases=("sqlite",)),
-    Fault(code="F6", title="node refuses", strike=refusing, databases=("postgres",)),
-    Fault(code="F7", title="finished, then reset", strike=finished, databases=("sqlite",)),
-    Fault(code="F8", title="health lies and flaps", strike=untrue, databases=("postgres",)),
+    Fault(code="F3", title="node answers wrong", strike=wrong, kinds=("sqlite",)),
+    Fault(code="F4", title="broken transport", strike=broken, kinds=("sqlite",)),
+    Fault(code="F5", title="slow node", strike=slow, kinds=("sqlite",)),
+    Fault(code="F6", title="node refuses", strike=refusing, kinds=("postgres",)),
+    Fault(code="F7", title="finished, then reset", strike=finished, kinds=("sqlite",)),
+    Fault(code="F8", title="health lies and flaps", strike=untrue, kinds=("postgres",)),
 ]

@@ -1,19 +1,20 @@
-"""The short form, on SQLite and on PostgreSQL. `pytest -s` shows the table."""
+"""The short form, on all kinds of estates. `pytest -s` shows the table."""
 
 import pytest
 
 from tests.faults.campaign import Fault, Row, wage
 from tests.faults.estate import Estate
 from tests.faults.every import FAULTS
+from tests.faults.kinds import KINDS
 
 SEED = 1
-TRIED = [(database, fault) for database in ("sqlite", "postgres") for fault in FAULTS if database in fault.databases]
+TRIED = [(kind, fault) for kind in KINDS for fault in FAULTS if kind in fault.kinds]
 
 
 @pytest.mark.parametrize(
     ("estate", "fault"),
     TRIED,
-    ids=[f"{fault.code}-{database}" for database, fault in TRIED],
+    ids=[f"{fault.code}-{kind}" for kind, fault in TRIED],
     indirect=["estate"],
     scope="module",
 )

@@ -22,8 +22,7 @@ from common.catalog.folder_store import FolderStore
 from common.catalog.records import OPEN_RUN
 from common.catalog.sweeper import sweep
 from common.errors import StorageFull
-from tests.faults.estate import until
-from tests.faults.load import SIZE, picture_of
+from tests.faults.estate import SIZE, picture_of, until
 from tests.router.conftest import House, MakeHouse
 
 LEAST_CALLS = 10

@@ -12,8 +12,8 @@ from PIL import Image
 from sqlalchemy import update
 
 from common.catalog import RunStatus
-from common.catalog.columns import utc_now
 from common.catalog.tables import Run
+from common.clock import utc_now
 from tests.fakes.node import MODEL, Faults
 from tests.router.conftest import USER_KEY, House, MakeHouse, MakeRouter, until
 
