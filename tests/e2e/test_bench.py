@@ -2,9 +2,10 @@
 
 import json
 
+import httpx
 import pytest
 
-from tests.e2e.conftest import KEY, Machine
+from tests.e2e.conftest import KEY, Machine, Started
 
 
 def test_a_node_is_measured_beside_the_bare_pipeline(machine: Machine):
@@ -40,11 +41,12 @@ def test_the_way_of_a_preview_is_measured_through_the_router_and_without_it(mach
     assert difference["median_ms"] == round(through["median_ms"] - straight["median_ms"], 2)
 
 
-def test_a_stream_that_cannot_be_measured_is_told(machine: Machine):
-    node = machine.node("a")
+def test_a_stream_that_cannot_be_measured_is_told(house: tuple[Machine, Started]):
+    machine, up = house
+    (node,) = httpx.get(f"{up.url}/admin/nodes", headers={"authorization": f"Bearer {KEY}"}, timeout=30).json()["data"]
 
     told = machine.run(
-        "bench", "stream", "--node", node.url, "--token", "wrong-token-0123456", "--url", node.url, "--key", "wrong"
+        "bench", "stream", "--node", node["url"], "--token", "wrong-token-0123456", "--url", node["url"], "--key", "wrong"
     )
 
     assert told.returncode == 1
