@@ -144,8 +144,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, S
     """A machine with one `aquatint up` for all tests that only ask: each start costs fifteen seconds of a core."""
     machines = new_machine(tmp_path_factory.mktemp("house"), {})
     machine = next(machines)
-    yield machine, machine.up()
-    next(machines, None)
+    try:
+        yield machine, machine.up()
+    finally:
+        next(machines, None)
 
 
 @pytest.fixture(scope="session")
