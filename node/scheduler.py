@@ -210,6 +210,8 @@ class Scheduler:
     def leave_device(self, job: Job) -> None:
         """Let the next begin while this one is being recorded."""
         job.off_device = True
+        if job.share is not None:
+            job.share.leave(job.run_id)
         self._give_turn()
 
     def again_alone(self, job: Job) -> None:

@@ -75,7 +75,13 @@ class Share:
         """Under which the worker knows those of it that may be joined."""
         self.pictures = 0
         """In all that was sent."""
-        self.runs = 0
+        self._sent: set[str] = set()
+        """Ids of the runs that were sent and have not left."""
+
+    @property
+    def runs(self) -> int:
+        """How many of them are in the worker."""
+        return len(self._sent)
 
     def join(self, run_id: str, pictures: int, batch: int) -> None:
         """One more is to come. batch: at most so many in a pass from now on."""
@@ -90,6 +96,7 @@ class Share:
 
     def leave(self, run_id: str) -> None:
         """A run has ended, one way or another."""
+        self._sent.discard(run_id)
         awaited, ready = self._awaited.pop(run_id, None), self._ready.pop(run_id, None)
         if awaited is not None or ready is not None:
             self._send_if_complete()
@@ -98,7 +105,7 @@ class Share:
         if self._awaited or not self._ready or self._send is None:
             return
         numbers = [number for number, _ in self._ready.values()]
-        self.runs += len(numbers)
+        self._sent |= self._ready.keys()
         self.pictures += sum(pictures for _, pictures in self._ready.values())
         self._ready.clear()
         self._send(numbers, min(self._batch, self.pictures))

@@ -155,14 +155,17 @@ def test_one_that_leaves_while_it_waits_is_not_sent():
     assert sent.calls == [([8], 1)]
 
 
-def test_after_all_are_sent_leaving_changes_nothing():
+def test_who_leaves_after_all_are_sent_is_only_not_counted_any_more():
     sent = Sent()
-    share = Share({"a": 1}, 1)
+    share = Share({"a": 1, "b": 1}, 2)
     share.arrive("a", 7, sent)
+    share.arrive("b", 8, sent)
 
     share.leave("a")
+    share.leave("a")
 
-    assert sent.calls == [([7], 1)]
+    assert sent.calls == [([7, 8], 2)]
+    assert (share.runs, share.pictures) == (1, 2)
 
 
 def test_who_joins_is_sent_when_it_is_there_and_makes_room_for_itself():
