@@ -19,6 +19,7 @@ from node.pipeline_classes import Family, class_of
 from node.profile import Sidecar, read_sidecar
 from node.safetensors_header import (
     FLOAT_DTYPES,
+    LOADED_BYTES,
     CheckpointRefused,
     TensorEntry,
     disguised_format,
@@ -29,7 +30,6 @@ from node.toml_files import read_toml
 from node.traits import Traits
 
 FOLDER_SIDECAR = "aquatint.toml"
-_WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 _SINGLE_FILE_MARKS = (
     # Tensor names that only one family has, in the order they are tried.
@@ -108,7 +108,7 @@ class Checkpoint:
         if self.engine is EngineName.SDCPP:
             # It computes on weights as they are stored.
             return self.stored_bytes
-        return self.parameters * _WEIGHT_BYTES[dtype]
+        return self.parameters * LOADED_BYTES[dtype]
 
     def device_bytes(self, dtype: str, offload: Offload) -> int:
         """Bytes of its weights that are on the device at once."""
@@ -116,7 +116,7 @@ class Checkpoint:
             return self.memory_bytes(dtype)
         # Of layers, the one at work and the one that comes next.
         layers = self.largest_component if offload is Offload.MODEL else 2 * self.largest_tensor
-        return min(layers, self.largest_component) * _WEIGHT_BYTES[dtype]
+        return min(layers, self.largest_component) * LOADED_BYTES[dtype]
 
     @property
     def config(self) -> Path | None:

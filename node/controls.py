@@ -19,7 +19,7 @@ from node.control_net_classes import NETS
 from node.diffusers_folder import check_inside, read_json
 from node.extras import WHOLE, Folders, Place, Sha256, check_place
 from node.pipeline_classes import Family
-from node.safetensors_header import FLOAT_DTYPES, CheckpointRefused, TensorEntry, read_header
+from node.safetensors_header import FLOAT_DTYPES, LOADED_BYTES, CheckpointRefused, TensorEntry, read_header
 
 FOLDERS = Folders(frozenset({"controlnet"}), whole=WHOLE)
 
@@ -79,7 +79,7 @@ class ControlFile:
 
     def memory_bytes(self, dtype: str) -> int:
         """Bytes of its weights on a device when loaded as `dtype`."""
-        return self.parameters * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+        return self.parameters * LOADED_BYTES[dtype]
 
     def shown(self) -> dict[str, str | None]:
         """As clients see it."""
@@ -189,13 +189,5 @@ class Controls:
 
 def find_controls(roots: Sequence[Path]) -> Controls:
     """Look through the models folders. Of two with one name the first is taken, the other told as refused."""
-    found: dict[str, ControlFile] = {}
-
-    def look(place: Place) -> None:
-        file = inspect_control(place)
-        if file.name in found:
-            raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another ControlNet")
-        found[file.name] = file
-
-    refused = FOLDERS.look(roots, look)
-    return Controls(tuple(found.values()), tuple(refused))
+    by_name, refused = FOLDERS.look_by_name(roots, inspect_control, "ControlNet")
+    return Controls(tuple(by_name.values()), tuple(refused))

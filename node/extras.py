@@ -7,7 +7,7 @@ without the ending. What a request names is looked up by that name and never joi
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -20,6 +20,17 @@ MAX_DEPTH = 6
 WHOLE = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 """The weights of a diffusers folder that holds one model."""
 S = TypeVar("S", bound=BaseModel)
+F = TypeVar("F")
+
+
+class Named(Protocol):
+    """What requests call by a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +72,34 @@ class Folders:
             for path, name in self._below(root, root if self.hold(root) else None, MAX_DEPTH):
                 yield Place(name, path, root)
 
-    def look(self, roots: Sequence[Path], look: Callable[[Place], None]) -> list[CheckpointRefused]:
-        """Call `look` with every candidate; gives what it refuses, and what cannot be read."""
-        refused = []
+    def look(self, roots: Sequence[Path], inspect: Callable[[Place], F]) -> tuple[list[F], list[CheckpointRefused]]:
+        """What `inspect` makes of every candidate; and what it refuses, or cannot be read."""
+        found, refused = [], []
         for place in self.places(roots):
             try:
-                look(place)
+                found.append(inspect(place))
             except CheckpointRefused as refusal:
                 refused.append(refusal)
             except OSError as error:
                 refused.append(CheckpointRefused(place.path, f"cannot be read ({error.strerror})"))
-        return refused
+        return found, refused
+
+    def look_by_name(
+        self, roots: Sequence[Path], inspect: Callable[[Place], N], kind: str, *, reserved: Collection[str] = ()
+    ) -> tuple[dict[str, N], list[CheckpointRefused]]:
+        """The same where no two may have one name: the first has it, the others are refused.
+
+        kind: what one of them is called. reserved: names that nobody may have.
+        """
+        named: dict[str, N] = {}
+
+        def take(place: Place) -> None:
+            file = inspect(place)
+            if file.name in (*named, *reserved):
+                raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another {kind}")
+            named[file.name] = file
+
+        return named, self.look(roots, take)[1]
 
     def said(self, path: Path, root: Path, kind: type[S]) -> S:
         """What an operator says of a file in the `NAME.toml` beside it, or beside its folder where that is one thing.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from node.diffusers_folder import check_inside, read_json
 from node.extras import Folders, Place, Sha256, check_place
 from node.pipeline_classes import Family
-from node.safetensors_header import CheckpointRefused, TensorEntry, read_header
+from node.safetensors_header import LOADED_BYTES, CheckpointRefused, TensorEntry, read_header
 
 ADAPTERS = Folders(frozenset({"ipadapter", "ip-adapter", "ip_adapter"}))
 ENCODERS = Folders(frozenset({"clip_vision", "image_encoder"}), whole=("model.safetensors",))
@@ -79,7 +79,7 @@ class ImagePrompt:
 
     def bytes_beside(self, dtype: str) -> dict[str, int]:
         """Device memory of both when loaded as `dtype`, by name."""
-        size = {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+        size = LOADED_BYTES[dtype]
         return {each.place.name: size * each.parameters for each in (self.adapter, self.encoder)}
 
 
@@ -166,10 +166,9 @@ class ImagePrompts:
 
 def find_image_prompts(roots: Sequence[Path]) -> ImagePrompts:
     """Look through the models folders. An adapter without an encoder that goes with it is told as refused."""
-    adapters: list[AdapterFile] = []
-    encoders: list[EncoderFile] = []
-    refused = ADAPTERS.look(roots, lambda place: adapters.append(inspect_adapter(place)))
-    refused += ENCODERS.look(roots, lambda place: encoders.append(inspect_encoder(place)))
+    adapters, refused = ADAPTERS.look(roots, inspect_adapter)
+    encoders, unread = ENCODERS.look(roots, inspect_encoder)
+    refused += unread
     pairs = []
     for adapter in sorted(adapters, key=lambda each: each.place.name):
         encoder = next((each for each in encoders if each.gives == adapter.reads), None)

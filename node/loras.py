@@ -17,7 +17,7 @@ from node.extras import Folders, Place, Sha256, check_place
 from node.hashes import AUTOV2_DIGITS
 from node.lora_family import LoraShape, shape_of
 from node.pipeline_classes import Family
-from node.safetensors_header import CheckpointRefused, read_header_and_metadata
+from node.safetensors_header import LOADED_BYTES, CheckpointRefused, read_header_and_metadata
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 FOLDERS = Folders(frozenset({"loras", "lora"}), whole=(DIFFUSERS_FILE,))
@@ -57,7 +57,7 @@ class LoraFile:
 
     def memory_bytes(self, dtype: str) -> int:
         """Bytes of its weights on a device when loaded as `dtype`."""
-        return self.shape.elements * {"float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+        return self.shape.elements * LOADED_BYTES[dtype]
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -133,13 +133,7 @@ class Loras:
 
 def find_loras(roots: Sequence[Path]) -> Loras:
     """Look through the models folders. Of two LoRAs with one name the first is taken, the other told as refused."""
-    found: dict[str, LoraFile] = {}
-
-    def look(place: Place) -> None:
-        file = inspect_lora(place.path, root=place.root, name=place.name)
-        if file.name in found:
-            raise CheckpointRefused(place.path, f"the name {file.name!r} is taken by another LoRA")
-        found[file.name] = file
-
-    refused = FOLDERS.look(roots, look)
-    return Loras(list(found.values()), refused)
+    by_name, refused = FOLDERS.look_by_name(
+        roots, lambda place: inspect_lora(place.path, root=place.root, name=place.name), "LoRA"
+    )
+    return Loras(list(by_name.values()), refused)

@@ -32,6 +32,8 @@ DTYPE_BYTES = {
 """Bytes of one element, by the format's names (safetensors 0.8). Sub-byte types are not weights diffusers can load."""
 FLOAT_DTYPES = frozenset({"F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64"})
 """Types that a load casts to the profile's dtype."""
+LOADED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of one such weight once it is cast, by the profile's names."""
 
 
 class CheckpointRefused(Exception):

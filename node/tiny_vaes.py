@@ -120,11 +120,5 @@ class TinyVaes:
 
 def find_tiny_vaes(roots: Sequence[Path]) -> TinyVaes:
     """Look through the models folders."""
-    found: list[TinyVae] = []
-
-    def look(place: Place) -> None:
-        vae = inspect_tiny_vae(place)
-        found.extend([] if vae is None else [vae])
-
-    refused = FOLDERS.look(roots, look)
-    return TinyVaes(tuple(found), tuple(refused))
+    found, refused = FOLDERS.look(roots, inspect_tiny_vae)
+    return TinyVaes(tuple(vae for vae in found if vae is not None), tuple(refused))

@@ -4,12 +4,12 @@ A new token does not shut the old one out at once: the router that brought it ha
 read it there. The old one opens until `GRACE_S` after the new one was first used, and for ever if it never is.
 """
 
-import os
 import secrets
 import time
 from pathlib import Path
 
 from common.errors import Conflict
+from common.secret_files import create_once, replace
 
 GRACE_S = 60.0
 """Several times as long as routers take to notice what another one changed in the catalog."""
@@ -50,8 +50,8 @@ class Tokens:
             raise Conflict("This node's token is given by its settings, and is changed there.")
         if token == self._current:
             return
-        _write(self._path.with_name(self._path.name + _BEFORE), self._current)
-        _write(self._path, token)
+        replace(self._path.with_name(self._path.name + _BEFORE), self._current.encode())
+        replace(self._path, token.encode())
         self._current, self._before, self._before_until_s = token, self._current, None
 
     def _forget(self) -> None:
@@ -62,28 +62,6 @@ class Tokens:
 
 def load_or_create_tokens(path: Path) -> Tokens:
     """The tokens kept at `path`, or one made with mode 0600 where there is none. Two nodes that start at once agree."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = _fresh(path, f"node-{secrets.token_urlsafe(32)}")
-    try:
-        # A link, unlike a rename, does not replace what another process put there first.
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
+    create_once(path, f"node-{secrets.token_urlsafe(32)}".encode())
     before = path.with_name(path.name + _BEFORE)
     return Tokens(path.read_text().strip(), before=before.read_text().strip() if before.exists() else None, path=path)
-
-
-def _write(path: Path, token: str) -> None:
-    _fresh(path, token).replace(path)
-
-
-def _fresh(path: Path, token: str) -> Path:
-    """A file beside `path` that holds a token, on the disk."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(token)
-        file.flush()
-        os.fsync(file.fileno())
-    return fresh

@@ -168,12 +168,5 @@ class Upscalers:
 
 def find_upscalers(roots: Sequence[Path]) -> Upscalers:
     """Look through the models folders. Of two with one name the first is taken, the other told as refused."""
-    found: dict[str, UpscalerFile] = {}
-
-    def look(place: Place) -> None:
-        if place.name in (*found, LATENT):
-            raise CheckpointRefused(place.path, f"the name {place.name!r} is taken by another upscaler")
-        found[place.name] = inspect_upscaler(place)
-
-    refused = FOLDERS.look(roots, look)
-    return Upscalers(found, tuple(refused))
+    by_name, refused = FOLDERS.look_by_name(roots, inspect_upscaler, "upscaler", reserved=(LATENT,))
+    return Upscalers(by_name, tuple(refused))

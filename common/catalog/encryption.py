@@ -1,13 +1,12 @@
 """The key node tokens are encrypted with. It lives outside the database, so a copy of the database gives no token away."""
 
-import os
-import secrets
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from common.errors import AquatintError, InvalidRequest
 from common.logs import get_logger
+from common.secret_files import create_once
 
 log = get_logger(__name__)
 
@@ -19,28 +18,12 @@ def load_or_create_secret_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _create(path)
+            create_once(path, Fernet.generate_key())
         key = path.read_bytes().strip()
     except OSError as error:
         raise AquatintError(f"The secret key {path} cannot be read or made: {error.strerror}.") from error
     _cipher(key, path)
     return key
-
-
-def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(Fernet.generate_key())
-            file.flush()
-            os.fsync(file.fileno())
-        # A link appears whole or not at all, and does not replace the key of a process that was quicker.
-        os.link(unfinished, path)
-    except FileExistsError:
-        pass
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _cipher(key: bytes, where: Path | str) -> Fernet:
