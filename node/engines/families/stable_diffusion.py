@@ -80,9 +80,10 @@ class StableDiffusionXL(FamilyCalls):
 def _unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """As the autoencoder made them. Those of Playground 2.5 have a mean and a deviation of their own by channel."""
     factor: float = vae.config.scaling_factor
-    if vae.config.latents_mean is None or vae.config.latents_std is None:
+    # The tiny autoencoder of previews knows no such thing.
+    told = [vae.config.get(each) for each in ("latents_mean", "latents_std")]
+    if None in told:
         return latents / factor
-    told = (vae.config.latents_mean, vae.config.latents_std)
     mean, deviation = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in told)
     return latents * deviation / factor + mean
 
