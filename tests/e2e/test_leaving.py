@@ -46,15 +46,18 @@ async def left(request: asyncio.Task[Any]) -> None:
     await asyncio.gather(request, return_exceptions=True)
 
 
-async def run_of(client: httpx.AsyncClient, prompt: str) -> dict[str, Any]:
-    runs = (await client.get("/v1/runs")).json()["data"]
-    run: dict[str, Any] = next(run for run in runs if run["request"]["prompt"] == prompt)
-    return run
+async def held(client: httpx.AsyncClient, count: int) -> list[str]:
+    """The ids of the router's runs, once there are so many."""
+    while len(runs := (await client.get("/v1/runs")).json()["data"]) < count:
+        await asyncio.sleep(0.02)
+    return [run["id"] for run in runs]
 
 
-async def ended(client: httpx.AsyncClient, prompt: str) -> dict[str, Any]:
-    while (run := await run_of(client, prompt))["status"] in ("queued", "running"):
-        await asyncio.sleep(0.05)
+async def ended(client: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
+    """A run, once it is over."""
+    while (run := (await client.get(f"/v1/runs/{run_id}")).json())["status"] in ("queued", "running"):
+        await asyncio.sleep(0.02)
+    assert isinstance(run, dict)
     return run
 
 
@@ -62,20 +65,19 @@ async def test_a_run_whose_client_leaves_ends_at_the_next_step_and_one_that_wait
     router, nodes = fleet(machine, "a")
     async with httpx.AsyncClient(base_url=router.url, headers=HEADERS, timeout=300) as client:
         node = Watched(nodes["a"], client)
-        running = asyncio.create_task(generate(client, prompt="runs", **LONG))
+        running = asyncio.create_task(generate(client, **LONG))
+        (run_id,) = await held(client, 1)
         await node.step(1)
-        names = [f"waits {number}" for number in range(3)]
-        waiting = [asyncio.create_task(generate(client, prompt=name, **LONG)) for name in names]
-        while len((await client.get("/v1/runs")).json()["data"]) <= len(names):
-            await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(generate(client, **LONG)) for _ in range(3)]
+        others = [each for each in await held(client, 4) if each != run_id]
         await asyncio.gather(*map(left, waiting))
-        never = [await ended(client, name) for name in names]
+        never = [await ended(client, each) for each in others]
 
         at = await node.step((await node.step(1)) + 1)
         await left(running)
         last = await node.last_step()
-        stopped = await ended(client, "runs")
-        again = await generate(client, prompt="another", size="64x64", num_inference_steps=1)
+        stopped = await ended(client, run_id)
+        again = await generate(client, size="64x64", num_inference_steps=1)
 
     assert last <= at + 1
     assert (stopped["status"], stopped["images"]) == ("cancelled", [])
