@@ -25,7 +25,8 @@ Decisions:
 - Attempts are fenced by number under the lock of the run's row: of two nodes that work on one run, only the later may
   store. Repeating the same `finish` is allowed, because the answer to a commit can get lost.
 - SQLite and PostgreSQL with one set of models. Every write on SQLite is BEGIN IMMEDIATE in WAL with synchronous=FULL:
-  router and nodes write one file, and a commit survives the power. Costs: one writer at a time.
+  router and nodes write one file, and a commit survives the power. Costs: one writer at a time. One exception: a new run
+  whose client waits is flushed with whatever is committed next, its result at the latest (`sqlite_inserts.py`).
 - Callers get frozen records, never rows; callers see errors of `common.errors`, never SQLAlchemy's. Whatever makes the
   database unusable is CatalogUnavailable, within about 5 s (10 s when another process holds SQLite's lock).
 - Times are of the process that writes. A sweep therefore needs limits well above the clocks' differences.

@@ -131,7 +131,10 @@ def _setup(measured: int | None, beside: int | None, missing: Sequence[str]) -> 
         if beside is None
         else f"What is measured runs on core {measured}, nodes and load on core {beside}."
     )
-    words += " The catalog is SQLite with synchronous=FULL; each run is committed before it is sent."
+    words += (
+        " The catalog is SQLite; each run is committed before it is sent, and flushed to disk with its result by its node, "
+    )
+    words += "which stub nodes do not write."
     return words + "".join(f" {name} is not installed, so it is left out." for name in missing)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from common.catalog import Catalog, NewRun, migrate, sqlite_url
 from common.errors import CatalogUnavailable
@@ -68,4 +69,20 @@ async def test_of_a_transaction_that_fails_nothing_is_left_and_the_next_is_writt
     await catalog.runs.open_new(again, first_node="b")
 
     assert [each.node for each in (await catalog.runs.get(again.id)).attempts] == ["b"]
+    await catalog.close()
+
+
+async def test_only_inserts_that_wait_for_their_result_leave_the_flush_to_the_next_commit(file: Path, new_run: MakeRun):
+    normal, full = 1, 2  # Of SQLite's `PRAGMA synchronous`; in WAL, NORMAL writes at once and flushes with the next FULL.
+    catalog = await Catalog.open(sqlite_url(file))
+    await catalog.runs.open_new(new_run(), first_node=None)
+    inserts = catalog.runs._db._inserts
+    assert inserts is not None
+    assert inserts._connection is not None
+
+    on_the_thread = inserts._thread.submit(lambda: inserts._connection.execute("PRAGMA synchronous").fetchone())
+    assert on_the_thread.result() == (normal,)
+    async with catalog.runs._db.write() as session:
+        assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == full
+        assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
     await catalog.close()
