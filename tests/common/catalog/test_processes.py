@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,12 @@ from sqlalchemy import text
 
 from common.catalog import Catalog, NewRun, RunStatus
 from common.catalog.database import STOPPED_AFTER_S, make_engine, parse_url
+from common.clock import utc_now
 from common.errors import CatalogUnavailable
 
 WRITER = str(Path(__file__).with_name("writer.py"))
+HANGS_AFTER_S = 290
+"""For sixteen processes that start at once, on a machine that is busy: a bound for what hangs, not for what is slow."""
 
 
 def start(url: str, processes: int, count: int, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -24,7 +27,7 @@ def start(url: str, processes: int, count: int, environment: dict[str, str]) -> 
 
 async def test_sixteen_processes_that_write_at_once_lose_nothing(sqlite_catalog_url: str, child_environment: dict[str, str]):
     writers = start(sqlite_catalog_url, 16, 5, child_environment)
-    output, errors = writers.communicate(timeout=120)
+    output, errors = writers.communicate(timeout=HANGS_AFTER_S)
 
     assert (writers.returncode, errors) == (0, "")
     told = sorted(output.split())
@@ -62,7 +65,9 @@ async def test_the_rows_that_a_stopped_process_holds_are_free_again_as_soon_as_n
 ):
     catalog = await Catalog.open(postgres_catalog_url)
     run = new_run()
+    began_s = time.monotonic()
     await catalog.runs.open(run)
+    ordinary_s = time.monotonic() - began_s
     stopped = make_engine(parse_url(postgres_catalog_url))
     connection = await stopped.connect()
     await connection.execute(text("SELECT id FROM runs FOR UPDATE"))
@@ -75,7 +80,8 @@ async def test_the_rows_that_a_stopped_process_holds_are_free_again_as_soon_as_n
         except CatalogUnavailable:
             continue
 
-    assert time.monotonic() - began_s < STOPPED_AFTER_S + 5
+    # Whoever began to wait right before waits once more, and a machine at work takes its time for all of it.
+    assert time.monotonic() - began_s < STOPPED_AFTER_S + 5 + 10 * ordinary_s
     await connection.invalidate()
     await connection.close()
     await stopped.dispose()
@@ -92,7 +98,7 @@ async def test_a_run_that_somebody_holds_locked_keeps_no_other_from_its_sign_of_
     other = make_engine(parse_url(postgres_catalog_url))
     async with other.connect() as connection:
         await connection.execute(text("SELECT id FROM runs WHERE id = :id FOR UPDATE"), {"id": locked.id})
-        marked = datetime.now(UTC)
+        marked = utc_now()
         await catalog.runs.heartbeat([locked.id, free.id])
     await other.dispose()
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
 
 from common.catalog import AttemptFenced, AttemptStatus, Catalog, NewImage, NewRun, RunStatus
+from common.clock import utc_now
 from common.errors import InvalidRequest, NotFound
 
 
@@ -201,7 +202,7 @@ async def test_a_run_nobody_gives_a_sign_of_life_of_is_closed_as_interrupted(
         await catalog.runs.open(run)
     await catalog.runs.begin_attempt(dead.id, node="left")
     await catalog.runs.finish(done.id, await catalog.runs.begin_attempt(done.id, node="left"), **result)
-    marked = datetime.now(UTC)
+    marked = utc_now()
     await catalog.runs.heartbeat([alive.id, done.id])
 
     report = await catalog.runs.sweep(older_than_s=60, now=marked + timedelta(seconds=60))
