@@ -26,7 +26,8 @@ async def jumping(scene: Scene) -> None:
     wrong = {
         "LD_PRELOAD": str(_faketime()),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
+        # Else it would read the file at each look at any clock.
+        "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "NO_FAKE_STAT": "1",
     }
