@@ -21,6 +21,10 @@ EVICTING = Case(
     foresees=True,
 )
 """Where models throw one another out: whether runs are still done when it was foreseen."""
+FOURS = replace(
+    WARM, name="four pictures each, all warm, equal nodes, load 0.3", speeds=EQUAL, load=0.3, count=2000, counts=((4, 1),)
+)
+SPLIT = replace(FOURS, name="the same, by several nodes each", splits=True)
 
 CASES = (
     FIRST,
@@ -32,6 +36,8 @@ CASES = (
     replace(FIRST, name="3 routers, told 0.5 s late", routers=3, told_after_s=0.5),
     replace(FIRST, name="1 node, 3 models, 2 fit, load 0.5", models=FIRST.models[:3], speeds=(1.0,), load=0.5, count=1000),
     EVICTING,
+    FOURS,
+    SPLIT,
     replace(WARM, name="strong bursts, all warm, load 0.7", load=0.7, burst=1.0),
     replace(
         FIRST,

@@ -26,8 +26,9 @@ Send = Callable[[SimNode, Arrival, Ask], bool]
 class SimRouter:
     """See the module."""
 
-    def __init__(self, nodes: Sequence[SimNode], number: int) -> None:
+    def __init__(self, nodes: Sequence[SimNode], number: int, *, splits: bool) -> None:
         self._number = number
+        self._splits = splits
         self.line: Line[Ticket] = Line()
         self.fleet = Fleet()
         self._nodes = {node.id: node for node in nodes}
@@ -39,8 +40,14 @@ class SimRouter:
             self.fleet.put(node.idle)
 
     def arrive(self, arrival: Arrival, now_s: float) -> None:
-        """One request."""
-        ask = Ask(arrival.model, TASK, arrival.estimate_s)
+        """One request, in parts where that is sooner."""
+        ask = Ask(arrival.model, TASK, arrival.estimate_s, pictures=arrival.pictures)
+        plan = self.fleet.plan(ask, now_s) if self._splits and not len(self.line) else None
+        for each in [arrival] if plan is None else [arrival.shared(part.pictures) for part in plan.parts]:
+            self._add(each, now_s)
+
+    def _add(self, arrival: Arrival, now_s: float) -> None:
+        ask = Ask(arrival.model, TASK, arrival.estimate_s, pictures=arrival.pictures)
         work_s = self.fleet.work_s(ask)
         self.fleet.demand.note(arrival.model, work_s, now_s)
         self.line.add(Ticket(ask=ask, arrived_s=now_s, work_s=work_s, key=arrival.key, arrival=arrival))

@@ -12,7 +12,7 @@ from router.placement import Ask
 from router.simulator.nodes import TASK, SimNode
 from router.simulator.policies import POLICIES
 from router.simulator.routers import SimRouter
-from router.simulator.workload import SIX, Arrival, SimModel, synthetic
+from router.simulator.workload import COUNTS, SIX, Arrival, Counts, SimModel, synthetic
 
 OURS = "aquatint"
 LEAST_APART_S = 0.02
@@ -41,6 +41,9 @@ class Case:
     """How old a node's word is when a router hears it; None: routers see the fleet as it is."""
     depth: int = 1
     """Runs a node holds beyond the one that runs."""
+    counts: Counts = COUNTS
+    splits: bool = False
+    """Whether the pictures of one request may be made by several nodes."""
     foresees: bool = False
     """Whether each is told when it will be done. It takes as long as all the rest."""
 
@@ -54,6 +57,7 @@ class Case:
             estimate_sigma=self.estimate_sigma,
             burst=self.burst,
             routers=self.routers,
+            counts=self.counts,
         )
 
 
@@ -121,14 +125,14 @@ def _bound_on_arrival(policy: str, arrivals: Sequence[Arrival], nodes: Sequence[
         else:
             node = what
             job, ends_s = node.end(now_s)
-            job.arrival.done_s = now_s
+            job.arrival.done(now_s)
         if ends_s is not None:
             events.add(ends_s, node)
 
 
 def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode]) -> int:
     """Returns how many runs were turned away by a node."""
-    routers = [SimRouter(nodes, number) for number in range(case.routers)]
+    routers = [SimRouter(nodes, number, splits=case.splits) for number in range(case.routers)]
     events, order = _Events(), Random(case.routers)
     for arrival in arrivals:
         events.add(arrival.at_s, "arrival", arrival)
@@ -173,7 +177,7 @@ def _late_bound(case: Case, arrivals: Sequence[Arrival], nodes: Sequence[SimNode
         else:
             node = event[1]
             job, ends_s = node.end(now_s)
-            job.arrival.done_s = now_s
+            job.arrival.done(now_s)
             if ends_s is not None:
                 events.add(ends_s, "end", node)
             routers[job.arrival.router].answered(node, job.arrival, now_s)

@@ -3,13 +3,15 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 MEGAPIXELS = ((0.25, 20), (1.0, 60), (1.5, 10), (2.25, 10))
 """Sizes of pictures and how often each is asked for."""
-COUNTS = ((1, 80), (2, 10), (4, 10))
+Counts = tuple[tuple[int, int], ...]
+COUNTS: Counts = ((1, 80), (2, 10), (4, 10))
+"""Pictures of one request, likewise."""
 BURST_S, CYCLE_S = 100.0, 300.0
 MIN_WORK_S, MAX_WORK_S = 0.3, 120.0
 
@@ -54,8 +56,23 @@ class Arrival:
     router: int = 0
     key: str = "one"
     done_s: float = -1.0
+    pictures: int = 1
+    part_of: "Arrival | None" = None
     told_s: float | None = None
     """Seconds to its end, as foreseen when it came; None where nobody looked."""
+
+    def shared(self, pictures: int) -> "Arrival":
+        """So many of its pictures as a request of their own."""
+        share = pictures / self.pictures
+        work_s, estimate_s = self.work_s * share, self.estimate_s * share
+        units = self.units * share
+        return replace(self, units=units, work_s=work_s, estimate_s=estimate_s, pictures=pictures, part_of=self)
+
+    def done(self, now_s: float) -> None:
+        """It has ended, and with its last part the whole."""
+        self.done_s = now_s
+        if self.part_of is not None:
+            self.part_of.done_s = max(self.part_of.done_s, now_s)
 
 
 def synthetic(
@@ -67,6 +84,7 @@ def synthetic(
     estimate_sigma: float = 0.25,
     burst: float = 0.5,
     routers: int = 1,
+    counts: Counts = COUNTS,
 ) -> list[Arrival]:
     """`count` arrivals that bring `work_per_s` seconds of work (on speed 1) each second, in Poisson bursts.
 
@@ -79,10 +97,13 @@ def synthetic(
     arrivals = []
     for name in names:
         megapixels = _one_of(rng, MEGAPIXELS)
-        units = megapixels * min(4.0, max(0.3, rng.lognormvariate(0, 0.35))) * _one_of(rng, COUNTS)
+        units, pictures = megapixels * min(4.0, max(0.3, rng.lognormvariate(0, 0.35))), _one_of(rng, counts)
+        units *= pictures
         work_s = min(MAX_WORK_S, max(MIN_WORK_S, by_name[name].seconds * units))
         estimate_s = work_s * rng.lognormvariate(0, estimate_sigma)
-        arrivals.append(Arrival(0.0, name, units, work_s, estimate_s, doors.randrange(routers)))
+        arrival = Arrival(0.0, name, units, work_s, estimate_s, doors.randrange(routers))
+        arrival.pictures = int(pictures)
+        arrivals.append(arrival)
     rate = work_per_s * count / sum(arrival.work_s for arrival in arrivals)
     at_s = 0.0
     for arrival in arrivals:

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from router.simulator.cases import CASES, EVICTING, FIRST, WARM
+from router.simulator.cases import CASES, EVICTING, FIRST, FOURS, SPLIT, WARM
 from router.simulator.cli import placement
 from router.simulator.policies import POLICIES
 from router.simulator.run import OURS, Figures, simulate
@@ -38,6 +38,19 @@ def test_estimates_off_by_a_factor_of_two_cost_little():
 
 def test_policies_that_know_no_loads_never_catch_up():
     assert simulate(replace(FIRST, count=3000), "least request", 0).grows
+
+
+def test_pictures_of_one_request_are_done_sooner_by_several_nodes():
+    alone, split = (simulate(case, OURS, 0) for case in (FOURS, SPLIT))
+
+    assert split.mean_s <= 0.5 * alone.mean_s
+    assert split.p99_s <= alone.p99_s
+
+
+def test_splitting_does_no_harm_where_the_fleet_is_busy():
+    alone, split = (simulate(replace(WARM, splits=splits, count=1500), OURS, 0) for splits in (False, True))
+
+    assert split.mean_s <= 1.02 * alone.mean_s
 
 
 def test_short_runs_are_not_held_up_by_long_ones():
