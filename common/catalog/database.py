@@ -127,6 +127,19 @@ def _sqlite_engine(url: URL, *, migrating: bool) -> AsyncEngine:
         writing = migrating or connection.get_execution_options().get("writing", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def undo(connection: Any, _: object, error: BaseException | None) -> None:
+        # A call that was cancelled has its connection closed. But SQLite holds the lock of a closed connection as long as one
+        # of its statements is there, and the traceback of the cancel may keep one for as long as somebody keeps that.
+        try:
+            connection.run_async(lambda driver: asyncio.shield(driver.rollback()))
+        except asyncio.CancelledError:
+            # Undone all the same. Where the first was no cancel this one is news.
+            if not isinstance(error, asyncio.CancelledError):
+                raise
+        except (sqlite3.Error, ValueError) as failure:
+            log.debug("transaction_not_undone", error=type(failure).__name__)
+
     return engine
 
 
