@@ -24,10 +24,23 @@ log = get_logger(__name__)
 LOOK_EVERY_S = 0.5
 
 
+def _each_kind(schema: dict[str, Any]) -> None:
+    """The document's words for a body: what each kind takes, rather than any object."""
+    of_kinds = []
+    for name, kind in KINDS.items():
+        params = kind.params.model_json_schema()
+        required = ["kind", "params"] if params.get("required") else ["kind"]
+        properties = {"kind": {"const": name, "description": kind.does}, "params": params}
+        of_kinds.append({"type": "object", "properties": properties, "required": required, "additionalProperties": False})
+    title = schema["title"]
+    schema.clear()
+    schema |= {"title": title, "oneOf": of_kinds}
+
+
 class NewJobBody(BaseModel):
     """Body of POST /v1/jobs."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_each_kind)
 
     kind: str = Field(min_length=1, max_length=64)
     params: dict[str, Any] = Field(default_factory=dict)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat
 
 from router.jobs import backing_up, on_nodes, removing
 from router.jobs.work import Work
@@ -22,7 +22,7 @@ class Params(BaseModel):
 class RetentionParams(Params):
     """Of `retention`."""
 
-    older_than_days: float = Field(ge=1, le=36500)
+    older_than_days: StrictFloat = Field(ge=1, le=36500)
 
 
 class BackupParams(Params):
@@ -57,7 +57,7 @@ class PullParams(NodeParams):
 class HashParams(NodeParams):
     """Of `hashes`."""
 
-    verify: bool = False
+    verify: StrictBool = False
     """Read files again whose hashes are known, and name those that have changed."""
 
 
