@@ -61,10 +61,11 @@ class JobRunner:
         try:
             while True:
                 try:
+                    # First: a process that had no time for long must not take its own jobs for those of a dead one.
+                    await self._keep()
                     await self._put_down_what_is_due()
                     if not self._retired.is_set():
                         await self._take_up()
-                    await self._keep()
                 except Unavailable as error:
                     log.warning("jobs_not_looked_for", why=error.message)
                 self._wake.clear()
