@@ -5,7 +5,10 @@ Wire of the hub: `GET /api/models/REPO/revision/REV?blobs=true`, `GET /api/model
 `X-Linked-Etag` and `X-Linked-Size`). Wire of CivitAI: `GET /api/v1/model-versions/ID`, `GET /api/download/models/ID`.
 """
 
+import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,3 +154,25 @@ class _Short(Response):
 
     def init_headers(self, headers: Any = None) -> None:
         self.raw_headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+
+
+@asynccontextmanager
+async def silent_site() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A site that takes requests and never answers, until its clients have left: its address; set when the first has come."""
+    came, waiting = asyncio.Event(), set[asyncio.Task[None]]()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        waiting.add(task)
+        came.set()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(wait, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
+        await asyncio.gather(*waiting)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from common.errors import NotFound, TooManyRequests
 from common.node_api import ChoreKind, ChoreOrder, ChoreState, ChoreStatus
 from node.chores import Chores
 from node.chores.table import AT_ONCE
-from tests.fakes.model_sites import Sites, build_sites
+from tests.fakes.model_sites import Sites, build_sites, silent_site
 from tests.serving import served
 
 ROOT = Path(__file__).parents[2]
@@ -104,26 +103,10 @@ async def test_a_pull_that_fails_says_why(chores: Chores, monkeypatch: pytest.Mo
     assert "org/tiny-sd" in status.error
 
 
-@asynccontextmanager
-async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A site that takes requests and never answers; set when the first has come."""
-    came = asyncio.Event()
-
-    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        came.set()
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(wait, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
-
-
 async def test_a_chore_is_ended_when_it_is_told_to_and_there_are_no_more_at_once_than_may_be(
     chores: Chores, monkeypatch: pytest.MonkeyPatch
 ):
-    async with silent() as (url, came):
+    async with silent_site() as (url, came):
         monkeypatch.setenv("HF_ENDPOINT", url)
         for number in range(AT_ONCE):
             chores.begin(pull(f"job_{number}"))

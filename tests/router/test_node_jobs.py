@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from common.node_api import ChoreOrder, ChoreStatus
 from node.chores import Chores
+from tests.fakes.model_sites import silent_site
 from tests.router.conftest import House, MakeHouse
 from tests.router.test_jobs import start, watched
 from tests.serving import served
@@ -72,19 +73,16 @@ async def test_a_node_reads_its_hashes_for_a_router(make_house: MakeHouse, node:
 async def test_a_pull_is_asked_for_again_of_a_node_that_was_started_anew_and_ends_when_it_is_cancelled(
     make_house: MakeHouse, node: tuple[FileNode, str], monkeypatch: pytest.MonkeyPatch
 ):
-    # Takes connections, and never says a word.
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     house = await make_house()
     await house.catalog.nodes.add(name="files", url=node[1], token="token")
-    job = await start(house, "pull", node="files", source="org/tiny-sd")
-
-    async with asyncio.timeout(60):
-        await node[0].asked.wait()
-        await node[0].starts_anew()
-    await house.client.delete(f"/v1/jobs/{job}")
-    told = await ended(house, job)
-    server.close()
+    async with silent_site() as (url, _):
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        job = await start(house, "pull", node="files", source="org/tiny-sd")
+        async with asyncio.timeout(60):
+            await node[0].asked.wait()
+            await node[0].starts_anew()
+        await house.client.delete(f"/v1/jobs/{job}")
+        told = await ended(house, job)
 
     assert told["state"] == "cancelled"
     assert told["summary"]["result"] == {}
