@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from common.catalog import JobState
 from common.errors import CatalogUnavailable
 from common.metrics import exposition
 from common.node_api import NodePhase
 from common.version import VERSION
+from router.jobs.kinds import KINDS
 from router.placement import Health
 from router.services import ServicesDep
 
@@ -50,7 +52,9 @@ async def metrics(request: Request, services: ServicesDep) -> Response:
     jobs: Mapping[tuple[str, str], int] = {}
     try:
         await services.catalog.ping()
-        jobs, catalog_up = await services.catalog.jobs.counts(), True
+        # What has not failed yet is told too: Prometheus cannot see a first failure rise from nothing.
+        none_failed = {(kind, JobState.FAILED.value): 0 for kind in KINDS}
+        jobs, catalog_up = none_failed | await services.catalog.jobs.counts(), True
     except CatalogUnavailable:
         catalog_up = False
     now_s = time.monotonic()

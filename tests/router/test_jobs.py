@@ -216,6 +216,7 @@ async def test_jobs_are_counted_by_kind_and_state(make_house: MakeHouse):
     told = (await house.client.get("/metrics")).text
 
     assert 'aquatint_jobs{kind="retention",state="succeeded"} 1.0' in told
+    assert 'aquatint_jobs{kind="backup",state="failed"} 0.0' in told
 
 
 async def test_of_two_routers_in_one_process_one_carries_the_jobs_of_both(make_house: MakeHouse, another_router: MakeRouter):
