@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
-from common.catalog.sweeper import GRACE_S, sweep
+from common.catalog.sweeper import GRACE_S, sweep, sweep_runs
 from common.errors import AquatintError, CatalogUnavailable
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
@@ -186,7 +186,12 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
 
     async def clean() -> None:
         await services.catalog.idempotency.forget(older_than_s=own.idempotency_hours * 3600)
-        await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=GRACE_S)
+        await sweep_runs(services.catalog, run_timeout_s=own.orphan_after_s)
+
+    async def clean_store() -> None:
+        # A job does it where one is scheduled. Bytes younger than an hour stay in any case, and a store can be large.
+        if own.sweep_store_days is None:
+            await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=GRACE_S)
 
     return [
         ("loop lag", services.metrics.http.watch_loop()),
@@ -201,6 +206,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
         ("heartbeat", _every(min(HEARTBEAT_EVERY_S, own.orphan_after_s / HEARTBEATS), heartbeat)),
         ("time", services.catalog.keep_time()),
         ("sweep", _every(own.sweep_interval_s, clean)),
+        ("store sweep", _every(GRACE_S, clean_store)),
     ]
 
 

@@ -82,7 +82,8 @@ class RouterSection(Section):
     sweep_store_days: float | None = Field(
         default=None,
         ge=0.01,
-        description="How often the whole store of pictures is gone through as a job, counted. Never when absent.",
+        description="How often the whole store of pictures is gone through as a job, counted. When absent each router goes "
+        "through it by itself, once an hour.",
     )
     backup_days: float | None = Field(
         default=None, ge=0.01, description="How often a backup is made, as a job; 7: weekly. Never when absent."
