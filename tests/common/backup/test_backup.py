@@ -274,7 +274,9 @@ async def test_a_backup_of_an_older_version_is_upgraded(
     manifest = json.loads(path.read_bytes()) | {"revision": "0001"}
     manifest["tables"] = [table for table in manifest["tables"] if table["name"] in OLDEST_TABLES]
     for table in manifest["tables"]:
-        for column in {"runs": ["result_key"], "api_keys": ["limits"], "nodes": ["approved_at"]}.get(table["name"], []):
+        for column in {"runs": ["result_key", "parent_id"], "api_keys": ["limits"], "nodes": ["approved_at"]}.get(
+            table["name"], []
+        ):
             del table["columns"][column]
     path.write_text(json.dumps(manifest))
     await migrate(empty_database_url)
