@@ -21,7 +21,7 @@ from router.services import Services, ServicesDep
 api = APIRouter(prefix="/v1/jobs")
 log = get_logger(__name__)
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
 
 
 def _each_kind(schema: dict[str, Any]) -> None:

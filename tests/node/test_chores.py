@@ -24,6 +24,8 @@ async def chores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """Of a node whose models lie in `models`."""
     (tmp_path / "models").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Whoever has built checkpoints in this process has set it for good.
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("AQUATINT_HOME", str(tmp_path))
     monkeypatch.setenv("AQUATINT__NODE__MODELS_DIRS", json.dumps([str(tmp_path / "models")]))
     opened = Chores()

@@ -46,6 +46,8 @@ class FileNode:
 @pytest.fixture
 async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FileNode, str]]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Whoever has built checkpoints in this process has set it for good.
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("AQUATINT_HOME", str(tmp_path / "node"))
     monkeypatch.setenv("AQUATINT__NODE__MODELS_DIRS", json.dumps([str(tmp_path)]))
     made = FileNode()
