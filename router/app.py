@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
-from common.catalog.sweeper import GRACE_S, sweep, sweep_runs
+from common.catalog.sweeper import GRACE_S, sweep_runs, sweep_store
 from common.errors import AquatintError, CatalogUnavailable
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
@@ -191,7 +191,7 @@ def _background(services: Services) -> list[tuple[str, Coroutine[Any, Any, None]
     async def clean_store() -> None:
         # A job does it where one is scheduled. Bytes younger than an hour stay in any case, and a store can be large.
         if own.sweep_store_days is None:
-            await sweep(services.catalog, services.assets, run_timeout_s=own.orphan_after_s, grace_s=GRACE_S)
+            await sweep_store(services.catalog, services.assets, grace_s=GRACE_S)
 
     return [
         ("loop lag", services.metrics.http.watch_loop()),

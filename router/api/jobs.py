@@ -1,7 +1,6 @@
 """/v1/jobs: long jobs of operators, which go on whatever becomes of the router that began them."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
@@ -16,6 +15,7 @@ from common.images_api.events import HEADERS, KEEP_ALIVE, KEEP_ALIVE_EVERY_S
 from common.logs import get_logger
 from router.auth import AdminKey
 from router.jobs.kinds import KINDS
+from router.run_object import unix
 from router.services import Services, ServicesDep
 
 api = APIRouter(prefix="/v1/jobs")
@@ -131,7 +131,7 @@ async def _told(job_id: str, after: int, services: Services) -> AsyncIterator[by
 
 
 def _sse(event: JobEvent) -> bytes:
-    data = orjson.dumps(event.data | {"at": _unix(event.created_at)})
+    data = orjson.dumps(event.data | {"at": unix(event.created_at)})
     return f"id: {event.no}\nevent: {event.kind}\ndata: ".encode() + data + b"\n\n"
 
 
@@ -149,11 +149,7 @@ def shown(job: JobRecord) -> dict[str, Any]:
         "cancelling": job.state in OPEN_JOB and job.cancel_asked_at is not None,
         "summary": job.summary,
         "error": None if job.error_code is None else {"code": job.error_code, "message": job.error_message},
-        "created": _unix(job.created_at),
-        "started": _unix(job.started_at),
-        "finished": _unix(job.finished_at),
+        "created": unix(job.created_at),
+        "started": unix(job.started_at),
+        "finished": unix(job.finished_at),
     }
-
-
-def _unix(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())

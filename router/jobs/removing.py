@@ -4,7 +4,7 @@ from datetime import timedelta
 from functools import partial
 
 from common.catalog.retention import OldRuns
-from common.catalog.sweeper import GRACE_S
+from common.catalog.sweeper import GRACE_S, remove_if_forgotten
 from common.errors import NotFound
 from router.jobs.work import Told, Work
 
@@ -87,9 +87,7 @@ async def sweep_store(work: Work) -> None:
 
     async def remove(found: dict[str, int]) -> Told:
         for sha256 in found:
-            # Asked again right before, and refused by the store when they are young again: see `sweep`.
-            if not await tools.catalog.runs.stored([sha256]):
-                await tools.assets.delete(sha256, if_older_than=before)
+            await remove_if_forgotten(tools.catalog, tools.assets, sha256, older_than=before)
         removed = [sha256 for sha256 in found if await _is_gone(work, sha256)]
         return {"pictures": len(removed), "bytes": sum(found[sha256] for sha256 in removed)}
 
