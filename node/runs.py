@@ -59,6 +59,19 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """What a run may share of the device with others: see Job."""
+
+    shared_key: Hashable | None
+    steps_key: Hashable | None
+    light: bool
+
+
+ALONE = Sharing(None, None, light=False)
+"""Also before the worker is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Waits:
     """What a run waited for after its turn had come, in seconds."""
 
@@ -132,25 +145,27 @@ class Runs:
         spec = await with_controls(spec, request.control, model, self._models.controls, self._decoder)
         spec = await with_upscale(spec, request.upscale, model, self._models.upscalers, masked=masked)
         resolved = replace(resolved, spec=spec)
+        sharing = ALONE
         if (device := self._worker.device) is not None:
-            self._ladder.check(self._asked(model, request.task, spec, device), device)
+            asked = self._asked(model, request.task, spec, device)
+            self._ladder.check(asked, device)
+            sharing = self._sharing(asked, device, spec, alone=request.made_exactly or canvas is not None)
         drawing = Drawing(_for_method(canvas, spec), on_preview)
         run_id = sender.run_id or new_id("run")
         bind(run_id=run_id)
         tracing.note(run_id=run_id, model=model.name)
-        shared, stepped = (None, None) if request.made_exactly or canvas is not None else self._shared_keys(model, spec)
         job = Job(
             run_id,
             model.name,
             spec.work_units,
             spec.total_steps,
             pictures=len(spec.seeds),
-            shared_key=shared,
+            shared_key=sharing.shared_key,
             shape=shape_of(spec),
             work=work_words(request, spec.preset),
             pixels=spec.size.pixels,
-            steps_key=stepped,
-            light=self._is_light(model, request.task, spec),
+            steps_key=sharing.steps_key,
+            light=sharing.light,
         )
         async with self._scheduler.place(job):
             ticket = await self._recorder.begin(request, spec, sender, run_id)
@@ -180,26 +195,18 @@ class Runs:
             raise UnknownModel(request.model)
         return model
 
-    def _shared_keys(self, model: Model, spec: RunSpec) -> tuple[Hashable | None, Hashable | None]:
-        """What others must have in common with a run to share a pass with it, and to share steps. None before the worker is
-        there.
-        """
-        device = self._worker.device
-        if self._batches is None or device is None:
-            return None, None
-        plan = self._ladder.plan(model, device)
+    def _sharing(self, asked: Asked, device: DeviceStatus, spec: RunSpec, *, alone: bool) -> Sharing:
+        """alone: it may share no pass."""
+        plan = self._ladder.plan(asked.model, device)
         if plan.choice.checkpoint.engine is not EngineName.DIFFUSERS:
-            return None, None
+            # A worker that ends with a run of sd.cpp, to cancel it, must not take another run with it.
+            return ALONE
+        light = asked.beside == Beside()
+        if alone or self._batches is None:
+            return Sharing(None, None, light)
         # Weights that are on their way to the device and back cost a step more than company saves.
         at_hand = plan.offload.mode is Offload.NONE
-        return shared_key(spec), steps_key(spec, plan.choice.checkpoint.family) if at_hand else None
-
-    def _is_light(self, model: Model, task: Task, spec: RunSpec) -> bool:
-        """See Job.light. A worker that ends with a run of sd.cpp, to cancel it, must not take another run with it."""
-        device = self._worker.device
-        if device is None or self._ladder.plan(model, device).choice.checkpoint.engine is not EngineName.DIFFUSERS:
-            return False
-        return self._asked(model, task, spec, device).beside == Beside()
+        return Sharing(shared_key(spec), steps_key(spec, plan.choice.checkpoint.family) if at_hand else None, light)
 
     async def _canvas(self, request: ImageRequest) -> Canvas | None:
         """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""
