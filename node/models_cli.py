@@ -187,15 +187,14 @@ def _roots(folders: list[Path] | None) -> list[Path]:
 def _first_root() -> Path:
     from node.settings import NodeSettings
 
-    settings = NodeSettings.load()
-    return next(iter(settings.models_dirs), settings.home / "models")
+    return NodeSettings.load().pull_dir
 
 
 def _hashes() -> "Hashes":
     from node.hashes import Hashes
     from node.settings import NodeSettings
 
-    return Hashes(NodeSettings.load().home / "hashes.json")
+    return Hashes(NodeSettings.load().hashes_path)
 
 
 def _read_all(hashes: "Hashes", files: list[Path]) -> None:

@@ -127,6 +127,16 @@ class NodeSettings(CommonSettings):
         return self.node.models_dirs or ([usual] if usual.is_dir() else [])
 
     @property
+    def pull_dir(self) -> Path:
+        """The folder that checkpoints are brought to."""
+        return next(iter(self.models_dirs), self.home / "models")
+
+    @property
+    def hashes_path(self) -> Path:
+        """Where hashes of weight files are kept."""
+        return self.home / "hashes.json"
+
+    @property
     def batch_table_path(self) -> Path:
         """Where is kept what passes of several pictures cost."""
         return self.home / "node-batches.json"

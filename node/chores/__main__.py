@@ -44,8 +44,7 @@ def pull(order: ChoreOrder, settings: NodeSettings) -> dict[str, Any]:
 
     assert order.source is not None
     source = pulling.parse_source(order.source)
-    folder = next(iter(settings.models_dirs), settings.home / "models")
-    meter = Meter(None)
+    folder, meter = settings.pull_dir, Meter(None)
     try:
         if isinstance(source, pulling.HubSource):
             pulled = pulling.pull_hub(source, folder, token=os.environ.get("HF_TOKEN"))
@@ -61,7 +60,7 @@ def read_hashes(order: ChoreOrder, settings: NodeSettings) -> dict[str, Any]:
     from node.checkpoints import scan, weight_files
     from node.hashes import Hashes
 
-    hashes = Hashes(settings.home / "hashes.json")
+    hashes = Hashes(settings.hashes_path)
     checkpoints = scan(settings.models_dirs).checkpoints
     files = sorted({file for checkpoint in checkpoints for file in weight_files(checkpoint)})
     wanted = [file for file in files if order.verify or hashes.known(file) is None]
