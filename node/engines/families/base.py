@@ -63,8 +63,12 @@ class FamilyCalls(ABC):
     def decode(self, pipeline: Any, latents: torch.Tensor, spec: RunSpec) -> Image.Image:
         """Latents of one picture as the sampler holds them -> RGB of `spec.drawn`, as the pipeline does at its end."""
         vae = pipeline.vae
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-        return as_picture(pipeline, vae.decode(scaled, return_dict=False)[0])
+        return as_picture(pipeline, vae.decode(self.unscaled(vae, latents.to(vae.dtype)), return_dict=False)[0])
+
+    def unscaled(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """Latents as the autoencoder made them."""
+        unscaled: torch.Tensor = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        return unscaled
 
 
 class FlowCalls(FamilyCalls):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from node.engines.base import RunSpec
-from node.engines.families.base import FamilyCalls, FlowCalls, as_picture
+from node.engines.families.base import FamilyCalls, FlowCalls
 from node.masks import Canvas
 from node.pipeline_classes import NOT_LOADED
 
@@ -66,26 +66,25 @@ class StableDiffusionXL(FamilyCalls):
         """Its autoencoder overflows in half precision (`force_upcast`): the pipeline widens it for the time of a decode."""
         vae = pipeline.vae
         if vae.dtype != torch.float16 or not vae.config.force_upcast:
-            return as_picture(pipeline, vae.decode(_unscaled(vae, latents.to(vae.dtype)), return_dict=False)[0])
+            return super().decode(pipeline, latents, spec)
         # A preview and a finished picture may be decoded by two threads.
         with _WIDENED:
             # Not its own `to`, which warns at every call.
             torch.nn.Module.to(vae, torch.float32)
             try:
-                return as_picture(pipeline, vae.decode(_unscaled(vae, latents.float()), return_dict=False)[0])
+                return super().decode(pipeline, latents, spec)
             finally:
                 torch.nn.Module.to(vae, torch.float16)
 
-
-def _unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """As the autoencoder made them. Those of Playground 2.5 have a mean and a deviation of their own by channel."""
-    factor: float = vae.config.scaling_factor
-    # The tiny autoencoder of previews knows no such thing.
-    told = [vae.config.get(each) for each in ("latents_mean", "latents_std")]
-    if None in told:
-        return latents / factor
-    mean, deviation = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in told)
-    return latents * deviation / factor + mean
+    def unscaled(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """Those of Playground 2.5 have a mean and a deviation of their own by channel."""
+        # The tiny autoencoder of previews knows no such thing.
+        told = [vae.config.get(each) for each in ("latents_mean", "latents_std")]
+        if None in told:
+            return super().unscaled(vae, latents)
+        factor: float = vae.config.scaling_factor
+        mean, deviation = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in told)
+        return latents * deviation / factor + mean
 
 
 class StableDiffusion3(FlowCalls):
