@@ -1,7 +1,7 @@
 """A whole router in this process, before stand-in nodes on real sockets."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
 from common.dialling import trusted
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
+from router import wire
 from router.app import build_app
 from router.services import Services
 from router.settings import RouterSection, RouterSettings
@@ -125,3 +126,10 @@ async def until(condition: Callable[[], bool], *, within_s: float = 10) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[wire.Pool]:
+    pool = wire.Pool(connect_timeout_s=3)
+    yield pool
+    pool.close()

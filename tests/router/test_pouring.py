@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -61,13 +61,6 @@ def pair() -> Iterator[Pair]:
     pair = Pair()
     yield pair
     pair.close()
-
-
-@pytest.fixture
-async def pool() -> AsyncIterator[wire.Pool]:
-    pool = wire.Pool(connect_timeout_s=3)
-    yield pool
-    pool.close()
 
 
 async def test_a_body_is_poured_whole_and_its_connection_carries_the_next(pool: wire.Pool, pair: Pair):

@@ -74,13 +74,6 @@ async def asked(pool: wire.Pool, url: str, *, silence_s: float | None = 5) -> tu
         answer.close()
 
 
-@pytest.fixture
-async def pool() -> AsyncIterator[wire.Pool]:
-    pool = wire.Pool(connect_timeout_s=3)
-    yield pool
-    pool.close()
-
-
 @pytest.mark.parametrize(
     ("bytes_sent", "body"),
     [
