@@ -5,15 +5,15 @@ Three nodes of speed 1, 2 and 4. First a few runs, so that the router has seen w
   all of them are there is within 20 % of the time it took (before, short ones still overtake: `x-eta-s` cannot know of them);
 - arrivals by chance at a load of 0.7, of a model that fits, then of two of which one fits a node: of how many the time told
   when they came is within 20 % of the time it took;
-- one key that has four times as much in line as each of four others: Jain's index of the device seconds that they got.
+- one key that offers a hundred times as much as each of four others: Jain's index of the device seconds that they got.
 """
 
 import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from common.web.serving import allow_open_files
 from router.bench.paced_node import MODELS, PICTURE_S, STEP_S
 from router.bench.processes import free_port, process
 from router.bench.targets import KEY, answers, aquatint, wait_until
@@ -35,9 +36,11 @@ ARRIVALS = 120
 LOAD = 0.7
 WITHIN = 0.2
 """Of the time it took: how far off what was told may be."""
-GREEDY = 400
-"""In line all the time, far more than is made of it."""
-MODEST = 100
+MODEST = 40
+"""Runs that each of four keys asks for: enough for the rounds of fairness (`line.ROUND_S`) to weigh little beside them."""
+GREEDY = 100 * MODEST
+AT_NODES = 2 * len(SPEEDS)
+"""Runs that nodes hold: one each that runs, and one behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def nodes(work: Path, fits: int) -> Iterator[list[int]]:
 
 def measure_processes() -> dict[str, Any]:
     """All figures, of one router a phase: what was learned in one is not known in the next."""
+    allow_open_files()
     return {
         "at_once": _phase(1, at_once),
         "arrivals": _phase(1, partial(arrivals, others=0.0)),
@@ -90,22 +94,26 @@ def _phase(keys_count: int, phase: Any, *, fits: int = len(MODELS)) -> dict[str,
         (work / "aquatint").mkdir()
         asyncio.run(migrate(sqlite_url(work / "aquatint" / "catalog.db")))
         ports = stack.enter_context(nodes(work, fits))
-        environment = {"AQUATINT__ROUTER__MAX_QUEUED": "1000"}
+        environment = {"AQUATINT__ROUTER__MAX_QUEUED": str(2 * GREEDY), "AQUATINT__ROUTER__MAX_WAIT_S": "3600"}
         router = stack.enter_context(aquatint(work, ports, core=None, environment=environment))
         told: dict[str, Any] = asyncio.run(_with_client(router.port, phase, keys_count))
         return told
 
 
 async def _with_client(port: int, phase: Any, keys_count: int) -> dict[str, Any]:
-    # Shorter than the router keeps them: or one is used in the moment it is closed.
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=600, trust_env=False) as client:
+    async with _client(f"http://127.0.0.1:{port}") as client:
         secrets = [KEY, *[await _new_key(client, f"bench-{number}") for number in range(1, keys_count)]]
         for model in MODELS:
             # Two of each size for each node: the first pays for what is new.
             await asyncio.gather(*(send(client, KEY, steps, model) for steps in STEPS for _ in range(2 * len(SPEEDS))))
         told: dict[str, Any] = await phase(client, secrets)
         return told
+
+
+def _client(base_url: str) -> httpx.AsyncClient:
+    # Shorter than the router keeps them: or one is used in the moment it is closed. There is no TLS to set up.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
+    return httpx.AsyncClient(base_url=base_url, limits=limits, timeout=600, trust_env=False, verify=False)
 
 
 async def _new_key(client: httpx.AsyncClient, name: str) -> str:
@@ -158,20 +166,47 @@ async def arrivals(client: httpx.AsyncClient, secrets: Sequence[str], *, others:
 
 
 async def keys(client: httpx.AsyncClient, secrets: Sequence[str]) -> dict[str, Any]:
-    """Device seconds that each key got while all of them wanted some."""
+    """Device seconds that each key got while all of them had runs in line."""
     greedy, *modest = secrets
-    sent = {greedy: [asyncio.ensure_future(send(client, greedy, 10, MODELS[0])) for _ in range(GREEDY)]}
-    await asyncio.sleep(LOOK_EVERY_S)
-    began_s = time.monotonic()
-    sent |= {key: [asyncio.ensure_future(send(client, key, 10, MODELS[0])) for _ in range(MODEST)] for key in modest}
-    ended = {key: await asyncio.gather(*sent[key]) for key in modest}
-    for each in sent[greedy]:
-        each.cancel()
-    ended[greedy] = [run for run in await asyncio.gather(*sent[greedy], return_exceptions=True) if isinstance(run, Run)]
-    # Until the first of them has had all it wanted.
-    until_s = min(max(run.done_at_s for run in ended[key]) for key in modest)
-    got_s = [sum(run.work_s for run in ended[key] if began_s < run.done_at_s <= until_s) for key in secrets]
-    return {"jain": round(jain(got_s), 3), "device_s": [round(seconds, 1) for seconds in got_s]}
+    async with AsyncExitStack() as stack:
+        # A client looks through all its connections at each request.
+        many = [await stack.enter_async_context(_client(str(client.base_url))) for _ in range(GREEDY // MODEST)]
+        sent = {greedy: [_sent(each, greedy) for each in many for _ in range(MODEST)]}
+        await _in_line(client, sent[greedy])
+        sent |= {key: [_sent(client, key) for _ in range(MODEST)] for key in modest}
+        await _in_line(client, [each for key in secrets for each in sent[key]])
+        began_s = time.monotonic()
+        await asyncio.gather(*(each for key in modest for each in sent[key]))
+        for each in sent[greedy]:
+            each.cancel()
+        await asyncio.wait(sent[greedy])
+    ended = {key: [each.result() for each in sent[key] if not each.cancelled()] for key in secrets}
+    offered = {key: len(each) for key, each in sent.items()}
+    got_s = list(shares_s(ended, offered, began_s).values())
+    told_s = [round(seconds, 1) for seconds in got_s]
+    return {"jain": round(jain(got_s), 3), "device_s": told_s, "offered_runs": list(offered.values())}
+
+
+def _sent(client: httpx.AsyncClient, key: str) -> asyncio.Future[Run]:
+    return asyncio.ensure_future(send(client, key, 10, MODELS[0]))
+
+
+async def _in_line(client: httpx.AsyncClient, sent: Sequence[asyncio.Future[Run]]) -> None:
+    """Wait until all that are not answered are in the router's line or at a node."""
+    queued = 0
+    while queued < sum(not each.done() for each in sent) - AT_NODES:
+        await asyncio.sleep(LOOK_EVERY_S)
+        queued = (await client.get("/ready")).json()["queued"]
+
+
+def shares_s(ended: Mapping[str, Sequence[Run]], offered: Mapping[str, int], began_s: float) -> dict[str, float]:
+    """Device seconds that each key got as long as each surely had a run in line: from `began_s`, when all were sent, until
+    the first had no more unanswered than nodes may hold. By key, as `ended`; offered: runs sent."""
+    surely = {key: most - AT_NODES for key, most in offered.items()}
+    until_s = min(
+        sorted(run.done_at_s for run in ended[key])[surely[key] - 1] for key in ended if len(ended[key]) >= surely[key]
+    )
+    return {key: sum(run.work_s for run in runs if began_s < run.done_at_s <= until_s) for key, runs in ended.items()}
 
 
 def jain(shares: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ import httpx
 
 from common.node_api import RUN_ID_HEADER, NodeStatus
 from router.bench.paced_node import MODELS, STEP_S, PacedNode, build_node
-from router.bench.pacing import jain
+from router.bench.pacing import AT_NODES, Run, jain, shares_s
 from router.bench.picking import NODES, measure_picks
 from tests.serving import served
 
@@ -35,3 +35,17 @@ def test_a_pick_among_a_thousand_nodes_takes_no_more_than_a_millisecond():
 def test_keys_that_got_the_same_have_an_index_of_one():
     assert jain([3.0, 3.0, 3.0]) == 1.0
     assert round(jain([9.0, 0.0, 0.0]), 3) == 0.333
+
+
+def test_shares_are_of_the_time_when_all_keys_had_runs_in_line():
+    many, few = [_ended("many", at_s) for at_s in range(1, 9)], [_ended("few", at_s + 0.5) for at_s in range(1, 9)]
+    offered = {"many": 100, "few": AT_NODES + 5}
+
+    got_s = shares_s({"many": many, "few": few}, offered, began_s=2.0)
+
+    # Of those that few sent, the fifth to end, at 5.5, leaves no more than nodes may hold.
+    assert got_s == {"many": 3 * 2.0, "few": 4 * 2.0}
+
+
+def _ended(key: str, done_at_s: float) -> Run:
+    return Run("run_1", key, work_s=2.0, took_s=1.0, eta_s=1.0, done_at_s=done_at_s)
