@@ -1,6 +1,5 @@
 """From a request that was read to one that can be dispatched: the model behind its name, a seed, its work."""
 
-import dataclasses
 import time
 from dataclasses import dataclass, field
 
@@ -48,8 +47,7 @@ class Acceptance:
         offered = self._registry.tasks(model)
         if offered and asked.task not in offered:
             raise UnsupportedTask(asked.model or model, asked.task, offered)
-        # The default for `response_format` goes by the name the client used, so it is fixed before the name is resolved.
-        resolved = dataclasses.replace(asked, model=model, response_format=asked.effective_response_format).with_seed()
+        resolved = asked.settled(model)
         _, asks = asked_for(resolved.prompt, resolved.loras)
         loras = self._registry.loras(model).intersection(each.name for each in asks)
         extras = self._registry.extras(model) & extras_of(resolved)

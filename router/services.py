@@ -1,9 +1,11 @@
 """The router's parts, made once in `app.py`; a handler names those it needs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.datastructures import URL
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
@@ -62,7 +64,18 @@ class Services:
 def public_url(request: Request, services: Services) -> str:
     """Base of the links the client gets: as configured, else the very address it called, so that browsers and
     clients that refuse foreign origins follow them."""
-    return services.settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
+    if services.settings.public_url:
+        return services.settings.public_url
+    scope = request.scope
+    host = next((value for name, value in scope["headers"] if name == b"host"), None)
+    return _called_address(scope["scheme"], host, tuple(scope["server"]))
+
+
+@lru_cache(maxsize=256)
+def _called_address(scheme: str, host: bytes | None, server: tuple[str, int | None]) -> str:
+    headers = [] if host is None else [(b"host", host)]
+    url = URL(scope={"type": "http", "scheme": scheme, "server": server, "path": "/", "headers": headers})
+    return f"{url.scheme}://{url.netloc}"
 
 
 def services_of(request: Request) -> Services:

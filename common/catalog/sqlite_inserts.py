@@ -10,16 +10,16 @@ inserted here is safe from a loss of power before anything that follows from it 
 Between the two, power that goes takes the run with the machine that made it; its client was told nothing of it.
 """
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 
+from common.catalog.own_thread import OwnThread
 from common.catalog.tables import Table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -36,18 +36,18 @@ class SqliteInserts:
         """busy_timeout_s: how long to wait for another process's write, where `url` does not say it."""
         self._url = url
         self._busy_timeout_s = busy_timeout_s
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="catalog inserts")
+        self._thread = OwnThread("catalog inserts")
         self._connection: sqlite3.Connection | None = None
         self._statements: dict[tuple[str, ...], _Statement] = {}
 
     async def write(self, inserts: Sequence[Insert]) -> None:
         """One transaction. Cancelled while it is under way, it is committed all the same. Raises: sqlite3.Error."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, inserts)
+        await self._thread.call(partial(self._write, inserts))
 
     async def close(self) -> None:
         """After what is under way."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown(wait=False)
+        await self._thread.call(self._disconnect)
+        self._thread.end()
 
     def _write(self, inserts: Sequence[Insert]) -> None:
         prepared = [self._prepared(table, rows) for table, rows in inserts if rows]

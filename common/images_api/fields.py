@@ -57,6 +57,11 @@ class Field:
     """Whether the request carries it on."""
     told: bool = False
     """Whether a client that sent it is told that it had no effect."""
+    names: tuple[str, ...] = field(init=False)
+    """Its name and its aliases."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", (self.name, *self.aliases))
 
 
 FIELDS: tuple[Field, ...] = (

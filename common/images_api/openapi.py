@@ -135,7 +135,7 @@ def _body(task: Task, *, files: dict[str, Any], form: bool = False) -> dict[str,
         schema = field.kind.schema()
         if task not in field.tasks or schema == {"type": "null"}:
             continue
-        for name in (field.name, *field.aliases):
+        for name in field.names:
             # null is "not given" in JSON; a form has no null.
             taken = schema if form or field.name == "prompt" else _nullable(schema)
             properties[name] = taken | {"description": field.meaning}

@@ -18,6 +18,14 @@ MAX_JSON_BYTES = 1024 * 1024
 """A prompt of 32,000 characters, all written as \\u escapes of surrogate pairs, is 384 kB."""
 
 _FILE_KEYS = frozenset({"image", "images", "mask"})
+_PLACES = {
+    task: {name: place for place, field in enumerate(FIELDS) if task in field.tasks for name in field.names} for task in Task
+}
+"""Where in the table a field stands, by all its names, for each task."""
+_ALWAYS = {task: {places[name] for name in ("prompt", "n") if name in places} for task, places in _PLACES.items()}
+"""Fields that are looked at whether they are given or not."""
+_KEPT = frozenset(field.name for field in FIELDS if field.keeps)
+_TOLD = frozenset(field.name for field in FIELDS if field.told)
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
@@ -78,29 +86,27 @@ def _read(
     control_files: Sequence[tuple[str, bytes]],
     limits: UploadLimits,
 ) -> ImageRequest:
-    """Check each field of the table in its order, images before `n`, and build the request."""
+    """Check what is given of the table's fields, in its order, images before `n`, and build the request."""
     values: dict[str, Any] = {}
-    known: set[str] = set() if task is Task.GENERATION else set(_FILE_KEYS)
+    places = _PLACES[task]
     images: tuple[Upload, ...] = ()
     mask: Upload | None = None
-    for field in FIELDS:
+    for place in sorted(_ALWAYS[task].union(places[name] for name in given if name in places)):
+        field = FIELDS[place]
         if field.name == "n" and task is not Task.GENERATION:
             images, mask = attached(files(), limits, most=1 if task is Task.VARIATION else 16)
-        if task not in field.tasks:
-            continue
-        known.update((field.name, *field.aliases))
         # Under several names at once each must be right, and the first of the table's order counts.
-        sent = [read(field, name, given[name]) for name in (field.name, *field.aliases) if given.get(name) is not None]
+        sent = [read(field, name, given[name]) for name in field.names if given.get(name) is not None]
         if sent:
             values[field.name] = sent[0]
         elif field.name == "prompt":
             raise _missing("prompt", given)
     values["control"] = with_pictures(values.get("control", ()), control_files, limits)
     _check_together(values, images, mask)
-    kept = {field.name: values[field.name] for field in FIELDS if field.keeps and field.name in values}
+    kept = {name: value for name, value in values.items() if name in _KEPT}
     kept |= {"task": task, "size": _size(values), "seed": _seed(values), "prompt": kept.get("prompt", "")}
-    told = [field.name for field in FIELDS if field.told and field.name in values]
-    told += [printable(key) for key in given if key not in known]
+    told = [name for name in values if name in _TOLD]
+    told += [printable(key) for key in given if key not in places and (task is Task.GENERATION or key not in _FILE_KEYS)]
     return ImageRequest(**kept, images=images, mask=mask, ignored=tuple(told))
 
 

@@ -280,9 +280,18 @@ class ImageRequest:
 
         Image i is made from seed + i, so a drawn seed leaves room for n of them. A seed that nobody named makes nothing exact.
         """
-        if self.seed is not None:
-            return self
-        return replace(self, seed=secrets.randbelow(MAX_SEED - self.n + 1), exact=self.made_exactly)
+        return self if self.seed is not None else replace(self, **self._drawn())
+
+    def settled(self, model: str) -> Self:
+        """The same request for the model behind its name, with a seed as `with_seed` gives it one.
+
+        The default for `response_format` goes by the name that the client used, so it is fixed before that is gone.
+        """
+        drawn = self._drawn() if self.seed is None else {}
+        return replace(self, model=model, response_format=self.effective_response_format, **drawn)
+
+    def _drawn(self) -> dict[str, Any]:
+        return {"seed": secrets.randbelow(MAX_SEED - self.n + 1), "exact": self.made_exactly}
 
     def ignoring(self, names: Iterable[str]) -> Self:
         """The same request with more names told as ignored."""
@@ -293,11 +302,9 @@ class ImageRequest:
 
         It is what the router sends to a node, and what the catalog keeps.
         """
-        values = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name not in ("task", "ignored", "images", "mask", *FOR_THE_ROUTER) and value != each.default:
-                values[each.name] = str(value) if isinstance(value, Size) else value
+        values = {name: value for name, usual in _SENT if (value := getattr(self, name)) != usual}
+        if self.size is not None:
+            values["size"] = str(self.size)
         if self.loras:
             values["loras"] = [asdict(each) for each in self.loras]
         if self.control:
@@ -305,3 +312,11 @@ class ImageRequest:
         if self.upscale is not None:
             values["upscale"] = asdict(self.upscale)
         return values
+
+
+_SENT = [
+    (each.name, each.default)
+    for each in fields(ImageRequest)
+    if each.name not in ("task", "ignored", "images", "mask", *FOR_THE_ROUTER)
+]
+"""The fields that `to_json` tells, each with what it is when nothing is said of it."""

@@ -80,8 +80,8 @@ async def test_only_inserts_that_wait_for_their_result_leave_the_flush_to_the_ne
     assert inserts is not None
     assert inserts._connection is not None
 
-    on_the_thread = inserts._thread.submit(lambda: inserts._connection.execute("PRAGMA synchronous").fetchone())
-    assert on_the_thread.result() == (normal,)
+    connection = inserts._connection
+    assert await inserts._thread.call(lambda: connection.execute("PRAGMA synchronous").fetchone()) == (normal,)
     async with catalog.runs._db.write() as session:
         assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == full
         assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
