@@ -285,41 +285,33 @@ class Dispatcher:
     async def _next_try(self, journey: _Journey) -> _Try:
         """A place at a node, and the attempt's row; the first time the run's row too, whether or not there is a place yet."""
         run_id = journey.accepted.run_id
-        if journey.ticket is not None:
-            placing = asyncio.ensure_future(self._queue.granted(journey.ticket))
-        else:
-            waiting = self._queue.place(
-                run_id,
-                journey.ask,
-                key_id=journey.accepted.key_id,
-                wishes=journey.accepted.wishes,
-                deadline_s=journey.deadline_s,
-                arrived_s=journey.accepted.arrived_s,
-            )
-            placing = asyncio.ensure_future(waiting)
+        ticket = journey.ticket = journey.ticket or self._queue.enter(
+            run_id,
+            journey.ask,
+            key_id=journey.accepted.key_id,
+            wishes=journey.accepted.wishes,
+            deadline_s=journey.deadline_s,
+            arrived_s=journey.accepted.arrived_s,
+        )
+        if journey.foreseen is None:
+            journey.foreseen = self._queue.foreseen(run_id)
         try:
-            if journey.foreseen is None:
-                await asyncio.sleep(0)  # A place that is free is granted in this turn of the loop.
-                journey.foreseen = self._queue.foreseen(run_id)
             if not journey.recorded:
-                first = placing.result() if _succeeded(placing) else None
+                first = ticket.granted.result() if _succeeded(ticket.granted) else None
                 await self._catalog.runs.open_new(row_of(journey.accepted), first_node=first.name if first else None)
                 journey.recorded = True
                 if first is not None:
                     return _Try(first, 1)
-            node = await self._placed(placing, journey)
+            node = await self._placed(ticket, journey)
             return _Try(node, await self._catalog.runs.begin_attempt(run_id, node=node.name))
         except BaseException:
-            placing.cancel()
-            await asyncio.gather(placing, return_exceptions=True)
-            if _succeeded(placing):
-                self._queue.release(placing.result(), run_id)
+            # At once: to write down how it ended takes time.
+            self._queue.withdraw(ticket)
             raise
 
-    @staticmethod
-    async def _placed(placing: asyncio.Future[Node], journey: _Journey) -> Node:
+    async def _placed(self, ticket: Ticket, journey: _Journey) -> Node:
         try:
-            return await placing
+            return await self._queue.granted(ticket)
         except AquatintError as error:
             raise last_word(journey.last, error) from None
 

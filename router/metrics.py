@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
+from common.metrics import SECONDS_BUCKETS, HttpMetrics
 
 RATIO_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0)
 OUTCOMES = (
@@ -91,9 +91,9 @@ class RouterMetrics:
         """One run that was made in parts ended, as for `run`."""
         self._split.labels(outcome).inc()
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, seconds: float, run_id: str) -> None:
         """A run found its node."""
-        self._wait.observe(seconds, exemplar())
+        self._wait.observe(seconds, {"run_id": run_id})
 
     def predicted(self, of: str, predicted_s: float, took_s: float) -> None:
         """A run whose end was predicted has ended. of: what was predicted; see the metric."""

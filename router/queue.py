@@ -53,7 +53,7 @@ class Queue:
         self._beside: Level | None = None
         """What an answer takes beside the device: records, sending, the node's storing."""
         self._sweeping: asyncio.TimerHandle | None = None
-        self.on_wait: Callable[[float], None] = lambda seconds: None
+        self.on_wait: Callable[[float, str], None] = lambda seconds, run_id: None
         registry.changed = self.pump
 
     def __len__(self) -> int:
@@ -140,15 +140,12 @@ class Queue:
             beside_s = total_s - pick.waited_s - pick.terms.own_s
             self._beside = Level.first(beside_s) if self._beside is None else self._beside.after(beside_s)
 
-    async def place(
+    def enter(
         self, run_id: str, ask: Ask, *, key_id: str | None, wishes: Wishes, deadline_s: float, arrived_s: float | None = None
-    ) -> Node:
-        """Wait for a node; its place is taken until `release`. key_id: whose share of the devices it takes.
-        deadline_s: when the wait ends at the latest; arrived_s: when its request came, now if absent. Both on the monotonic
-        clock.
-
-        Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
-        model; WaitedTooLong.
+    ) -> Ticket:
+        """A place in line, and at a node, if one is free: until `withdraw` or `release`. key_id: whose share of the devices it
+        takes. deadline_s: when the wait ends at the latest; arrived_s: when its request came, now if absent. Both on the
+        monotonic clock.
         """
         now_s, fleet = time.monotonic(), self._registry.fleet
         ticket = Ticket(
@@ -174,28 +171,27 @@ class Queue:
         except BaseException:
             self.withdraw(ticket)
             raise
-        return await self.granted(ticket)
+        return ticket
 
     async def granted(self, ticket: Ticket) -> Node:
         """The node of a run that is in line, once it has a place there. Cancelling takes it out of the line.
 
-        Raises: as `place`.
+        Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
+        model; WaitedTooLong.
         """
-        began_s = time.monotonic()
-        self._sweep_later()
         try:
             # Shielded, or a client that leaves would end the future while the ticket is still in line, to be granted.
-            node = await asyncio.shield(ticket.granted)
+            return await asyncio.shield(ticket.granted)
         except BaseException:
             self.withdraw(ticket)
             raise
-        self.on_wait(time.monotonic() - began_s)
-        return node
 
     def _enter(self, ticket: Ticket) -> None:
         self._line.add(ticket)
         self._waiting[ticket.run_id] = ticket
-        self._prospects.came(ticket, time.monotonic())
+        ticket.entered_s = time.monotonic()
+        self._prospects.came(ticket, ticket.entered_s)
+        self._sweep_later()
 
     def _quit(self, ticket: Ticket) -> None:
         self._line.leave(ticket)
@@ -205,6 +201,7 @@ class Queue:
     def _end(self, ticket: Ticket, error: AquatintError) -> None:
         self._quit(ticket)
         ticket.granted.set_exception(error)
+        ticket.granted.exception()  # Looked at, so that asyncio does not report as overlooked what came to one who left.
 
     def withdraw(self, ticket: Ticket) -> None:
         """A run that waits no more: out of the line, or its place given back where it was granted in this very moment."""
@@ -255,6 +252,7 @@ class Queue:
         node = self._registry.get(placement.node_id)
         self._registry.sent(node, ticket.run_id, ticket.ask)
         self._granted[ticket.run_id] = ticket
+        self.on_wait(now_s - ticket.entered_s, ticket.run_id)
         ticket.granted.set_result(node)
 
     def _sweep_later(self, seconds: float = SWEEP_EVERY_S) -> None:

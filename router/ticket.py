@@ -18,6 +18,8 @@ class Ticket(Waiting):
     """When its wait ends at the latest."""
     since_s: float
     """Since when it waits. It arrived earlier: where it was tried before, or where much had to be done first."""
+    entered_s: float = 0.0
+    """When it came into line last."""
     own_deadline: bool = False
     """Whether the deadline is its client's."""
     granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())

@@ -2,13 +2,12 @@
 
 import asyncio
 import re
+import secrets
 import time
 from collections.abc import Callable
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from common.errors import AquatintError, Unavailable
 from common.logs import get_logger
@@ -17,6 +16,7 @@ from common.tracing import request_span
 from common.web.errors import answer_error, unexpected
 
 log = get_logger(__name__)
+_HEADER = REQUEST_ID_HEADER.encode()
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 Observer = Callable[[str, str, int, float], None]
@@ -34,8 +34,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        request_id = given if _GOOD_ID.fullmatch(given) else f"req_{ULID()}"
+        given = next((value for name, value in scope["headers"] if name == _HEADER), b"").decode("latin-1")
+        request_id = given if _GOOD_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
         scope.setdefault("state", {}).update(request_id=request_id, arrived_s=time.monotonic())
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -52,7 +52,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"] = [*message["headers"], (_HEADER, request_id.encode())]
             await send(message)
 
         try:

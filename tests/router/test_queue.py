@@ -13,8 +13,12 @@ from tests.router.conftest import MakeHouse
 
 def place(services: Services, run_id: str, *, arrived_s: float | None = None) -> asyncio.Task[Node]:
     ask, deadline_s = Ask(MODEL, "generation", 1.0), time.monotonic() + 30
-    waiting = services.queue.place(run_id, ask, key_id=None, wishes=Wishes(), deadline_s=deadline_s, arrived_s=arrived_s)
-    return asyncio.create_task(waiting)
+
+    async def wait() -> Node:
+        ticket = services.queue.enter(run_id, ask, key_id=None, wishes=Wishes(), deadline_s=deadline_s, arrived_s=arrived_s)
+        return await services.queue.granted(ticket)
+
+    return asyncio.create_task(wait())
 
 
 async def test_a_place_that_comes_free_as_those_who_wait_leave_goes_to_one_who_stays(make_house: MakeHouse):
