@@ -7,6 +7,7 @@ whatever the fleet's size: beyond `LOOKED_AT` nodes with the model, the others a
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +29,8 @@ DEBUG_HEADER = "x-aquatint-debug"
 """`1` on a request: its answer says in `DECISION_HEADER` why it was made where it was made."""
 DECISION_HEADER = "x-aquatint-decision"
 KEEP_EVERY_S = 1.0
+TURN_S = 0.001
+"""How long telling of decisions holds up everything else at most, or as long as one of them takes."""
 LOOKED_AT = 128
 """Nodes with the model that a decision looks at."""
 NAMED = 16
@@ -158,11 +161,13 @@ class Decisions:
 
     async def keep(self) -> None:
         """Work out what was decided of late, and write down what has ended. Raises: CatalogUnavailable."""
+        rest_at_s = time.monotonic() + TURN_S
         for made in list(self._made.values()):
             if made.pick is not None:
                 made.work_out()
-                # One after another: none may hold up a run for longer than it takes to look at a few nodes.
-                await asyncio.sleep(0)
+                if time.monotonic() >= rest_at_s:
+                    await asyncio.sleep(0)
+                    rest_at_s = time.monotonic() + TURN_S
         ended = [made for made in self._made.values() if made.ended]
         for made in ended[:-UNWRITTEN]:
             del self._made[made.run_id, made.attempt]

@@ -1,9 +1,11 @@
 """Column types that mean the same on SQLite and PostgreSQL."""
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, String, Text, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from ulid import ULID
@@ -41,15 +43,32 @@ def storable_text(text: str) -> str:
 
 
 def storable_json(value: Any) -> Any:
-    """`value` with its strings made storable, and null for numbers JSON does not have (NaN, infinities)."""
+    """`value` as `json_text` takes it, with its strings made storable; itself, where nothing has to be done."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:
+        return _mended(value)
+    return _mended(value) if rb"\u0000" in text else value
+
+
+def json_text(value: Any) -> str:
+    """`value` as JSON, with null for numbers that JSON does not have (NaN, infinities)."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        # Integers beyond 64 bits. What else orjson does not take has been mended.
+        return json.dumps(value)
+
+
+def _mended(value: Any) -> Any:
     if isinstance(value, str):
         return storable_text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {storable_text(str(key)): storable_json(each) for key, each in value.items()}
+        return {storable_text(str(key)): _mended(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [storable_json(each) for each in value]
+        return [_mended(each) for each in value]
     return value
 
 

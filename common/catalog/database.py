@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from common.catalog.columns import json_text
 from common.catalog.sqlite_inserts import Insert, SqliteInserts
 from common.catalog.tables import Table
 from common.clock import clock
@@ -92,6 +93,7 @@ def make_engine(url: URL, *, migrating: bool = False, patient: bool = False) -> 
         max_overflow=15,
         pool_timeout=TRANSACTION_TIMEOUT_S,
         hide_parameters=True,
+        json_serializer=json_text,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": None if patient else STATEMENT_TIMEOUT_S,
@@ -109,7 +111,13 @@ def _sqlite_engine(url: URL, *, migrating: bool) -> AsyncEngine:
     connect_args: dict[str, Any] = {"isolation_level": None}
     if "timeout" not in url.query:
         connect_args["timeout"] = BUSY_TIMEOUT_S
-    engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, pool_timeout=TRANSACTION_TIMEOUT_S)
+    engine = create_async_engine(
+        url,
+        pool_timeout=TRANSACTION_TIMEOUT_S,
+        hide_parameters=True,
+        json_serializer=json_text,
+        connect_args=connect_args,
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_pragmas(connection: Any, _: object) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 
+from common.catalog.columns import json_text
 from common.catalog.own_thread import OwnThread
 from common.catalog.tables import Table
 
@@ -26,7 +27,7 @@ Rows = Sequence[Mapping[str, Any]]
 """Column -> value; the same columns in each."""
 Insert = tuple[type[Table], Rows]
 
-_dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+_dialect = SQLiteDialect_pysqlite(paramstyle="qmark", json_serializer=json_text)
 
 
 class SqliteInserts:

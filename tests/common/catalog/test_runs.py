@@ -230,9 +230,14 @@ async def test_tags_add_up(catalog: Catalog, new_run: Callable[..., NewRun]):
 
 
 async def test_text_a_database_cannot_hold_does_not_fail_a_run(catalog: Catalog, new_run: Callable[..., NewRun]):
-    run = new_run(prompt="nul \x00 half \ud800", request={"prompt": "nul \x00", "deep": [{"nan": float("nan")}]})
+    run = new_run(
+        prompt="nul \x00 half \ud800", request={"prompt": "nul \x00", "deep": [{"nan": float("nan")}], "large": 2**70}
+    )
 
     await catalog.runs.open(run)
 
     record = await catalog.runs.get(run.id)
-    assert (record.prompt, record.request) == ("nul \ufffd half ?", {"prompt": "nul \ufffd", "deep": [{"nan": None}]})
+    assert (record.prompt, record.request) == (
+        "nul \ufffd half ?",
+        {"prompt": "nul \ufffd", "deep": [{"nan": None}], "large": 2**70},
+    )
