@@ -241,3 +241,13 @@ async def test_text_a_database_cannot_hold_does_not_fail_a_run(catalog: Catalog,
         "nul \ufffd half ?",
         {"prompt": "nul \ufffd", "deep": [{"nan": None}], "large": 2**70},
     )
+
+
+async def test_of_a_request_whose_text_is_good_only_the_numbers_that_json_lacks_are_changed(
+    catalog: Catalog, new_run: Callable[..., NewRun]
+):
+    run = new_run(request={"prompt": "a “cat”", "scale": float("nan"), "sizes": (1, 2.5, float("inf"))})
+
+    await catalog.runs.open(run)
+
+    assert (await catalog.runs.get(run.id)).request == {"prompt": "a “cat”", "scale": None, "sizes": [1, 2.5, None]}
