@@ -115,8 +115,10 @@ class Registry:
 
     def get(self, name_or_id: str) -> Node:
         """One node. Raises: NotFound."""
+        if (node := self._nodes.get(name_or_id)) is not None:
+            return node
         for node in self._nodes.values():
-            if name_or_id in (node.id, node.name):
+            if node.name == name_or_id:
                 return node
         raise NotFound(f"There is no node {name_or_id!r}.", code="node_not_found")
 

@@ -76,6 +76,9 @@ class SqliteInserts:
         connection: sqlite3.Connection = sqlite3.connect(file, **options)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # What is in the log is copied into the file when others commit, results at the latest: it takes ten milliseconds and
+        # a flush, for which whoever comes just then would wait.
+        connection.execute("PRAGMA wal_autocheckpoint=0")
         return connection
 
     def _disconnect(self) -> None:

@@ -6,8 +6,10 @@ from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select, text
 
 from common.catalog import AttemptFenced, AttemptStatus, Catalog, NewImage, NewRun, RunStatus
+from common.catalog.tables import Run
 from common.clock import utc_now
 from common.errors import InvalidRequest, NotFound
 
@@ -251,3 +253,16 @@ async def test_of_a_request_whose_text_is_good_only_the_numbers_that_json_lacks_
     await catalog.runs.open(run)
 
     assert (await catalog.runs.get(run.id)).request == {"prompt": "a “cat”", "scale": None, "sizes": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("column", ["result_key", "parent_id"])
+async def test_runs_that_have_what_few_have_are_found_by_an_index_of_those(catalog: Catalog, column: str):
+    async with catalog.runs._db.read() as session:
+        on_postgres = (await session.connection()).dialect.name == "postgresql"
+        if on_postgres:
+            await session.execute(text("SET LOCAL enable_seqscan = off"))
+        query = select(Run.id).where(Run.__table__.c[column] == "x").compile(compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN" if on_postgres else "EXPLAIN QUERY PLAN"
+        plan = (await session.execute(text(f"{explain} {query}"))).all()
+
+    assert f"ix_runs_{column}" in str(plan)

@@ -86,3 +86,20 @@ async def test_only_inserts_that_wait_for_their_result_leave_the_flush_to_the_ne
         assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == full
         assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
     await catalog.close()
+
+
+async def test_the_log_is_copied_into_the_file_by_others_than_those_whom_a_client_waits_for(file: Path, new_run: MakeRun):
+    catalog = await Catalog.open(sqlite_url(file))
+    for _ in range(400):  # Each writes a dozen pages; SQLite copies after a thousand by itself.
+        await catalog.runs.open_new(new_run(), first_node="a")
+    log = file.with_name("catalog.db-wal")
+    left_to_grow = log.stat().st_size
+
+    await catalog.runs.cancel((await catalog.runs.list(limit=1))[0].id, reason="left")
+    copied = log.stat().st_size
+    for _ in range(20):
+        await catalog.runs.open_new(new_run(), first_node="a")
+
+    assert left_to_grow > 2 * 1000 * 4096
+    assert log.stat().st_size == copied  # Begun anew from its beginning.
+    await catalog.close()
