@@ -48,11 +48,14 @@ class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+UNKNOWN = "unknown"
+
+
 class DeviceStatus(_Shape):
     """The device behind a node."""
 
     kind: str
-    """`cuda`, `mps`, `cpu`."""
+    """`cuda`, `mps`, `cpu`; `UNKNOWN` until its worker has started."""
     name: str
     memory_total_bytes: int = Field(ge=0)
     memory_free_bytes: int = Field(ge=0)

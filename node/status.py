@@ -1,6 +1,6 @@
 """What a node says of itself."""
 
-from common.node_api import DeviceStatus, ModelStatus, NodePhase, NodeStatus
+from common.node_api import UNKNOWN, DeviceStatus, ModelStatus, NodePhase, NodeStatus
 from common.version import VERSION
 from node.engine_names import EngineName
 from node.models import Model
@@ -8,7 +8,7 @@ from node.resolve import usual_preset, usual_strength
 from node.services import Services
 
 UNKNOWN_DEVICE = DeviceStatus(
-    kind="unknown", name="not known until the worker has started", memory_total_bytes=0, memory_free_bytes=0
+    kind=UNKNOWN, name="not known until the worker has started", memory_total_bytes=0, memory_free_bytes=0
 )
 
 

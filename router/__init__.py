@@ -25,6 +25,7 @@
     decisions.py     why each run went where it went, and what came of the prediction
     candidates.py    pure: what a node said and was sent -> the node as placement sees it
     work.py          how much work a request is; costs.py: what work costs at each node, learned
+    likely.py        what it is likely to cost where nobody has measured it yet
     fleet.py         all of them, indexed; binds those that wait to nodes
     simulator/       the same placement and order on fleets of made-up nodes: `aquatint bench placement`
     circuit.py       pure: whether a model that fails on a node is tried there; flaps.py: nodes that come and go

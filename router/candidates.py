@@ -12,6 +12,7 @@ PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
 """Seconds for a megapixel-step before anything was measured: SDXL on a recent GPU, on a laptop's, on a few cores.
 Only their order matters: the first picture replaces them."""
 PRIOR_LOAD_S = 20.0
+NOTHING = Learned()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Known:
     """By run id."""
     learned: Mapping[str, Learned] = field(default_factory=dict)
     """By model."""
+    likely: Mapping[str, Learned] = field(default_factory=dict)
+    """What other nodes tell of models that were not measured here: `likely.likely_costs` of its device."""
     sitting_out: Mapping[str, str]
     """model -> why this node is not given it at present"""
     full: bool = False
@@ -52,9 +55,9 @@ class Kept:
 
     def of(self, known: Known, status: NodeStatus, depth: int) -> Candidate:
         """The same again as long as only what the node does has changed: copies of `status` then keep its list of models."""
-        made_of = (status.models, known.learned, known.sitting_out, known.health, status.phase, known.name)
-        same = self.idle is not None and made_of[0] is self.made_of[0] and made_of[1] is self.made_of[1]
-        if self.idle is None or not same or made_of[2:] != self.made_of[2:]:
+        made_of = (status.models, known.learned, known.likely, known.sitting_out, known.health, status.phase, known.name)
+        same = self.idle is not None and all(one is other for one, other in zip(made_of[:3], self.made_of[:3], strict=True))
+        if self.idle is None or not same or made_of[3:] != self.made_of[3:]:
             self.idle, self.made_of = _idle(known, status, depth), made_of
         return self.idle
 
@@ -69,7 +72,14 @@ def candidate_of(known: Known, *, depth: int, kept: Kept | None = None) -> Candi
 
 def _idle(known: Known, status: NodeStatus, depth: int) -> Candidate:
     offers = {
-        model.id: offer_of(model, status, depth, known.sitting_out.get(model.id), known.learned.get(model.id))
+        model.id: offer_of(
+            model,
+            status,
+            depth,
+            known.sitting_out.get(model.id),
+            known.learned.get(model.id, NOTHING),
+            known.likely.get(model.id, NOTHING),
+        )
         for model in status.models
     }
     return Candidate(
@@ -86,21 +96,22 @@ def _idle(known: Known, status: NodeStatus, depth: int) -> Candidate:
 
 
 def offer_of(
-    model: ModelStatus, status: NodeStatus, depth: int, sitting_out: str | None, learned: Learned | None = None
+    model: ModelStatus, status: NodeStatus, depth: int, sitting_out: str | None, learned: Learned, likely: Learned
 ) -> Offer:
     """One model at a node. sitting_out: why this router gives it no runs on this model.
 
-    depth: as `candidate_of`; so many times the model's batch where it makes batches.
+    depth: as `candidate_of`; so many times the model's batch where it makes batches. learned: here; likely: elsewhere.
     """
-    pace = pace_of(model.id, status)
-    learned = learned or Learned()
+    pace, load_s = pace_of(model.id, status), status.load_s.get(model.id) if learned.load_s is None else learned.load_s
+    guessed = not learned.costs and model.id not in status.seconds_per_unit
+    costs = likely.costs if guessed else learned.costs
     return Offer(
         tasks=frozenset(model.tasks),
         pace=pace,
-        load_s=status.load_s.get(model.id, PRIOR_LOAD_S) if learned.load_s is None else learned.load_s,
+        load_s=next((each for each in (load_s, likely.load_s) if each is not None), PRIOR_LOAD_S),
         build=build_of(model, status),
-        guessed=not learned.costs and model.id not in status.seconds_per_unit,
-        costs=Costs(learned.costs, Cost(pace)) if learned.costs else {},
+        guessed=guessed,
+        costs=Costs(costs, Cost(pace)) if costs else {},
         memory_bytes=model.memory_bytes or 0,
         # A node that makes several runs of the model in one pass is given as many, and as many again to wait.
         places=min((status.max_concurrency + depth) * model.batch, model.batch + status.max_queued),

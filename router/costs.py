@@ -6,17 +6,20 @@ by steps, while from 512 to 1024 px it grows by 2.4 on some devices and by 5 on 
 
 Estimates are kept in the catalog, so that a router that starts knows what those before it learned. Nodes tell the same to
 all routers, which therefore learn the same.
+
+What nodes tell is also taken together by device, for what their work is likely to cost where nobody has measured it yet
+(`likely.py`).
 """
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from common.catalog import CostRecord
 from common.clock import utc_now
-from common.node_api import NodeStatus, RunTook
+from common.node_api import UNKNOWN, DeviceStatus, NodeStatus, RunTook
 
 Kind = str
 """What is alike in its costs, as `kind_of` says it: text, whose hash is computed once, as a pick looks it up for every node."""
@@ -128,18 +131,37 @@ class Learned:
     load_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What nodes that take as long for the same work have in common. kind: as `DeviceStatus.kind`."""
+
+    kind: str
+    name: str
+
+    @classmethod
+    def of(cls, status: DeviceStatus) -> "Device":
+        """As a node tells of it."""
+        return cls(status.kind, status.name)
+
+
+_Key = tuple[str, str, str, int]
+"""Model, kind of work, term, bucket."""
+_Levels = dict[_Key, Level]
+
+
 @dataclass(slots=True)
 class _Node:
     """What is known of one node."""
 
-    levels: dict[tuple[str, str, str, int], Level] = field(default_factory=dict)
-    """By model, kind of work, term, bucket."""
+    levels: _Levels = field(default_factory=dict)
     learned: Mapping[str, Learned] = field(default_factory=dict)
     """The same, as placement reads it; by model."""
     told: frozenset[str] = frozenset()
     """Runs and loads in what it said last."""
-    changed: dict[tuple[str, str, str, int], datetime] = field(default_factory=dict)
+    changed: dict[_Key, datetime] = field(default_factory=dict)
     """Estimates that are not written down as they are, and when each was last measured."""
+    device: Device | None = None
+    """None while it has not told."""
 
 
 class CostBook:
@@ -147,6 +169,9 @@ class CostBook:
 
     def __init__(self, known: Iterable[CostRecord] = ()) -> None:
         self._nodes: dict[str, _Node] = {}
+        self._devices: dict[Device, _Levels] = {}
+        self.lessons = 0
+        """Grows with what is learned of any device: at the first measurement of something, the second, the fourth and so on."""
         for each in known:
             node = self._nodes.setdefault(each.node_id, _Node())
             node.levels[each.model, each.work, each.term, each.size] = Level(each.log_s, each.spread, each.count)
@@ -161,17 +186,47 @@ class CostBook:
     def hear(self, node_id: str, status: NodeStatus, now: datetime | None = None) -> None:
         """Take in what a node tells of its latest runs and loads; what it told before counts once."""
         node = self._nodes.setdefault(node_id, _Node())
+        self._meet(node, Device.of(status.device))
         told = frozenset([each.run_id for each in status.runs_took] + [each.id for each in status.loads_took])
         if told == node.told:
             return
         moment = now or utc_now()
         for run in status.runs_took:
             if run.run_id not in node.told:
-                _take_run(node, run, moment)
+                for key, measured_s in _measured(run):
+                    self._take(node, key, measured_s, moment)
         for load in status.loads_took:
             if load.id not in node.told:
-                _take(node, (load.model, "", LOAD, 0), load.load_s, moment)
+                self._take(node, (load.model, "", LOAD, 0), load.load_s, moment)
         node.told, node.learned = told, _learned(node.levels)
+
+    def _meet(self, node: _Node, device: Device) -> None:
+        """What is known of a node is known of its device, unless more was seen of the same on others."""
+        if device == node.device or device.kind == UNKNOWN:
+            return
+        node.device = device
+        known = self._devices.setdefault(device, {})
+        for key, level in node.levels.items():
+            if key not in known or known[key].count < level.count:
+                known[key] = level
+                self.lessons += 1
+
+    def _take(self, node: _Node, key: _Key, measured_s: float, moment: datetime) -> None:
+        node.levels[key] = _after(node.levels.get(key), measured_s)
+        node.changed[key] = moment
+        if node.device is not None:
+            levels = self._devices[node.device]
+            levels[key] = _after(levels.get(key), measured_s)
+            self.lessons += levels[key].count.bit_count() == 1
+
+    def device(self, node_id: str) -> Device | None:
+        """What a node runs on; None while it has not told."""
+        node = self._nodes.get(node_id)
+        return None if node is None else node.device
+
+    def by_device(self) -> dict[Device, dict[str, Learned]]:
+        """What was learned of all nodes with the same device together, by model; of devices that are gone as well."""
+        return {device: _learned(levels) for device, levels in self._devices.items()}
 
     def forget(self, node_id: str) -> None:
         """A node that is no longer registered."""
@@ -204,20 +259,18 @@ class CostBook:
                 del node.changed[key]
 
 
-def _take_run(node: _Node, run: RunTook, moment: datetime) -> None:
+def _measured(run: RunTook) -> Iterator[tuple[_Key, float]]:
     size = bucket_of(run.pixels)
     if run.work_units > 0:
-        _take(node, (run.model, run.work, STEP, size), run.steps_s / run.work_units, moment)
-    _take(node, (run.model, run.work, PICTURE, size), run.rest_s / run.pictures, moment)
+        yield (run.model, run.work, STEP, size), run.steps_s / run.work_units
+    yield (run.model, run.work, PICTURE, size), run.rest_s / run.pictures
 
 
-def _take(node: _Node, key: tuple[str, str, str, int], measured_s: float, moment: datetime) -> None:
-    level = node.levels.get(key)
-    node.levels[key] = Level.first(measured_s) if level is None else level.after(measured_s)
-    node.changed[key] = moment
+def _after(level: Level | None, measured_s: float) -> Level:
+    return Level.first(measured_s) if level is None else level.after(measured_s)
 
 
-def _learned(levels: Mapping[tuple[str, str, str, int], Level]) -> dict[str, Learned]:
+def _learned(levels: Mapping[_Key, Level]) -> dict[str, Learned]:
     costs: dict[str, dict[Kind, Cost]] = {}
     loads = {model: level.seconds for (model, _, term, _), level in levels.items() if term == LOAD}
     for (model, work, term, size), level in levels.items():

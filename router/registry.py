@@ -19,6 +19,7 @@ from router.circuit import Circuit
 from router.costs import CostBook, Learned
 from router.flaps import Flaps
 from router.fleet import Fleet
+from router.likely import Likely
 from router.node_client import Address
 from router.placement import Ask, Health
 
@@ -54,6 +55,8 @@ class Node:
     """By model, of those that failed here."""
     flaps: Flaps = field(default_factory=Flaps)
     noted_at_s: float = 0.0
+    likely: Mapping[str, Learned] = field(default_factory=dict)
+    """What work that it has not done is likely to cost here, by model, as placement was last told."""
     kept: Kept = field(default_factory=Kept)
 
     @property
@@ -88,6 +91,7 @@ class Node:
             said_at_s=self.said_at_s,
             ours=self.ours,
             learned=learned,
+            likely=self.likely,
             sitting_out=self.held_off(time.monotonic()),
             full=self.full,
         )
@@ -100,6 +104,7 @@ class Registry:
         """depth: runs sent to a node beyond what it runs at once. costs: what work was found to cost before."""
         self._catalog = catalog
         self.costs = costs
+        self._likely = Likely(costs)
         self._depth = depth
         self.fleet = Fleet()
         """The nodes as placement sees them, kept true with every change."""
@@ -171,10 +176,14 @@ class Registry:
         """Show placement a node as it is now, if it is registered still."""
         if self._nodes.get(node.id) is node:
             before = self.fleet.candidates.get(node.id)
+            node.likely = self._likely_at(node)
             now = candidate_of(node.known(self.costs.of(node.id)), depth=self._depth, kept=node.kept)
             if before is None or before.offers is not now.offers:
                 self._forget_models()
             self.fleet.put(now)
+
+    def _likely_at(self, node: Node) -> Mapping[str, Learned]:
+        return self._likely.of(self.costs.device(node.id), time.monotonic())
 
     def _forget_models(self) -> None:
         self._models.clear()
@@ -281,7 +290,10 @@ class Registry:
         """A sign of life: all is as it was said last."""
         if node.status is not None and node.failures:
             await self.seen(node, node.status)
-        elif node.health is Health.ONLINE:
+            return
+        if node.likely is not self._likely_at(node):
+            self._look(node)
+        if node.health is Health.ONLINE:
             await self._note(node, node.health)
 
     async def failed(self, node: Node, why: str, *, gone: bool = False) -> None:

@@ -122,6 +122,8 @@ class FakeNode:
     fits_px: int | None = None
     """Area of the largest picture that its memory suffices for."""
     memory_limits: dict[str, MemoryLimit] = field(default_factory=dict)
+    paces: dict[str, float] | None = None
+    """Seconds that a megapixel-step of each model takes, as it tells them; None: one of all."""
     runs_took: list[RunTook] = field(default_factory=list)
     """What it tells of the time that runs took."""
     token: str | None = None
@@ -171,7 +173,7 @@ class FakeNode:
             jobs=list(self.jobs.values()),
             expected=self.places.expected,
             max_concurrency=self.concurrency,
-            seconds_per_unit=dict.fromkeys(self.models, 1.0),
+            seconds_per_unit=dict.fromkeys(self.models, 1.0) if self.paces is None else self.paces,
             runs_took=self.runs_took,
         )
 
