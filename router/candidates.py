@@ -170,7 +170,7 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
         # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
         seconds.append(max(load_s - each.loading_s, SHARE_OF_RUNNING * load_s) + own_s)
         if resident[-1:] != (model,):
-            resident = residents_after([model], replace(idle, resident=resident))
+            resident = residents_after([model], idle if resident is idle.resident else replace(idle, resident=resident))
     began_s = known.said_at_s if status.jobs else min(sent.at_s for sent in untold)
     # With a place beside what runs, the next run waits for nothing.
     whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0

@@ -149,6 +149,10 @@ _Key = tuple[str, str, str, int]
 _Levels = dict[_Key, Level]
 
 
+NOTHING_LEARNED: Mapping[str, Learned] = {}
+"""One for all nodes of which nothing is known: who asks again sees that nothing has changed."""
+
+
 @dataclass(slots=True)
 class _Node:
     """What is known of one node."""
@@ -181,7 +185,7 @@ class CostBook:
     def of(self, node_id: str) -> Mapping[str, Learned]:
         """What was learned of a node, by model."""
         node = self._nodes.get(node_id)
-        return {} if node is None else node.learned
+        return NOTHING_LEARNED if node is None else node.learned
 
     def hear(self, node_id: str, status: NodeStatus, now: datetime | None = None) -> None:
         """Take in what a node tells of its latest runs and loads; what it told before counts once."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.node_api import DeviceStatus, JobPhase, JobStatus, MemoryLimit, ModelStatus, NodePhase, NodeStatus
 from router.candidates import Kept, Known, Sent, candidate_of
-from router.costs import Cost, Learned
+from router.costs import Cost, CostBook, Learned
 from router.placement import (
     Ask,
     Candidate,
@@ -349,3 +349,12 @@ def test_what_a_node_offers_is_not_made_anew_for_its_jobs():
     busy = replace(idle, ours={"run_1": sent(5.0)}, status=told.model_copy(update={"jobs": [job("run_2", 1.0)]}))
 
     assert candidate_of(busy, depth=1, kept=kept).offers is candidate_of(idle, depth=1, kept=kept).offers
+
+
+def test_a_node_of_which_nothing_is_learned_is_not_made_anew_for_each_run_that_it_takes_on():
+    kept, book = Kept(), CostBook()
+    known = Known(node_id="a", name="a", health=Health.ONLINE, status=status(), ours={}, sitting_out={})
+
+    first, second = (candidate_of(replace(known, learned=book.of("a")), depth=1, kept=kept) for _ in range(2))
+
+    assert first.offers is second.offers
