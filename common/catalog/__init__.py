@@ -14,7 +14,7 @@
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
     sweeper.py     closes what a crash left open, removes bytes nobody refers to
-    database.py    engine, transactions, errors; columns.py tables.py migrate.py migrations/
+    database.py    engine, transactions, errors; columns.py tables.py migrate.py revisions.py migrations/
     grouped.py     one commit for many writes; shared_reads.py: one read for many
     own_thread.py  sqlite_inserts.py: the quick way of what is written for every run
     records.py     what callers give and get

@@ -12,13 +12,13 @@ from common.catalog.errors import SchemaOutdated
 from common.catalog.idempotency import Idempotency
 from common.catalog.jobs import Jobs
 from common.catalog.keys import Keys
-from common.catalog.migrate import UPGRADE, require_head
 from common.catalog.models import Models
 from common.catalog.nodes import Nodes
 from common.catalog.parts import Parts
 from common.catalog.quotas import Quotas
 from common.catalog.results import Results
 from common.catalog.retention import Retention
+from common.catalog.revisions import UPGRADE, require_head
 from common.catalog.runs import Runs
 from common.catalog.shared_secrets import Secrets
 from common.errors import CatalogUnavailable

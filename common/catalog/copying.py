@@ -21,7 +21,8 @@ from sqlalchemy.types import TypeEngine
 from common.catalog.catalog import Catalog
 from common.catalog.columns import FreeText, Json, UtcDateTime
 from common.catalog.database import UNREACHABLE, make_engine, parse_url, sqlite_path
-from common.catalog.migrate import migrate, require_head
+from common.catalog.migrate import migrate
+from common.catalog.revisions import require_head
 from common.catalog.tables import Table
 from common.errors import CatalogUnavailable, Conflict
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import event, exc, insert, inspect, text
+from sqlalchemy import Connection, event, exc, insert, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -78,6 +78,14 @@ def sqlite_path(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite" or url.database is None:
         return None
     return Path(url.database.removeprefix("file:"))
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The migration the tables are at; None when there are none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def make_engine(url: URL, *, migrating: bool = False, patient: bool = False) -> AsyncEngine:
@@ -233,11 +241,7 @@ class Database:
     async def revision(self) -> str | None:
         """The migration the tables are at; None when there are none. Raises: CatalogUnavailable."""
         async with self.read() as session:
-            connection = await session.connection()
-            if not await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version")):
-                return None
-            revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
-            return revision
+            return await (await session.connection()).run_sync(revision_of)
 
     async def close(self) -> None:
         """Close all connections."""

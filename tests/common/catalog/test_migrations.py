@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from common.catalog import Catalog, SchemaOutdated, migrate
+from common.catalog import Catalog, SchemaOutdated, migrate, sqlite_url
 from common.catalog.database import make_engine, parse_url, sqlite_path
 from common.catalog.migrate import alembic_config
+from common.catalog.revisions import revisions
 from common.catalog.tables import Table
 from common.errors import CatalogUnavailable, InvalidRequest
 
@@ -27,6 +29,10 @@ async def on_connection(url: str, ask: Any) -> Any:
             return await connection.run_sync(ask)
     finally:
         await engine.dispose()
+
+
+def test_files_of_migrations_are_named_in_the_order_that_alembic_runs_them_in():
+    assert list(revisions()) == REVISIONS
 
 
 def difference(connection: Connection) -> list[Any]:
@@ -74,6 +80,32 @@ async def test_migrating_again_changes_nothing(catalog_url: str):
     await migrate(catalog_url)
 
     assert await on_connection(catalog_url, difference) == []
+
+
+MIGRATE = """
+import asyncio, sys
+from common.catalog import Catalog, migrate
+async def start(url):
+    await migrate(url)
+    await (await Catalog.open(url)).close()
+asyncio.run(start(sys.argv[1]))
+print("alembic" in sys.modules)
+"""
+
+
+async def test_a_start_that_has_nothing_to_upgrade_loads_no_alembic(
+    sqlite_catalog_url: str, tmp_path: Path, child_environment: dict[str, str]
+):
+    loaded = []
+    for url in (sqlite_catalog_url, sqlite_url(tmp_path / "new.db")):
+        command = [sys.executable, "-c", MIGRATE, url]
+        child = await asyncio.to_thread(
+            subprocess.run, command, env=child_environment, capture_output=True, text=True, timeout=60
+        )
+        assert child.returncode == 0, child.stderr
+        loaded.append(child.stdout.strip())
+
+    assert loaded == ["False", "True"]
 
 
 MIGRATE_IN_FOUR = """
