@@ -19,6 +19,7 @@
     queue.py         where runs wait for a node
     line.py          pure: their order, fair between keys and short work first; ticket.py: one of them
     prospects.py     whose wait ends without a node; foretelling.py: what is predicted of all that wait, made anew
+    arrivals.py      those of one key enter it in the order of their coming
     turns.py         many requests that come at once begin a few at a time; garbage.py: no long pauses while they wait
     forecast.py      pure: when those that wait will be done
     placement.py     pure: filter, predict the finish on each node, pick

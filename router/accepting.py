@@ -7,6 +7,7 @@ from common.catalog import Claim
 from common.errors import UnsupportedTask
 from common.images_api import ImageRequest, asked_for
 from common.node_api import extras_of
+from router.arrivals import Arrival
 from router.model_names import ModelNames
 from router.registry import Registry
 from router.relay import Accepted
@@ -30,6 +31,8 @@ class Sender:
     """Whether it may be told, and wants to be, where its run is made and why."""
     arrived_s: float = field(default_factory=time.monotonic)
     """When its request had come, on the monotonic clock."""
+    arrival: Arrival | None = None
+    """Its way to the line, where a client waits for it on a connection."""
 
 
 class Acceptance:
@@ -64,5 +67,6 @@ class Acceptance:
             wishes=sender.wishes,
             debug=sender.debug,
             arrived_s=sender.arrived_s,
+            arrival=sender.arrival,
             result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )

@@ -9,6 +9,7 @@ is full, the catalog is away) does not end it: it is put back, until it is older
 import asyncio
 import dataclasses
 import secrets
+import time
 
 from common.catalog import AssetStore, AsyncRecord, Catalog, NewAsync, RunRecord, RunStatus
 from common.clock import utc_now
@@ -195,6 +196,8 @@ class AsyncCarrier:
             requested_model=run.requested_model,
             key_id=run.key_id,
             public_url=record.public_url,
+            # Its place among those of its key, whoever accepted it, and however often it was put back.
+            arrived_s=time.monotonic() - (utc_now() - run.created_at).total_seconds(),
         )
         # The pictures are stored; their bytes need not come by here.
         return await self._acceptance.accept(dataclasses.replace(asked, response_format=ResponseFormat.URL), sender)

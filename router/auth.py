@@ -15,14 +15,12 @@ _BEARER = Depends(HTTPBearer(auto_error=False, scheme_name="bearer"))
 _AZURE = Depends(APIKeyHeader(name="api-key", auto_error=False, scheme_name="api-key"))
 
 
-async def user_of(request: Request) -> KeyRecord:
-    """The key of a request that needs no more than a user's. Raises: Unauthorized, Forbidden, CatalogUnavailable."""
-    return _allowed_to_use(await _key_of(request))
+async def user_with(secret: str, services: Services) -> KeyRecord:
+    """The key with this secret, where no more than a user's is needed. Raises: Unauthorized, Forbidden, CatalogUnavailable."""
+    return _allowed_to_use(await _key_with(secret, services))
 
 
-async def _key_of(request: Request) -> KeyRecord:
-    services: Services = services_of(request)
-    secret = presented_key(request)
+async def _key_with(secret: str, services: Services) -> KeyRecord:
     key = await services.catalog.keys.authenticate(secret)
     if key is None:
         raise Unauthorized(f"Incorrect API key provided: {_masked(secret)}.", code="invalid_api_key")
@@ -36,7 +34,7 @@ def _allowed_to_use(key: KeyRecord) -> KeyRecord:
 
 
 async def _key(request: Request, bearer: Annotated[object, _BEARER], azure: Annotated[object, _AZURE]) -> KeyRecord:
-    return await _key_of(request)
+    return await _key_with(presented_key(request), services_of(request))
 
 
 def _masked(secret: str) -> str:

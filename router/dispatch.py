@@ -165,6 +165,8 @@ class Dispatcher:
         Raises: any AquatintError; the run's row says the same. Cancelling the caller cancels the run.
         """
         await self._turns.come(accepted.arrived_s)
+        if accepted.arrival is not None:
+            await accepted.arrival.first()
         self._queue.check_room(accepted.ask, key_id=accepted.key_id, wishes=accepted.wishes)
         bind(run_id=accepted.run_id)
         lasts_s = min(self._run_timeout_s, accepted.wishes.deadline_s or math.inf)
@@ -293,6 +295,8 @@ class Dispatcher:
             deadline_s=journey.deadline_s,
             arrived_s=journey.accepted.arrived_s,
         )
+        if journey.accepted.arrival is not None:
+            journey.accepted.arrival.over()
         if journey.foreseen is None:
             journey.foreseen = self._queue.foreseen(run_id)
         try:

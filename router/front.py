@@ -19,9 +19,12 @@ from starlette.types import Receive, Scope, Send
 from common.catalog import KeyRecord
 from common.web import RequestContext
 from common.web.context import Observer
+from common.web.keys import presented_key
+from common.web.lending import client_socket
 from common.web.paths import lenient
 from router.api import images
-from router.auth import user_of
+from router.arrivals import Arrivals
+from router.auth import user_with
 from router.services import Services, services_of
 from router.turns import Turns
 
@@ -35,7 +38,7 @@ class Front(FastAPI):
         super().__init__(**options)
         declared = [route for route in images.api.routes if isinstance(route, APIRoute) and route.include_in_schema]
         self._pictures = {route.path: route for route in declared}
-        self._turns = Turns()
+        self._arrivals, self._turns = Arrivals(), Turns()
         self._short_way = RequestContext(self._answer, observe=observe)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,8 +55,15 @@ class Front(FastAPI):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        key = await user_of(request)
-        await self._turns.come(request.state.arrived_s)
-        endpoint: Endpoint = scope["endpoint"]
-        response = await endpoint(request, key, services_of(request))
+        secret, socket = presented_key(request), client_socket(scope)
+        arrival = request.state.arrival = self._arrivals.begun(secret)
+        if socket is not None:
+            socket.when_whole(arrival.came)
+        try:
+            key = await user_with(secret, services_of(request))
+            await self._turns.come(arrival.at_s)
+            endpoint: Endpoint = scope["endpoint"]
+            response = await endpoint(request, key, services_of(request))
+        finally:
+            arrival.over()
         await response(scope, receive, send)

@@ -5,7 +5,8 @@ in rounds of `ROUND_S`: a key that was given less comes first, and one that was 
 does not save up. It is deficit round robin with accounts instead of turns.
 
 Within a round the order is `arrival + SHORT_FIRST x work`: short runs overtake long ones, and nothing is overtaken by
-what arrived more than `SHORT_FIRST x work` after it, so nothing starves.
+what arrived more than `SHORT_FIRST x work` after it, so nothing starves. Those of one key that ask for the same stay in the
+order in which they arrived, whatever was learned of their work between one and the next.
 
 Each priority is a lane of its own, with an account like a key's, in which a second weighs the less the higher it is
 (`WEIGHTS`). The highest lane of a round goes first, so what is urgent passes at once; lanes that are asked for all the time
@@ -13,10 +14,11 @@ share the devices as 16 to 4 to 1, so none of them starves.
 """
 
 import heapq
-from bisect import bisect_left, insort
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from router.placement import Ask
@@ -44,14 +46,15 @@ class Waiting:
     key: str | None = None
     """Whose share of the devices it takes."""
     priority: Priority = Priority.NORMAL
-
-    @property
-    def order_s(self) -> float:
-        """Its turn within a round."""
-        return self.arrived_s + min(MAX_PATIENCE_S, SHORT_FIRST * self.work_s)
+    place: "tuple[float, float, int] | None" = field(default=None, init=False)
+    """While it is in line: its turn within a round, when it arrived, and a number that no other has."""
+    alike: "list[Waiting]" = field(default_factory=list, init=False)
+    """Meanwhile, those of its key that ask for the same, with itself, in the order in which they arrived."""
 
 
 W = TypeVar("W", bound=Waiting)
+_PLACE: Callable[[Waiting], tuple[float, float, int]] = attrgetter("place")
+_ARRIVED_S: Callable[[Waiting], float] = attrgetter("arrived_s")
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +62,9 @@ class _Account(Generic[W]):
     """One key: the device seconds it was given, and what it waits for, in its order."""
 
     given_s: float = 0.0
-    queue: list[tuple[float, int, W]] = field(default_factory=list)
+    queue: list[W] = field(default_factory=list)
+    alike: dict[Ask, list[Waiting]] = field(default_factory=dict)
+    """The same by what they ask for, in the order in which they arrived."""
     turn: "_Turn[W] | None" = None
     """Of the first in `queue`; None where that is empty."""
 
@@ -80,8 +85,8 @@ class Line(Generic[W]):
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
 
-    def __contains__(self, waiting: object) -> bool:
-        return any(waiting in lane for lane in self._lanes.values())
+    def __contains__(self, waiting: Waiting) -> bool:
+        return waiting.place is not None
 
     @property
     def work_s(self) -> float:
@@ -148,7 +153,7 @@ class _Lane(Generic[W]):
         self._turns: list[_Turn[W]] = []
         """The first of each key, in order: however many keys wait, whoever comes first is found without asking all of them."""
         self._numbers = count()
-        self._places: dict[int, tuple[float, int]] = {}
+        self._count = 0
         self._horizon_s = 0.0
         """The account of the key that was served last: where keys that come back begin."""
         self._remembered = MIN_REMEMBERED
@@ -156,32 +161,46 @@ class _Lane(Generic[W]):
         """Predicted device seconds of all that waits."""
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, waiting: object) -> bool:
-        return id(waiting) in self._places
+        return self._count
 
     def add(self, waiting: W) -> None:
         """Let a run wait."""
         account = self._account(waiting.key)
         if not account.queue:
             account.given_s = max(account.given_s, self._horizon_s)
-        place = (waiting.order_s, next(self._numbers))
-        self._places[id(waiting)] = place
-        insort(account.queue, (*place, waiting))
+        waiting.alike = account.alike.setdefault(_kind(waiting), [])
+        waiting.place = self._place(waiting, waiting.alike)
+        insort(account.queue, waiting, key=_PLACE)
         self._take_turn(account)
+        self._count += 1
         self.work_s += waiting.work_s
+
+    def _place(self, waiting: W, alike: list[Waiting]) -> tuple[float, float, int]:
+        """Puts it among those that ask for the same; never before one of them that arrived earlier, nor behind a later one."""
+        index = bisect_right(alike, waiting.arrived_s, key=_ARRIVED_S)
+        order_s = waiting.arrived_s + min(MAX_PATIENCE_S, SHORT_FIRST * waiting.work_s)
+        if index > 0:
+            order_s = max(order_s, _PLACE(alike[index - 1])[0])
+        if index < len(alike):
+            order_s = min(order_s, _PLACE(alike[index])[0])
+        alike.insert(index, waiting)
+        return order_s, waiting.arrived_s, next(self._numbers)
 
     def leave(self, waiting: W) -> None:
         """Take a run out that gave up."""
         self._take_turn(self._left(waiting))
 
     def _left(self, waiting: W) -> _Account[W]:
-        place = self._places.pop(id(waiting))
         account = self._accounts[waiting.key]
-        index = _index(account.queue, place)
-        del account.queue[index]
-        self.work_s = self.work_s - waiting.work_s if self._places else 0.0
+        del account.queue[self.before_of_its_key(waiting)]
+        alike, waiting.place = waiting.alike, None
+        # Nearly always the first of them.
+        index = 0 if alike[0] is waiting else bisect_left(alike, waiting.arrived_s, key=_ARRIVED_S)
+        del alike[alike.index(waiting, index)]
+        if not alike:
+            del account.alike[_kind(waiting)]
+        self._count -= 1
+        self.work_s = self.work_s - waiting.work_s if self._count else 0.0
         return account
 
     def serve(self, waiting: W) -> None:
@@ -201,7 +220,7 @@ class _Lane(Generic[W]):
 
     def before_of_its_key(self, waiting: W) -> int:
         """How many of the same key are before it."""
-        return _index(self._accounts[waiting.key].queue, self._places[id(waiting)])
+        return bisect_left(self._accounts[waiting.key].queue, _PLACE(waiting), key=_PLACE)
 
     def __iter__(self) -> Iterator[W]:
         """All of them, in order. Changes meanwhile are not allowed for."""
@@ -214,7 +233,7 @@ class _Lane(Generic[W]):
             else:
                 turn = heapq.heappop(later)
             _, _, _, given_s, index, account = turn
-            waiting = account.queue[index][2]
+            waiting = account.queue[index]
             if index + 1 < len(account.queue):
                 heapq.heappush(later, self._turn(account, index + 1, given_s + waiting.work_s))
             yield waiting
@@ -232,7 +251,7 @@ class _Lane(Generic[W]):
 
     @staticmethod
     def _turn(account: _Account[W], index: int, given_s: float) -> _Turn[W]:
-        order_s, number, _ = account.queue[index]
+        order_s, _, number = _PLACE(account.queue[index])
         return (int(given_s // ROUND_S), order_s, number, given_s, index, account)
 
     def _account(self, key: str | None) -> _Account[W]:
@@ -249,12 +268,6 @@ class _Lane(Generic[W]):
             self._remembered = max(MIN_REMEMBERED, len(self._accounts))
 
 
-def _index(queue: list[tuple[float, int, W]], place: tuple[float, int]) -> int:
-    low, high = 0, len(queue)
-    while low < high:
-        middle = (low + high) // 2
-        if queue[middle][:2] < place:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _kind(waiting: Waiting) -> Ask:
+    """What those that ask for the same have in common: not where they were tried."""
+    return replace(waiting.ask, tried=frozenset()) if waiting.ask.tried else waiting.ask

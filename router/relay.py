@@ -28,6 +28,7 @@ from common.node_api import (
     RUN_ID_HEADER,
     Holding,
 )
+from router.arrivals import Arrival
 from router.placement import Ask
 from router.wire import Answer, Broken, Sink
 from router.wishes import Wishes
@@ -70,6 +71,8 @@ class Accepted:
     """Whether its answer tells why it was made where it was made."""
     arrived_s: float = field(default_factory=time.monotonic)
     """When its request had come, on the monotonic clock: its place among those of its key."""
+    arrival: Arrival | None = None
+    """Its way to the line, where those of its key wait for it."""
     lasting: bool = False
     """Whether the run outlives this dispatch: nobody waits for it here, and what may pass does not end it."""
 

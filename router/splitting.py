@@ -92,6 +92,8 @@ class Splitter:
         if not self._may_be_split(accepted):
             return await self._dispatcher.run(accepted)
         await self._turns.come(accepted.arrived_s)
+        if accepted.arrival is not None:
+            await accepted.arrival.first()
         plan = self.plan(accepted)
         if plan is None:
             return await self._dispatcher.run(accepted)

@@ -3,7 +3,8 @@
 To begin one costs about a millisecond. Hundreds that come at once would else begin in one and the same turn, and whatever
 else is to be answered, `/health` among it, would wait for all of them. What many have waited for together, such as a look
 into the catalog, brings them back together, and behind those that came after it: so each costly part of the beginning has
-turns of its own, and goes by when a request came, not by when it came here.
+turns of its own, and goes by when a request came, not by when it came here. That one comes after another is not promised
+here: a turn is anyone's who comes while nobody waits for it (`arrivals.py`).
 """
 
 import asyncio

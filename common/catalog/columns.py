@@ -13,9 +13,9 @@ from ulid import ULID
 from common.clock import clock
 
 
-def new_id(prefix: str, *, ago_s: float = 0.0) -> str:
-    """A new id, such as `run_01J...`: sorts by time of creation, `ago_s` before now, and cannot be guessed."""
-    return f"{prefix}_{ULID.from_timestamp(clock.now_s() - ago_s)}"
+def new_id(prefix: str) -> str:
+    """A new id, such as `run_01J...`: sorts by time of creation, those of one process even within a millisecond."""
+    return f"{prefix}_{ULID.from_timestamp(clock.now_s())}"
 
 
 class UtcDateTime(TypeDecorator[datetime]):

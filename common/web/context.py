@@ -1,4 +1,4 @@
-"""The outermost layer of both apps: a request id, when it came, a log line, and an answer for what no handler caught."""
+"""The outermost layer of both apps: a request id, a log line, and an answer for what no handler caught."""
 
 import asyncio
 import re
@@ -36,7 +36,7 @@ class RequestContext:
             return
         given = next((value for name, value in scope["headers"] if name == _HEADER), b"").decode("latin-1")
         request_id = given if _GOOD_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
-        scope.setdefault("state", {}).update(request_id=request_id, arrived_s=time.monotonic())
+        scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         with request_span(scope) as attributes:

@@ -2,10 +2,12 @@
 
 ASGI hands over bodies as bytes. Where they are large, and their sender has them in another socket, that is most of what an
 answer costs; so requests offer the socket itself in their scope, beside ASGI's `send`.
+
+Nor does ASGI tell when a request has come as a whole to one who is not reading it just then; the offer does.
 """
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,12 +26,33 @@ class LendingProtocol(HttpToolsProtocol):
             scope: Any = self.scope
             scope["extensions"] = {EXTENSION: ClientSocket(self.cycle)}
 
+    def on_message_complete(self) -> None:
+        """Its last byte is here."""
+        super().on_message_complete()
+        socket = client_socket(self.scope)
+        if socket is not None:
+            socket.is_whole()
+
 
 class ClientSocket:
     """Of one request."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+        self._tell: Callable[[], None] | None = None
+
+    def when_whole(self, tell: Callable[[], None]) -> None:
+        """Have it told once the last byte of the request is here: now, if it is."""
+        if self._cycle.more_body:
+            self._tell = tell
+        else:
+            tell()
+
+    def is_whole(self) -> None:
+        """The last byte of the request is here."""
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator["Lent | None"]:

@@ -9,7 +9,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from common.catalog import Claim, KeyRecord, new_id
+from common.catalog import Claim, KeyRecord
 from common.errors import AquatintError, RunCancelled
 from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
@@ -21,6 +21,7 @@ from common.web.image_requests import read_image_request
 from router.accepting import Sender
 from router.answers import REPLAYED
 from router.api.runs import shown
+from router.arrivals import Arrival
 from router.auth import UserKey
 from router.decisions import DEBUG_HEADER
 from router.estimate import Estimate, estimate
@@ -37,8 +38,6 @@ api = APIRouter()
 TOLD_EVERY_S = 2.0
 """How often a streamed request that waits is told its place."""
 
-AT_ONCE_S = 0.1
-"""A body that takes no longer to read was there with its head."""
 RESPOND_ASYNC = "respond-async"
 EVENTS_AFTER_S = 10.0
 """How long a streamed request may still be answered with an ordinary error; then the stream begins, with keep-alives."""
@@ -99,14 +98,19 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
 
 
 async def _read(task: Task, request: Request, services: Services) -> ImageRequest:
-    """The request. It has come when its body has; and what was there with its head came with that, however long it takes
-    until it is this request's turn."""
-    began_s = time.monotonic()
-    asked = await read_image_request(task, request, services.settings.upload_limits, services.settings.image_origins)
-    reading_s = time.monotonic() - began_s
-    if reading_s > AT_ONCE_S:
-        request.state.arrived_s += reading_s
+    """The request. Where the server does not tell when it has come, it has when it was read; and pictures that it names by
+    their address come when they are fetched."""
+    origins, arrival = services.settings.image_origins, _arrival(request)
+    if task is Task.EDIT and origins.origins:
+        arrival.comes_later()
+    asked = await read_image_request(task, request, services.settings.upload_limits, origins)
+    arrival.came()
     return asked
+
+
+def _arrival(request: Request) -> Arrival:
+    arrival: Arrival = request.state.arrival
+    return arrival
 
 
 async def _admitted(accepted: Accepted, request: Request, services: Services) -> Response:
@@ -139,11 +143,11 @@ def _wants_async(request: Request, asked: ImageRequest) -> bool:
 
 
 def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services) -> Sender:
-    arrived_s: float = request.state.arrived_s
+    arrival = _arrival(request)
     return Sender(
-        # Its time is that of the request's coming: runs of one key are taken on in the order of their ids.
-        run_id=new_id("run", ago_s=time.monotonic() - arrived_s),
-        arrived_s=arrived_s,
+        run_id=arrival.run_id,
+        arrived_s=arrival.at_s,
+        arrival=arrival,
         request_id=request.state.request_id,
         requested_model=asked.model,
         key_id=key.id,

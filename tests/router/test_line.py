@@ -38,6 +38,35 @@ def test_runs_of_one_key_that_are_alike_are_first_come_first_served():
     assert served(line_of(*runs)) == runs
 
 
+def asking(*, at_s: float, work_s: float, units: float, tried: frozenset[str] = frozenset()) -> Waiting:
+    """work_s: what is predicted of it when it comes."""
+    return Waiting(Ask("m", "generation", units, tried=tried), at_s, work_s, "a")
+
+
+ASKED = st.lists(st.tuples(st.integers(0, 20), st.sampled_from([0.1, 5, 1000]), st.sampled_from([1.0, 2.0])), max_size=30)
+"""Of each in the order in which they get here: when it arrived, what is predicted of it then, what it asks for."""
+
+
+@given(ASKED)
+def test_those_that_ask_for_the_same_stay_in_the_order_of_their_arrival_whatever_is_learned_of_their_work(
+    asked: list[tuple[int, float, float]],
+):
+    runs = [asking(at_s=at_s, work_s=work_s, units=units) for at_s, work_s, units in asked]
+
+    order = served(line_of(*runs))
+
+    for units in (1.0, 2.0):
+        same = [run for run in runs if run.ask.units == units]
+        assert [run for run in order if run.ask.units == units] == sorted(same, key=lambda run: run.arrived_s)
+
+
+def test_a_run_that_was_tried_elsewhere_comes_back_before_those_that_ask_for_the_same():
+    later = [asking(at_s=second, work_s=1, units=1.0) for second in (1, 2)]
+    again = asking(at_s=0, work_s=100, units=1.0, tried=frozenset({"node"}))
+
+    assert served(line_of(*later, again)) == [again, *later]
+
+
 def test_a_short_run_overtakes_a_long_one_that_came_a_little_earlier():
     long, short = waiting(20), waiting(1, at_s=5)
 
