@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
-from router.costs import Cost, Costs, Learned, bucket_of, kind_of
+from router.costs import Cost, Costs, Kind, Learned, bucket_of, kind_of
 from router.placement import SHARE_OF_RUNNING, Ask, Build, Candidate, Health, Offer, residents_after
 
 PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
@@ -155,20 +156,20 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
     """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet."""
     told = {job.run_id for job in status.jobs}
     untold = [sent for run_id, sent in known.ours.items() if run_id not in told and not sent.told]
-    jobs = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
-    work = jobs + [_Work(sent.ask, 0.0) for sent in untold]
+    work = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
+    work += [_Work(ask.model, ask.kind, ask.units, ask.pictures, 0.0) for ask in (sent.ask for sent in untold)]
     # Those on their way there are ours, or of other routers that were quicker.
     held = len(work) + max(0, status.expected - len(untold))
     held = max(held, idle.places) if known.full else held
     if not work:
         return replace(idle, held=held, free_at_s=known.said_at_s)
     at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
-    for each in work:
-        model, offer = each.ask.model, idle.offers.get(each.ask.model)
+    for model, kind, units, pictures, loading_s in work:
+        offer = idle.offers.get(model)
         load_s = offer.load_s if model not in resident and offer is not None else 0.0
-        own_s = offer.own_s(each.ask) if offer is not None else 0.0
+        own_s = offer.seconds(kind, units, pictures) if offer is not None else 0.0
         # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
-        seconds.append(max(load_s - each.loading_s, SHARE_OF_RUNNING * load_s) + own_s)
+        seconds.append(max(load_s - loading_s, SHARE_OF_RUNNING * load_s) + own_s)
         if resident[-1:] != (model,):
             resident = residents_after([model], idle if resident is idle.resident else replace(idle, resident=resident))
     began_s = known.said_at_s if status.jobs else min(sent.at_s for sent in untold)
@@ -184,11 +185,13 @@ def ask_of_job(job: JobStatus) -> Ask:
     return Ask(job.model, "", job.work_units, pictures=job.pictures, kind=kind)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One run at a node. ask: for what is left of it."""
+class _Work(NamedTuple):
+    """What is left of one run at a node: one of dozens, each time that anything there changes."""
 
-    ask: Ask
+    model: str
+    kind: Kind
+    units: float
+    pictures: int
     loading_s: float
 
 
@@ -198,4 +201,4 @@ def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
     left = 1 - job.step / job.steps if job.steps else 1.0
     # The last picture is there only when all is done.
     pictures = max(1, math.ceil(ask.pictures * left))
-    return _Work(replace(ask, units=job.work_units * left, pictures=pictures), job.loading_s)
+    return _Work(ask.model, ask.kind, job.work_units * left, pictures, job.loading_s)

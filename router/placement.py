@@ -83,7 +83,11 @@ class Offer:
 
     def own_s(self, ask: Ask) -> float:
         """Seconds of the run's own work here."""
-        return self.costs[ask.kind].of(ask.units, ask.pictures) if self.costs else ask.units * self.pace
+        return self.seconds(ask.kind, ask.units, ask.pictures)
+
+    def seconds(self, kind: Kind, units: float, pictures: int) -> float:
+        """Of work of this kind."""
+        return self.costs[kind].of(units, pictures) if self.costs else units * self.pace
 
     def too_small(self, ask: Ask) -> MemoryLimit | None:
         """The limit of the node's memory that a picture is beyond; None where it may fit."""

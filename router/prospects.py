@@ -7,8 +7,9 @@ how much differs among those that wait, and not on how many they are.
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from common.errors import AquatintError, NoCapacity, OutOfDeviceMemory, WaitedTooLong
 from router.fleet import Fleet
@@ -24,6 +25,7 @@ class _Alike:
     """All that ask for the same, by when they came, and since when no node could take them; None while one is only full."""
 
     ask: Ask
+    """Of the first that came."""
     since_s: dict[Ticket, float] = field(default_factory=dict)
     stranded_since_s: float | None = None
 
@@ -37,7 +39,7 @@ class Prospects:
         self._fleet = fleet
         self._no_capacity_wait_s = no_capacity_wait_s
         self._end = end
-        self._alike: dict[Ask, _Alike] = {}
+        self._alike: dict[tuple[Any, ...], _Alike] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []
         """A heap. Those of runs that wait no more are left where they are until they come first, or are too many."""
         self._numbers = count()
@@ -47,8 +49,10 @@ class Prospects:
 
     def came(self, run: Ticket, now_s: float) -> None:
         """One more waits."""
-        ask = _prospects_of(run.ask)
-        alike = self._alike.setdefault(ask, _Alike(ask))
+        kind = _kind_of(run.ask)
+        alike = self._alike.get(kind)
+        if alike is None:
+            alike = self._alike[kind] = _Alike(run.ask)
         alike.since_s[run] = now_s
         self._kinds[run] = alike
         heapq.heappush(self._deadlines, (run.deadline_s, next(self._numbers), run))
@@ -61,7 +65,7 @@ class Prospects:
         alike = self._kinds.pop(run)
         del alike.since_s[run]
         if not alike.since_s:
-            del self._alike[alike.ask]
+            del self._alike[_kind_of(alike.ask)]
 
     def look_at(self, run: Ticket, now_s: float) -> None:
         """End the wait of one that just came, if that is hopeless. Where others wait for the same, it was not of late."""
@@ -107,9 +111,9 @@ class Prospects:
         return True
 
 
-def _prospects_of(ask: Ask) -> Ask:
+def _kind_of(ask: Ask) -> tuple[Any, ...]:
     """What hangs on it whether any node can take a run: not how much work it is."""
-    return replace(ask, units=0.0, pictures=1, kind="")
+    return ask.model, ask.task, ask.loras, ask.pixels, ask.extras, ask.build, ask.tried
 
 
 def _why(ask: Ask, found: Placement) -> AquatintError:
