@@ -102,12 +102,12 @@ def test_a_trace_leads_from_the_client_to_the_phases_of_the_engine(machine: Mach
 
 def test_what_fails_is_marked_and_named_as_the_operator_wants(machine: Machine, collector: Collector):
     more = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_SERVICE_NAME": "pictures", "AQUATINT__ROUTER__NO_CAPACITY_WAIT_S": "0.2"}
-    up = machine.up(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **more)
-    (node,) = httpx.get(f"{up.url}/admin/nodes", headers=HEADERS, timeout=30).json()["data"]
-    httpx.post(f"{up.url}/admin/nodes/{node['name']}/drain", headers=HEADERS, timeout=30).raise_for_status()
+    router = machine.router(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **more)
+    nobody = {"name": "nobody", "url": "http://127.0.0.1:9"}
+    httpx.post(f"{router.url}/admin/nodes", json=nobody, headers=HEADERS, timeout=30).raise_for_status()
     headers = HEADERS | {"traceparent": f"00-{TRACE}-{CLIENTS_SPAN}-01"}
 
-    refused = httpx.post(f"{up.url}/v1/images/generations", json={"prompt": "p"}, headers=headers, timeout=60)
+    refused = httpx.post(f"{router.url}/v1/images/generations", json={"prompt": "p"}, headers=headers, timeout=60)
 
     assert refused.status_code == 503
     name = "pictures POST /v1/images/generations"

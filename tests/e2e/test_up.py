@@ -41,16 +41,12 @@ def test_one_command_makes_a_picture_and_prints_what_to_paste(machine: Machine):
     assert up.end(signal.SIGINT) == 0
 
 
-def test_the_first_picture_waits_for_a_node_that_is_slow_to_start(machine: Machine):
+def test_the_first_picture_waits_for_a_node_that_is_slow_to_start_and_a_second_start_finds_everything_again(machine: Machine):
     # A router that waits for no one refuses whatever comes before the node takes work.
     up = machine.up(AQUATINT__ROUTER__NO_CAPACITY_WAIT_S="0")
 
     assert "failed" not in up.output()
     assert picture(machine.home / "first-picture.png").format == "PNG"
-
-
-def test_a_second_start_finds_everything_again(machine: Machine):
-    up = machine.up()
     headers = {"authorization": f"Bearer {KEY}"}
     first = httpx.post(
         f"{up.url}/v1/images/generations", json={"prompt": "a red cube", "seed": 41}, headers=headers, timeout=120
@@ -119,7 +115,7 @@ def test_the_command_line_makes_a_file_and_prints_tables_and_json(house: tuple[M
     assert machine.run("doctor", "--json").returncode == 0
 
 
-def test_a_node_that_dies_is_started_again(machine: Machine):
+def test_a_node_that_dies_is_started_again_and_when_up_is_killed_its_children_end(machine: Machine):
     up = machine.up()
     node = json.loads(machine.run("nodes", "list", "--json").stdout)[0]
     port = int(node["url"].rpartition(":")[2])
@@ -134,17 +130,13 @@ def test_a_node_that_dies_is_started_again(machine: Machine):
     wait_for(lambda: "The node ended" in up.output(), what="word of the restart")
     wait_for(lambda: answers(f"{up.url}/ready"), what="the node to come back")
     assert machine.run("generate", "a red cube", "-q", "-o", str(machine.home / "x.png")).returncode == 0
-
-
-def test_when_up_is_killed_its_children_end(machine: Machine):
-    up = machine.up()
     found = subprocess.run(["pgrep", "-P", str(up.pid)], capture_output=True, text=True, check=True)
-    children = [int(pid) for pid in found.stdout.split()]
+    children = [int(child) for child in found.stdout.split()]
     assert len(children) == 2
 
     up.kill()
 
-    wait_for(lambda: all(gone(pid) for pid in children), what="the end of router and node", within_s=60)
+    wait_for(lambda: all(gone(child) for child in children), what="the end of router and node", within_s=60)
 
 
 def test_a_port_or_a_home_in_use_is_said_at_once(house: tuple[Machine, Started]):
