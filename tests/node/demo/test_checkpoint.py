@@ -20,7 +20,6 @@ from node.demo.captions import all_of
 from node.demo.checker import compare, look
 from node.demo.evaluate import (
     FEW_STEPS,
-    GUIDANCE,
     STEPS,
     autoencoder_figures,
     distance_by_strength,
@@ -104,22 +103,23 @@ def test_the_autoencoder_keeps_everything_the_checker_looks_at(pipeline: Any):
     assert autoencoder_figures(pipeline.vae, PICTURES)["all_right"] >= 0.95
 
 
-@pytest.mark.parametrize("part", ["prompt_following", "few_steps"])
+@pytest.fixture(scope="module")
+def held_out_pictures(pipeline: Any) -> list[Image.Image]:
+    return paint(pipeline, [one.caption for one in held_out_captions(PICTURES)]).pictures
+
+
+@pytest.fixture(scope="module")
+def few_step_pictures(few_step_pipeline: Any) -> list[Image.Image]:
+    captions = [one.caption for one in held_out_captions(PICTURES)]
+    return paint(few_step_pipeline, captions, steps=FEW_STEPS, guidance=1.0).pictures
+
+
+@pytest.mark.parametrize(("part", "pictures"), [("prompt_following", "held_out_pictures"), ("few_steps", "few_step_pictures")])
 def test_held_out_captions_are_followed_as_well_as_the_card_says(
-    part: str, recorded: dict[str, Any], request: pytest.FixtureRequest
+    part: str, pictures: str, recorded: dict[str, Any], request: pytest.FixtureRequest
 ):
-    fast = part == "few_steps"
-    painter = request.getfixturevalue("few_step_pipeline" if fast else "pipeline")
-    asked = held_out_captions(PICTURES)
+    measured = shares(judge(held_out_captions(PICTURES), request.getfixturevalue(pictures)))
 
-    painted = paint(
-        painter,
-        [one.caption for one in asked],
-        steps=FEW_STEPS if fast else STEPS,
-        guidance=1.0 if fast else GUIDANCE,
-    )
-
-    measured = shares(judge(asked, painted.pictures))
     assert {aspect: share for aspect, share in measured.items() if share < recorded[part]["all"][aspect] - 0.12} == {}
 
 
@@ -146,25 +146,22 @@ def test_a_japanese_caption_paints_what_it_says(pipeline: Any):
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_picture(pipeline: Any):
     caption = "a star on a green background"
 
-    first, again, other = (paint(pipeline, [caption], first_seed=seed).pictures[0].tobytes() for seed in (7, 7, 8))
+    first, again, other = (paint(pipeline, [caption], first_seed=seed, steps=2).pictures[0].tobytes() for seed in (7, 7, 8))
 
     assert first == again
     assert first != other
 
 
 def test_pictures_of_one_request_differ_from_one_another(pipeline: Any):
-    pictures = paint(pipeline, ["a small triangle"] * 4).pictures
+    pictures = paint(pipeline, ["a small triangle"] * 4, steps=2).pictures
 
     assert len({picture.tobytes() for picture in pictures}) == 4
 
 
-def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: Any):
-    captions = [one.caption for one in held_out_captions(4)]
-    together = paint(pipeline, captions).pictures
-
-    for number, caption in enumerate(captions):
-        (alone,) = paint(pipeline, [caption], first_seed=number).pictures
-        assert difference(alone, together[number]).max() <= BATCH_TOLERANCE
+def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: Any, held_out_pictures: list[Image.Image]):
+    for number, asked in enumerate(held_out_captions(4)):
+        (alone,) = paint(pipeline, [asked.caption], first_seed=number).pictures
+        assert difference(alone, held_out_pictures[number]).max() <= BATCH_TOLERANCE
 
 
 def difference(first: Image.Image, second: Image.Image) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -191,7 +188,7 @@ def test_the_stronger_img2img_is_the_less_of_the_input_remains(pipeline: Any):
 def test_other_sizes_are_painted_sensibly(pipeline: Any, width_px: int, height_px: int):
     asked = held_out_captions(4, seed=2)
 
-    painted = paint(pipeline, [one.caption for one in asked], width_px=width_px, height_px=height_px)
+    painted = paint(pipeline, [one.caption for one in asked], width_px=width_px, height_px=height_px, steps=STEPS // 2)
 
     verdicts = judge(asked, painted.pictures)
     assert sum(verdict.ground for verdict in verdicts) >= 3
