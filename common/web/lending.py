@@ -3,28 +3,114 @@
 ASGI hands over bodies as bytes. Where they are large, and their sender has them in another socket, that is most of what an
 answer costs; so requests offer the socket itself in their scope, beside ASGI's `send`.
 
-Nor does ASGI tell when a request has come as a whole to one who is not reading it just then; the offer does.
+Nor does ASGI tell when a request has come as a whole, or its client has left, to one who is not reading it just then; the
+offer does.
+
+What waits for long is many requests at once, so what each holds is small: asyncio's events and queues of requests that came
+before their turn take two kilobytes a connection, though hardly any connection ever needs one.
 """
 
+import asyncio
 import os
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION = "aquatint.client_socket"
 
 
+class Flag:
+    """What a request needs of `asyncio.Event`."""
+
+    __slots__ = ("_set", "_waiting")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def set(self) -> None:
+        """Wake those who wait; from now on nobody does."""
+        self._set = True
+        for each in self._waiting:
+            if not each.done():
+                each.set_result(None)
+
+    def clear(self) -> None:
+        """Have those who come wait again."""
+        self._set = False
+
+    async def wait(self) -> None:
+        """Until it is set."""
+        if not self._set:
+            woken = asyncio.get_running_loop().create_future()
+            self._waiting.append(woken)
+            try:
+                await woken
+            finally:
+                self._waiting.remove(woken)
+
+
+class Flow(FlowControl):
+    """uvicorn's own, with an event only while a client reads too slowly."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+        self._writable: asyncio.Event | None = None
+
+    async def drain(self) -> None:
+        """Returns when more may be written."""
+        if self._writable is not None:
+            await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        if not self.write_paused:
+            self.write_paused, self._writable = True, asyncio.Event()
+
+    def resume_writing(self) -> None:
+        """It has read what was kept for it."""
+        if self._writable is not None:
+            self._writable.set()
+        self.write_paused, self._writable = False, None
+
+
+class _Few(list[Any]):
+    """What a connection's queue needs of a deque; hardly any connection has anything in it."""
+
+    def appendleft(self, each: Any) -> None:
+        self.insert(0, each)
+
+
 class LendingProtocol(HttpToolsProtocol):
     """uvicorn's own, with the offer."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self.flow = Flow(transport)
+        self.pipeline = _Few()  # type: ignore[assignment]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left, or was sent away."""
+        super().connection_lost(exc)
+        if self.cycle is not None:
+            socket = client_socket(self.cycle.scope)
+            if socket is not None:
+                socket.has_left()
 
     def on_headers_complete(self) -> None:
         """A request begins."""
         super().on_headers_complete()
-        if self.cycle is not None and self.cycle.scope is self.scope and self.scheme == "http":
-            scope: Any = self.scope
-            scope["extensions"] = {EXTENSION: ClientSocket(self.cycle)}
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.cycle.message_event = Flag()  # type: ignore[assignment]
+            if self.scheme == "http":
+                scope: Any = self.scope
+                scope["extensions"] = {EXTENSION: ClientSocket(self.cycle)}
 
     def on_message_complete(self) -> None:
         """Its last byte is here."""
@@ -35,30 +121,54 @@ class LendingProtocol(HttpToolsProtocol):
 
 
 class ClientSocket:
-    """Of one request."""
+    """Of one request, for as long as that is being answered."""
+
+    __slots__ = ("_cycle", "_tell_left", "_tell_whole")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._tell: Callable[[], None] | None = None
+        # The cycle has the scope that has this: with a reference that counts, none of them would go before the garbage does.
+        self._cycle = weakref.ref(cycle)
+        self._tell_whole: Callable[[], None] | None = None
+        self._tell_left: Callable[[], None] | None = None
+
+    def _in_flight(self) -> RequestResponseCycle:
+        cycle = self._cycle()
+        assert cycle is not None, "its request was answered"
+        return cycle
 
     def when_whole(self, tell: Callable[[], None]) -> None:
         """Have it told once the last byte of the request is here: now, if it is."""
-        if self._cycle.more_body:
-            self._tell = tell
+        if self._in_flight().more_body:
+            self._tell_whole = tell
         else:
             tell()
 
     def is_whole(self) -> None:
         """The last byte of the request is here."""
-        tell, self._tell = self._tell, None
+        tell, self._tell_whole = self._tell_whole, None
         if tell is not None:
             tell()
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has left."""
+        return self._in_flight().disconnected
+
+    def when_left(self, tell: Callable[[], None] | None) -> None:
+        """Have it told once the client leaves. None: nobody wants to know any more."""
+        self._tell_left = tell
+
+    def has_left(self) -> None:
+        """The client leaves."""
+        if self._tell_left is not None:
+            self._tell_left()
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator["Lent | None"]:
         """For the body of an answer whose head, with its length, was sent. None: the client has left, or the answer has no
         such length."""
-        cycle, transport = self._cycle, self._cycle.transport
+        cycle = self._in_flight()
+        transport = cycle.transport
         # What goes through the transport must all have left before anything goes past it.
         transport.set_write_buffer_limits(0)
         while cycle.flow.write_paused and not cycle.disconnected:

@@ -4,7 +4,10 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 from router.garbage import FEW, Garbage, make_no_whole_collections
+from tests.router.conftest import MakeHouse
 
 
 class Cycle:
@@ -69,3 +72,19 @@ async def test_a_router_that_is_never_quiet_collects_all_the_same_in_time():
     assert whole_collections() == before
     await Garbage(lambda: FEW + 1, most_s=0).look()
     assert whole_collections() == before + 1
+
+
+async def test_what_was_held_for_a_request_goes_with_its_answer_and_waits_for_no_collection(make_house: MakeHouse):
+    house = await make_house("a")
+    assert (await house.generate()).status_code == 200
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            assert (await house.generate()).status_code == 200
+        held = [each for each in gc.get_objects() if isinstance(each, RequestResponseCycle)]
+    finally:
+        gc.enable()
+
+    # At the router and at its node, each connection that is open has the last one, or the present.
+    assert len(held) < 10

@@ -1,0 +1,119 @@
+"""What the server tells of a client and its request to those who are not reading just then."""
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI, Request
+
+from common.errors import RunCancelled
+from common.web.clients import until_client_leaves
+from common.web.lending import Flag, client_socket
+from tests.serving import served
+
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
+
+class Told:
+    """An app that answers when it is let, and what it was told meanwhile."""
+
+    def __init__(self) -> None:
+        self.app = FastAPI()
+        self.begun, self.whole, self.let, self.left = (asyncio.Event() for _ in range(4))
+        self.app.post("/")(self.answer)
+
+    async def answer(self, request: Request) -> dict[str, int]:
+        socket = client_socket(request.scope)
+        assert socket is not None
+        socket.when_whole(self.whole.set)
+        self.begun.set()
+        try:
+            await until_client_leaves(request, self.let.wait())
+        except RunCancelled:
+            self.left.set()
+            raise
+        return {}
+
+
+async def connected(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def test_a_request_is_whole_with_its_last_byte_whoever_reads_it():
+    told = Told()
+    async with served(told.app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % 4 + b"ab")
+        await told.begun.wait()
+        assert not told.whole.is_set()
+
+        writer.write(b"cd")
+        await told.whole.wait()
+
+        told.let.set()
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+
+async def test_a_request_that_was_whole_before_anybody_asked_is_told_of_at_once():
+    told = Told()
+    told.let.set()
+    async with served(told.app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % 2 + b"ab")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+    assert told.whole.is_set()
+
+
+async def test_work_ends_when_its_client_leaves_though_nothing_reads_from_it():
+    told = Told()
+    async with served(told.app) as url, asyncio.timeout(10):
+        _, writer = await connected(url)
+        writer.write(HEAD % 0)
+        await told.begun.wait()
+
+        writer.close()
+
+        await told.left.wait()
+
+
+async def test_a_client_that_leaves_between_two_pieces_of_work_is_told_to_the_second():
+    ended = asyncio.Event()
+    app = FastAPI()
+
+    @app.post("/")
+    async def answer(request: Request) -> dict[str, int]:
+        socket = client_socket(request.scope)
+        assert socket is not None
+        while not socket.left:
+            await asyncio.sleep(0.001)
+        with pytest.raises(RunCancelled):
+            await until_client_leaves(request, asyncio.sleep(60))
+        ended.set()
+        return {}
+
+    async with served(app) as url, asyncio.timeout(10):
+        _, writer = await connected(url)
+        writer.write(HEAD % 0)
+        writer.close()
+        await ended.wait()
+
+
+async def test_a_flag_wakes_all_who_wait_and_one_that_gives_up_wakes_nobody():
+    flag = Flag()
+    first, second, leaving = (asyncio.ensure_future(flag.wait()) for _ in range(3))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert not first.done()
+
+    flag.set()
+    await asyncio.wait_for(asyncio.gather(first, second, flag.wait()), 5)
+
+    flag.clear()
+    waiting = asyncio.ensure_future(flag.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
