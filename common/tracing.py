@@ -11,7 +11,7 @@ and attributes of HTTP spans are those of OpenTelemetry's semantic conventions; 
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
@@ -28,6 +28,8 @@ SERVER_ERROR = 500
 _QUIET: dict[str, Any] = {"record_exception": False, "set_status_on_exception": False}
 """Texts of errors may quote what a client sent."""
 _tracer: "Tracer | None" = None
+_NOTHING = nullcontext()
+"""Where nothing is traced, many requests that wait hold no generator each for it."""
 
 
 def start(process: str) -> None:
@@ -55,21 +57,22 @@ def start(process: str) -> None:
     _tracer = provider.get_tracer("aquatint", VERSION)
 
 
-@contextmanager
-def request_span(scope: Scope) -> Iterator[dict[str, Any]]:
+def request_span(scope: Scope) -> AbstractContextManager[dict[str, Any]]:
     """The span of a request to this process. Gives: attributes to be set when it ends; `http.route` and
     `http.response.status_code` make its name and its status."""
-    attributes: dict[str, Any] = {}
-    if _tracer is None:
-        yield attributes
-        return
+    return nullcontext({}) if _tracer is None else _request_span(_tracer, scope)
+
+
+@contextmanager
+def _request_span(tracer: "Tracer", scope: Scope) -> Iterator[dict[str, Any]]:
     from opentelemetry.trace import SpanKind, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+    attributes: dict[str, Any] = {}
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     parent = TraceContextTextMapPropagator().extract(headers)
     method = str(scope["method"])
-    with _tracer.start_as_current_span(method, context=parent, kind=SpanKind.SERVER, **_QUIET) as span:
+    with tracer.start_as_current_span(method, context=parent, kind=SpanKind.SERVER, **_QUIET) as span:
         try:
             yield attributes
         finally:
@@ -79,16 +82,17 @@ def request_span(scope: Scope) -> Iterator[dict[str, Any]]:
                 span.set_status(StatusCode.ERROR)
 
 
-@contextmanager
-def span(name: str, **attributes: Any) -> Iterator[None]:
+def span(name: str, **attributes: Any) -> AbstractContextManager[None]:
     """A part of what is done for the present request. An exception marks it as failed, by its kind alone."""
-    if _tracer is None:
-        yield
-        return
+    return _NOTHING if _tracer is None else _span(_tracer, name, attributes)
+
+
+@contextmanager
+def _span(tracer: "Tracer", name: str, attributes: Mapping[str, Any]) -> Iterator[None]:
     from opentelemetry.trace import StatusCode
 
     own = {f"aquatint.{key}": value for key, value in attributes.items()}
-    with _tracer.start_as_current_span(name, attributes=own, **_QUIET) as part:
+    with tracer.start_as_current_span(name, attributes=own, **_QUIET) as part:
         try:
             yield
         except BaseException as error:

@@ -15,6 +15,8 @@ from router.result_cache import result_key_of
 from router.wishes import Wishes
 from router.work import ask_of
 
+NONE: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
@@ -52,8 +54,9 @@ class Acceptance:
             raise UnsupportedTask(asked.model or model, asked.task, offered)
         resolved = asked.settled(model)
         _, asks = asked_for(resolved.prompt, resolved.loras)
-        loras = self._registry.loras(model).intersection(each.name for each in asks)
-        extras = self._registry.extras(model) & extras_of(resolved)
+        # Python makes an empty set anew each time, of 200 bytes, and many requests wait with theirs.
+        loras = self._registry.loras(model).intersection(each.name for each in asks) or NONE
+        extras = (self._registry.extras(model) & extras_of(resolved)) or NONE
         return Accepted(
             run_id=sender.run_id,
             request_id=sender.request_id,

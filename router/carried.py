@@ -17,13 +17,15 @@ class Carried:
         self._withdrawn: set[str] = set()
 
     async def carry(self, run_id: str, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work`, the dispatch of a run. Raises: RunCancelled: it was withdrawn; `work` was cancelled and has ended."""
-        task = asyncio.ensure_future(work)
+        """Do `work`, the dispatch of a run. Raises: RunCancelled: it was withdrawn; `work` was cancelled and has ended."""
+        task = asyncio.current_task()
+        assert task is not None
+        others = task.cancelling()
         self._tasks[run_id] = task
         try:
-            return await task
+            return await work
         except asyncio.CancelledError:
-            if run_id in self._withdrawn:
+            if run_id in self._withdrawn and task.uncancel() <= others:
                 raise RunCancelled("The run was cancelled.") from None
             raise
         finally:
@@ -35,5 +37,7 @@ class Carried:
         task = self._tasks.get(run_id)
         if task is None:
             return False
-        self._withdrawn.add(run_id)
-        return task.cancel()
+        if run_id not in self._withdrawn:
+            self._withdrawn.add(run_id)
+            task.cancel()
+        return True

@@ -98,6 +98,10 @@ class Hold:
             key.spent = _plus(key.spent, self._amounts, 1)
 
 
+NOTHING = Hold(None, Amounts(), {})
+"""What a request of a key without limits holds."""
+
+
 class Quotas:
     """Admits requests. One a router."""
 
@@ -112,7 +116,7 @@ class Quotas:
         Raises: RateLimited, QuotaExceeded: it is one too many; CatalogUnavailable.
         """
         if not key.limits.counted:
-            return Hold(None, Amounts(), {})
+            return NOTHING
         ours = self._keys.setdefault(key.id, _Key(key.limits))
         ours.limits, ours.used_at_s = key.limits, time.monotonic()
         more = Amounts(requests=1, images=images, gpu_s=gpu_s, in_flight=1)

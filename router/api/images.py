@@ -83,6 +83,7 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
         base_url = public_url(request, services)
         return _answer(await services.answers.replay(earlier, stream=asked.stream, public_url=base_url), asked)
     accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services))
+    asked = accepted.request  # What was read is not kept while this waits.
     gpu_s = None
     if key.limits.gpu_seconds_per_day is not None:
         gpu_s = _estimate(accepted, services).gpu_s

@@ -40,7 +40,7 @@ AT_ONCE = 8
 """Runs the node has at once, and as many more wait there."""
 CONNECTING = 256
 """Clients that connect at once."""
-WRITTEN_AHEAD = 256
+WRITTEN_AHEAD = 64
 """Requests that are written in one go, before the router has put those before them in line."""
 HELD_S = 10.0
 """How long all of them wait before the first is let go."""
