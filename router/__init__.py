@@ -7,6 +7,7 @@
     model_names.py   names clients use -> models nodes have
     dispatch.py      carries one run: record, queue, pick, send, fail over, answer
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
+    body.py          what is done at the end of an answer, however it ends
     passing.py       an answer's bytes on their way to the client; freed_memory.py: their memory, kept for the next
     accepting.py     from a request to what is dispatched; carried.py: what is being dispatched
     async_runs.py    runs that nobody waits for on a connection; webhooks.py: calls when they have ended

@@ -9,7 +9,8 @@ from common.images_api import AssetLinks, OutputFormat, Picture, ResponseFormat,
 from common.images_api.links import LIFETIME_S
 from common.logs import get_logger
 from common.node_api import RUN_ID_HEADER
-from router.relay import Reply, once
+from router.body import once
+from router.relay import Reply
 
 log = get_logger(__name__)
 

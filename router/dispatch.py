@@ -37,6 +37,7 @@ from common.images_api import encoded, events
 from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
+from router.body import Body, once
 from router.decisions import DECISION_HEADER, Decisions
 from router.forecast import Foreseen, foreseen_headers
 from router.metrics import OUTCOMES, RouterMetrics
@@ -50,14 +51,12 @@ from router.relay import (
     Accepted,
     Reply,
     answer_headers,
-    ending_in,
     error_in,
     holding_in,
     is_answer,
     last_word,
     may_pass,
     node_headers,
-    once,
     passed_on,
     read_error,
     row_of,
@@ -247,8 +246,7 @@ class Dispatcher:
                 if this is not None and goes_on:
                     this.streams = True
                     # The device works on while it comes, so the run's place is its own to the end.
-                    reply.body = ending_in(reply.body, partial(self._left, journey, this))
-                    await anext(reply.body)  # Begun, so that its place is given back however it ends.
+                    reply.body = Body(reply.body, partial(self._left, journey, this))
                 return reply
             # Where the node had no place, nothing failed.
             if journey.last is not None and journey.attempts < self._max_attempts:
@@ -349,8 +347,7 @@ class Dispatcher:
         headers = {RUN_ID_HEADER: accepted.run_id} | passed_on(answer)
         bounded = int(answer.headers.get("content-length", 0)) <= MAX_ANSWER_BYTES
         pour = partial(answer.pour, patience=patience) if answer.can_pour and bounded else None
-        body = self._body(answer, accepted, patience)
-        await anext(body)  # Begun, so that whoever closes it closes the answer, whether or not he read of it.
+        body = Body(self._chunks(answer, accepted, patience), lambda whole: answer.close())
         return Reply(200, headers, body, pour)
 
     async def _lost(self, journey: _Journey, this: _Try, error: NodeLost) -> Reply | None:
@@ -455,11 +452,10 @@ class Dispatcher:
         except (CatalogUnavailable, AttemptFenced, NotFound) as unavailable:
             log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
 
-    async def _body(self, answer: Answer, accepted: Accepted, patience: Patience) -> AsyncGenerator[bytes]:
+    async def _chunks(self, answer: Answer, accepted: Accepted, patience: Patience) -> AsyncGenerator[bytes]:
         """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
         length = int(answer.headers.get("content-length", -1))
         try:
-            yield b""
             async for chunk in answer.chunks(patience):
                 if answer.taken_bytes > MAX_ANSWER_BYTES:
                     raise Broken("the answer has no end")
@@ -475,8 +471,6 @@ class Dispatcher:
                 await self.close(accepted.run_id, NodeFailed("The node's answer broke off."))
                 raise
             yield finished[sent:]
-        finally:
-            answer.close()
 
     async def _last_event(self, accepted: Accepted) -> bytes:
         """The end of a stream whose node is gone: the picture, if it was stored, else what went wrong."""

@@ -7,8 +7,6 @@ left, and failures that may pass. After those the same key starts anew.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 import orjson
 from starlette.requests import Request
@@ -25,6 +23,7 @@ from common.errors import (
 from common.images_api import ImageRequest
 from common.images_api.request import FOR_THE_ROUTER
 from common.logs import get_logger
+from router.body import Body
 from router.relay import Accepted
 
 log = get_logger(__name__)
@@ -81,15 +80,14 @@ async def remember(catalog: Catalog, accepted: Accepted, error: AquatintError) -
         log.warning("refusal_not_remembered", run_id=accepted.run_id, why=unavailable.message)
 
 
-async def closed_after(body: AsyncGenerator[bytes], catalog: Catalog, run_id: str) -> AsyncGenerator[bytes]:
+def closed_after(body: Body, catalog: Catalog, run_id: str) -> Body:
     """A streamed answer, with its run closed at the end if it has no pictures: the key must not wait for a sweep."""
-    try:
-        async with aclosing(body):
-            async for chunk in body:
-                yield chunk
-    finally:
+
+    async def close(_: bool) -> None:
         try:
             message = "The stream ended without a picture."
             await asyncio.shield(catalog.runs.fail(run_id, code="stream_ended", message=message))
         except CatalogUnavailable as unavailable:
             log.warning("run_not_closed", run_id=run_id, why=unavailable.message)
+
+    return Body(body, close)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from common.catalog import RunRecord
+from router.body import Body
 from router.wire import Broken
 
 BEFORE_PICTURES = b',"data":['
@@ -21,7 +22,7 @@ class PartAnswer:
     """The answer to one part. length: of its body, in bytes."""
 
     head: dict[str, Any]
-    body: AsyncGenerator[bytes]
+    body: Body
     length: int
 
     @property
@@ -73,11 +74,20 @@ def length_of(head: dict[str, Any], parts: Sequence[PartAnswer]) -> int:
     return len(head_bytes(head) + BEFORE_PICTURES) + pictures + len(parts) - 1 + len(AFTER_PICTURES)
 
 
-async def body_of(head: dict[str, Any], parts: Sequence[PartAnswer]) -> AsyncGenerator[bytes]:
+def body_of(head: dict[str, Any], parts: Sequence[PartAnswer]) -> Body:
     """The whole answer, one part after another; the others wait at their nodes.
 
-    Raises: Broken: a part is not what it was to be.
+    It raises: Broken: a part is not what it was to be.
     """
+
+    async def let_go(_: bool) -> None:
+        for part in parts:
+            await part.body.aclose()
+
+    return Body(_chunks(head, parts), let_go)
+
+
+async def _chunks(head: dict[str, Any], parts: Sequence[PartAnswer]) -> AsyncGenerator[bytes]:
     yield head_bytes(head) + BEFORE_PICTURES
     for index, part in enumerate(parts):
         if index:

@@ -1,7 +1,7 @@
 """An answer on its way to the client: bytes as they come, no faster than the client reads them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 
 from starlette.responses import Response
@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from common.errors import RunCancelled
 from common.web.clients import while_client_stays
 from common.web.lending import client_socket
+from router.body import Body
 from router.wire import Sink, SinkGone
 
 
@@ -19,7 +20,7 @@ class Passed(Response):
 
     def __init__(
         self,
-        body: AsyncGenerator[bytes],
+        body: Body,
         *,
         status: int,
         headers: Mapping[str, str],

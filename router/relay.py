@@ -1,8 +1,7 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -29,6 +28,7 @@ from common.node_api import (
     Holding,
 )
 from router.arrivals import Arrival
+from router.body import Body
 from router.placement import Ask
 from router.wire import Answer, Broken, Sink
 from router.wishes import Wishes
@@ -83,7 +83,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    body: AsyncGenerator[bytes]
+    body: Body
     pour: Callable[[Sink], Awaitable[None]] | None = None
     """Moves as much of the body as it can past this process, before `body` gives what is left of it. Raises: SinkGone."""
 
@@ -213,21 +213,3 @@ def holding_in(body: bytes) -> Holding | None:
         return Holding.model_validate(orjson.loads(body)["holding"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-async def once(body: bytes) -> AsyncGenerator[bytes]:
-    """A body that is already whole."""
-    yield body
-
-
-async def ending_in(body: AsyncGenerator[bytes], ended: Callable[[bool], None]) -> AsyncGenerator[bytes]:
-    """A body, which begins with nothing; at its end `ended` is told whether it is whole."""
-    whole = False
-    try:
-        yield b""
-        async with aclosing(body):
-            async for chunk in body:
-                yield chunk
-        whole = True
-    finally:
-        ended(whole)

@@ -22,6 +22,7 @@ from common.logs import get_logger
 from common.node_api import RUN_ID_HEADER
 from common.web.background import ended
 from router.answers import Answers
+from router.body import once
 from router.decisions import DECISION_HEADER, Decisions
 from router.dispatch import Dispatcher
 from router.fleet import Fleet
@@ -30,7 +31,7 @@ from router.joined import PartAnswer, body_of, effective_of, head_of, length_of,
 from router.metrics import RouterMetrics
 from router.plan import Plan
 from router.queue import Queue
-from router.relay import Accepted, Reply, answer_headers, may_pass, once, row_of
+from router.relay import Accepted, Reply, answer_headers, may_pass, row_of
 from router.turns import Turns
 
 log = get_logger(__name__)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -23,6 +22,7 @@ from router.answers import REPLAYED
 from router.api.runs import shown
 from router.arrivals import Arrival
 from router.auth import UserKey
+from router.body import Body
 from router.decisions import DEBUG_HEADER
 from router.estimate import Estimate, estimate
 from router.forecast import Foreseen, foreseen_event, foreseen_headers
@@ -197,31 +197,34 @@ async def _streamed(accepted: Accepted, request: Request, services: Services) ->
         raise
     foreseen = partial(services.queue.foreseen, accepted.run_id)
     headers = {**events.HEADERS, RUN_ID_HEADER: accepted.run_id} | foreseen_headers(foreseen())
-    return Passed(_kept_alive(dispatch, foreseen), status=200, headers=_headers(headers, accepted.request))
+    body = Body(_kept_alive(dispatch, foreseen), lambda whole: _let_go(dispatch))
+    return Passed(body, status=200, headers=_headers(headers, accepted.request))
 
 
 async def _kept_alive(dispatch: asyncio.Task[Reply], foreseen: Callable[[], Foreseen | None]) -> AsyncGenerator[bytes]:
     """Until the answer begins, where the run is and when it will be done, in comments; then the answer."""
+    while not dispatch.done():
+        now = foreseen()
+        yield foreseen_event(now)
+        waits = now is not None and now.position
+        await asyncio.wait({dispatch}, timeout=TOLD_EVERY_S if waits else events.KEEP_ALIVE_EVERY_S)
     try:
-        while not dispatch.done():
-            now = foreseen()
-            yield foreseen_event(now)
-            waits = now is not None and now.position
-            await asyncio.wait({dispatch}, timeout=TOLD_EVERY_S if waits else events.KEEP_ALIVE_EVERY_S)
-        try:
-            reply = dispatch.result()
-        except AquatintError as error:
-            yield events.failed(error)
-            return
-        if reply.status == 200:
-            async with aclosing(reply.body):
-                async for chunk in reply.body:
-                    yield chunk
-        else:
-            yield events.refused(b"".join([chunk async for chunk in reply.body]))
-    finally:
-        # The client left, or all is said.
-        await ended(dispatch)
+        reply = dispatch.result()
+    except AquatintError as error:
+        yield events.failed(error)
+        return
+    if reply.status == 200:
+        async for chunk in reply.body:
+            yield chunk
+    else:
+        yield events.refused(b"".join([chunk async for chunk in reply.body]))
+
+
+async def _let_go(dispatch: asyncio.Task[Reply]) -> None:
+    """The client left, or all is said."""
+    await ended(dispatch)
+    if not dispatch.cancelled() and dispatch.exception() is None:
+        await dispatch.result().body.aclose()
 
 
 def _answer(reply: Reply, asked: ImageRequest) -> Response:
