@@ -5,6 +5,7 @@ A commit costs a flush of the disk, whoever shares it; one by one they would que
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from common.errors import AquatintError
@@ -20,7 +21,8 @@ class GroupedWrites(Generic[T]):
 
     def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]]) -> None:
         self._write = write
-        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
+        self._waiting: dict[asyncio.Future[None], T] = {}
+        """In their order. One that leaves is found at once: as many may leave together as wait."""
         self._writer: asyncio.Task[None] | None = None
 
     async def put(self, item: T) -> None:
@@ -28,22 +30,24 @@ class GroupedWrites(Generic[T]):
 
         Raises: what `write` raises for this item.
         """
-        entry = (item, asyncio.get_running_loop().create_future())
-        self._waiting.append(entry)
+        committed = asyncio.get_running_loop().create_future()
+        self._waiting[committed] = item
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
         try:
-            await asyncio.shield(entry[1])
+            await asyncio.shield(committed)
         except asyncio.CancelledError:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            if committed in self._waiting:
+                del self._waiting[committed]
             else:
-                await asyncio.wait({entry[1]})
+                await asyncio.wait({committed})
             raise
 
     async def _write_all(self) -> None:
         while self._waiting:
-            group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            group = [(item, committed) for committed, item in islice(self._waiting.items(), MOST)]
+            for _, committed in group:
+                del self._waiting[committed]
             try:
                 await self._write_group(group)
             finally:

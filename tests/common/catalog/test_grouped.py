@@ -112,3 +112,40 @@ async def test_an_id_that_is_recorded_already_is_refused_as_new(catalog: Catalog
         await catalog.runs.open_new(run, first_node=first_node)
 
     assert len((await catalog.runs.get(run.id)).attempts) == 1
+
+
+class Compared:
+    """An item that counts how often any is compared with another."""
+
+    times = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+async def test_those_who_leave_are_not_looked_for_among_all_who_wait():
+    written, free = list[Sequence[Compared]](), asyncio.Event()
+
+    async def write(items: Sequence[Compared]) -> None:
+        await free.wait()
+        written.append(items)
+
+    grouped = GroupedWrites(write)
+    first = asyncio.create_task(grouped.put(Compared()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leaving = [asyncio.create_task(grouped.put(Compared())) for _ in range(1000)]
+    await asyncio.sleep(0)
+
+    # The last first, so that from the front each would be behind all others.
+    for each in reversed(leaving):
+        each.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    free.set()
+    await first
+
+    assert [len(items) for items in written] == [1]
+    assert Compared.times == 0
