@@ -159,7 +159,8 @@ async def test_a_worker_killed_between_steps_is_a_named_error_for_each_of_the_co
             if len(at_work) == 2:
                 all_at_work.set()
 
-        return Order(endless(models), on_step)
+        # One picture each: two of the first would take both places, and the late one wait for all steps of one.
+        return Order(spec(models, steps=150, size=Size(512, 512)), on_step)
 
     tasks = []
     for name in ("first", "late"):
