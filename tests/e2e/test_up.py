@@ -128,7 +128,8 @@ def test_a_node_that_dies_is_started_again_and_when_up_is_killed_its_children_en
     os.kill(pid, signal.SIGKILL)
 
     wait_for(lambda: "The node ended" in up.output(), what="word of the restart")
-    wait_for(lambda: answers(f"{up.url}/ready"), what="the node to come back")
+    # Its own word: the router may not have missed it yet.
+    wait_for(lambda: answers(f"{node['url']}/ready"), what="the node to come back")
     assert machine.run("generate", "a red cube", "-q", "-o", str(machine.home / "x.png")).returncode == 0
     found = subprocess.run(["pgrep", "-P", str(up.pid)], capture_output=True, text=True, check=True)
     children = [int(child) for child in found.stdout.split()]

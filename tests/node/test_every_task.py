@@ -34,7 +34,7 @@ MASK.paste(255, (16, 16, 48, 48))
 
 
 def spec_of(models: Models, name: str, task: Task, *, masked: bool = False) -> RunSpec:
-    """A run of a task in as few steps as a cancel half way needs."""
+    """A run of a task in as few steps as tell one that was cancelled from one that was not."""
     profile = models.by_name[name].profile
     uploads = () if task is Task.GENERATION else (Upload("image", b"", OutputFormat.PNG, 64, 64),)
     request = ImageRequest(
@@ -42,7 +42,7 @@ def spec_of(models: Models, name: str, task: Task, *, masked: bool = False) -> R
         prompt="" if task is Task.VARIATION else "a fox",
         seed=41,
         size=Size(64, 64),
-        num_inference_steps=max(profile.min_steps, 4),
+        num_inference_steps=max(profile.min_steps, 3),
         strength=None if task is Task.GENERATION else 0.99,
         images=uploads,
     )
