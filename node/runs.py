@@ -201,12 +201,13 @@ class Runs:
         if plan.choice.checkpoint.engine is not EngineName.DIFFUSERS:
             # A worker that ends with a run of sd.cpp, to cancel it, must not take another run with it.
             return ALONE
-        light = asked.beside == Beside()
-        if alone or self._batches is None:
-            return Sharing(None, None, light)
+        light, exact = asked.beside == Beside(), alone or self._batches is None
         # Weights that are on their way to the device and back cost a step more than company saves.
         at_hand = plan.offload.mode is Offload.NONE
-        return Sharing(shared_key(spec), steps_key(spec, plan.choice.checkpoint.family) if at_hand else None, light)
+        # What must be exact is alone on a GPU: with several streams at work cuBLAS does not promise the same bits.
+        stepping = at_hand and (device.kind == "cpu" or not exact)
+        key = steps_key(spec, plan.choice.checkpoint.family, exact=exact) if stepping else None
+        return Sharing(None if exact else shared_key(spec), key, light)
 
     async def _canvas(self, request: ImageRequest) -> Canvas | None:
         """The uploaded pictures as pixels. Raises: UserImageError: they cannot be decoded, or do not go together."""

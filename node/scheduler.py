@@ -5,7 +5,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -43,7 +43,8 @@ class Job:
     pixels: int = 0
     """Area of one picture."""
     steps_key: Hashable | None = None
-    """Runs with the same key may come between the steps of one another; None: with nobody."""
+    """Runs with the same key may come between the steps of one another, and, where `shared_key` is None, behind the last of
+    them; None: with nobody."""
     light: bool = False
     """Whether all it needs of the device is its model: it may then be sent while a light one on the same model ends."""
     phase: JobPhase = JobPhase.QUEUED
@@ -119,6 +120,10 @@ def _mean(before: float | None, measured: float) -> float:
     return measured if before is None else before + EWMA_WEIGHT * (measured - before)
 
 
+def _last_share(at_work: Iterable[Job]) -> Share:
+    return max((job.share for job in at_work if job.share is not None), key=lambda share: share.number)
+
+
 class Scheduler:
     """First come, first served; one at a time, because the device does one thing at a time.
 
@@ -129,7 +134,8 @@ class Scheduler:
     the first that cannot, or had better not, ends that: nobody is passed by those who come later, however many they are.
 
     Once all at work have made their last step the next may get its turn: its order lies ready in the worker when the device
-    is free. Not sooner, for until then it may still be cancelled, joined, or put off without the worker hearing of it.
+    is free, which it may be while they are decoded. Not sooner, for until then it may still be cancelled, joined, or put off
+    without the worker hearing of it.
     """
 
     def __init__(
@@ -273,19 +279,24 @@ class Scheduler:
         if not at_work:
             at_work = self._begin_share(waiting)
         elif waiting and self._may_follow(waiting[0], at_work):
-            at_work = self._begin_share(waiting)
+            at_work = self._begin_share(waiting, at_work)
             for job in at_work:
                 job.behind = True
-        last = max((job.share for job in at_work if job.share is not None), key=lambda share: share.number)
-        self._let_join([job for job in at_work if job.share is last], [job for job in waiting if not job.turn.is_set()])
+        last = _last_share(at_work)
+        stepping = [job for job in at_work if job.share is last and not job.ending]
+        self._let_join(stepping, [job for job in waiting if not job.turn.is_set()])
 
     def _may_follow(self, job: Job, at_work: Sequence[Job]) -> bool:
         """Whether the next may be sent already. On another model it is not: what a worker dies of is held against the model."""
         alike = all(each.light and each.model == job.model for each in (job, *at_work))
         return alike and all(each.ending for each in at_work) and self._is_resident(job.model)
 
-    def _begin_share(self, waiting: Sequence[Job]) -> list[Job]:
-        """Give the first its turn, and with it those that share its pass."""
+    def _begin_share(self, waiting: Sequence[Job], before: Sequence[Job] = ()) -> list[Job]:
+        """Give the first its turn, and with it those that share its pass.
+
+        before: those at work, all of them ending. Where it can it joins the last of them, to make its first step while
+        they are decoded; else it begins when they are out.
+        """
         first = waiting[0]
         alike = [
             job for job in waiting if job is first or (first.shared_key is not None and job.shared_key == first.shared_key)
@@ -293,8 +304,11 @@ class Scheduler:
         pictures = {job.run_id: job.pictures for job in alike}
         batch = 1 if first.shared_key is None else self._batch_size(first.shape, sum(pictures.values()))
         chosen = companions(pictures.items(), batch)
-        share = Share({run_id: pictures[run_id] for run_id in chosen}, batch)
+        last = _last_share(before) if before else None
+        keys = {job.steps_key for job in before if job.share is last}
+        share = last if last is not None and first.steps_key is not None and keys == {first.steps_key} else Share({}, batch)
         for run_id in chosen:
+            share.join(run_id, pictures[run_id], batch)
             job = self._jobs[run_id]
             job.share = share
             job.turn.set()
@@ -302,9 +316,11 @@ class Scheduler:
 
     def _let_join(self, at_work: list[Job], waiting: Sequence[Job]) -> None:
         """Have those that wait come between the steps of those at work, the first of them first."""
+        if not at_work:
+            return
         share, key = at_work[0].share, at_work[0].steps_key
         for job in waiting:
-            if key is None or share is None or job.steps_key != key:
+            if key is None or share is None or job.steps_key != key or job.shared_key is None:
                 return
             batch = self._joins(job.wanted(), [each.wanted() for each in at_work])
             if batch is None:

@@ -74,7 +74,8 @@ class NodeSection(Section):
         default=1,
         ge=1,
         le=256,
-        description="CPU threads of the worker. On cores shared with others one is fastest.",
+        description="CPU threads of the worker; as many more, where there are cores for both, decode a picture while the next "
+        "is being made. On cores shared with others one is fastest.",
     )
     batching: Literal["auto", "off"] = Field(
         default="auto",

@@ -19,21 +19,24 @@ _PLAIN = {
 """What a run that can share says of everything it may ask for beyond a picture from text."""
 
 _OF_ONE_STEP: dict[str, Any] = {"steps": 0, "guidance": 0.0, "sampler": "", "timestep_spacing": None}
-_NO_SIZE = Size(1, 1)
+_ANY_SIZE: dict[str, Any] = {"drawn": Size(1, 1), "size": Size(1, 1)}
 STEPPED: dict[Family, dict[str, Any]] = {
     Family.SD15: _OF_ONE_STEP,
     Family.SDXL: _OF_ONE_STEP,
-    Family.Z_IMAGE: _OF_ONE_STEP | {"drawn": _NO_SIZE, "size": _NO_SIZE},
+    Family.Z_IMAGE: _OF_ONE_STEP | _ANY_SIZE,
 }
 """Families whose runs may come and go between steps, and what besides they may then differ in, as it is in their key."""
 
 
-def steps_key(spec: RunSpec, family: Family) -> Hashable | None:
-    """What runs must have in common for one to join another that is at work; None for one that joins nobody."""
+def steps_key(spec: RunSpec, family: Family, *, exact: bool = False) -> Hashable | None:
+    """What runs must have in common for one to join another that is at work; None for one that joins nobody.
+
+    exact: one that shares no step, and joins only others like it, of any size, when those have made their last steps.
+    """
     key = shared_key(spec)
     if key is None or family not in STEPPED or spec.loras:
         return None
-    return replace(key, **STEPPED[family])
+    return exact, replace(key, **STEPPED[family] | (_ANY_SIZE if exact else {}))
 
 
 def shared_key(spec: RunSpec) -> RunSpec | None:

@@ -1,6 +1,7 @@
 """What an engine is: the orders it takes, what it gives back, and the errors it may raise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
@@ -409,8 +410,13 @@ class Entrance(Protocol):
     def arrived(self) -> Sequence[Member]:
         """Those that have come since it was asked last; it does not wait.
 
-        Their specs may differ in steps, guidance and sampler as well, and in size where a family draws sizes in one pass.
+        Their specs may differ in steps, guidance and sampler as well, and in size where a family draws sizes in one pass or
+        a pass is of one picture.
         """
+        ...
+
+    def wait(self, others: Collection[Future[Any]]) -> None:
+        """Returns when one more has come, or one of some others is done."""
         ...
 
     def ended(self, member: Member, outcome: Made | AquatintError) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -73,8 +74,15 @@ class DiffusersEngine:
 
     interruptible = True
 
-    def __init__(self, device: str, tuning: Tuning = USUAL, *, compile_backend: str | Callable[..., Any] = "inductor") -> None:
-        """compile_backend: of torch.compile."""
+    def __init__(
+        self,
+        device: str,
+        tuning: Tuning = USUAL,
+        *,
+        compile_backend: str | Callable[..., Any] = "inductor",
+        decode_beside: bool = False,
+    ) -> None:
+        """compile_backend: of torch.compile. decode_beside: whether the device has room for a decode beside steps."""
         self._device = torch.device(device)
         self._loaded: dict[str, tuple[LoadOrder, Any]] = {}
         self._others: dict[tuple[str, Method], Any] = {}
@@ -88,7 +96,7 @@ class DiffusersEngine:
         self._upscaling = Upscaling(self._device)
         self._tiny_decoding = TinyDecoding(self._device)
         self._prompts = PromptCache(self._device)
-        self._decode_beside = self._device.type == "cuda"
+        self._decode_beside = ThreadPoolExecutor(1, "decode") if decode_beside else None
         # cuDNN may otherwise pick a kernel that adds in another order each time: same seed, other bits.
         torch.backends.cudnn.deterministic = True
 

@@ -5,7 +5,8 @@ it at the next step, and one that comes too late begins it anew. So neither side
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from threading import Condition
 from typing import Any
 
@@ -36,9 +37,14 @@ class Orders:
     def next_of(self, share: int) -> Frame | None:
         """Take the next if it is there and belongs to a share; who is behind another order waits for that."""
         with self._changed:
-            if not self._waiting or self._waiting[0].header.get("share") != share:
-                return None
-            return self._waiting.popleft()
+            return self._waiting.popleft() if self._is_next(share) else None
+
+    def wait(self, share: int, others: Collection[Future[Any]]) -> None:
+        """Returns when the next is there and belongs to a share, or one of some others is done."""
+        for each in others:
+            each.add_done_callback(self._look_again)
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_next(share) or any(each.done() for each in others))
 
     def drop(self, call: int) -> bool:
         """Take one call out of what waits. False when it is not there: it is at work, or done."""
@@ -53,6 +59,13 @@ class Orders:
                     del self._waiting[place]
                 return True
         return False
+
+    def _is_next(self, share: int) -> bool:
+        return bool(self._waiting) and self._waiting[0].header.get("share") == share
+
+    def _look_again(self, _: Future[Any]) -> None:
+        with self._changed:
+            self._changed.notify()
 
 
 def calls_of(order: dict[str, Any]) -> list[int]:
@@ -96,6 +109,9 @@ class Company:
                     self._here[id(member)] = (each["call"], member)
                     members.append(member)
         return members
+
+    def wait(self, others: Collection[Future[Any]]) -> None:
+        self._orders.wait(self._share, others)
 
     def ended(self, member: Member, outcome: Made | AquatintError) -> None:
         call, _ = self._here.pop(id(member))

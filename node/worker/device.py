@@ -81,6 +81,13 @@ def memory_held(kind: str) -> Memory:
     return Memory(pages * os.sysconf("SC_PAGE_SIZE"), device_bytes)
 
 
+def cores() -> int:
+    """Those that this process may keep busy: of the machine, or those it is bound to, or what its container is allowed."""
+    bound = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    allowed, _, period = (_cgroup_text("cpu.max") or "max").partition(" ")
+    return bound if allowed == "max" else max(1, min(bound, int(allowed) // int(period)))
+
+
 def _system_memory_bytes() -> tuple[int, int]:
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     total_bytes = page_bytes * os.sysconf("SC_PHYS_PAGES")
@@ -101,9 +108,14 @@ def _meminfo_bytes(name: str) -> int | None:
 
 
 def _cgroup_bytes(name: str) -> int | None:
-    """A number of the container's own cgroup (version 2); None without one, or for "max"."""
-    try:
-        text = (_CGROUP / name).read_text().strip()
-    except OSError:
-        return None
+    """A number of the container's own cgroup; None without one, or for "max"."""
+    text = _cgroup_text(name)
     return int(text) if text.isdigit() else None
+
+
+def _cgroup_text(name: str) -> str:
+    """A file of the container's own cgroup (version 2); empty without one."""
+    try:
+        return (_CGROUP / name).read_text().strip()
+    except OSError:
+        return ""

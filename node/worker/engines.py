@@ -20,6 +20,7 @@ from node.engines.base import (
 )
 from node.masks import Canvas
 from node.tuning import USUAL, Tuning
+from node.worker.device import cores
 
 
 class Engines:
@@ -107,7 +108,7 @@ def _diffusers(device: str, threads: int, tuning: Tuning) -> Engine:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    return DiffusersEngine(device, tuning)
+    return DiffusersEngine(device, tuning, decode_beside=device == "cuda" or (device == "cpu" and 2 * threads <= cores()))
 
 
 def _sdcpp(device: str, threads: int) -> Engine:

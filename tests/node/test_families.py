@@ -1,6 +1,7 @@
 """Every larger family on real classes with tiny weights: what is true of all of them, and what each one's fields do."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,9 @@ def test_runs_of_a_family_without_a_loop_of_ours_cannot_come_and_go(bench: Bench
 
         def arrived(self) -> Sequence[Member]:
             return ()
+
+        def wait(self, others: Collection[Future[Any]]) -> None:
+            raise AssertionError(others)
 
         def ended(self, member: Member, outcome: Made | AquatintError) -> None:
             raise AssertionError(member)

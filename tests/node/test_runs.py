@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,20 @@ import pytest
 
 from common.catalog import AttemptFenced, AttemptStatus, Catalog, NewRun, RunStatus, open_asset_store
 from common.errors import AquatintError, InvalidRequest, OutOfDeviceMemory, RunCancelled, TooManyRequests, UnknownModel
-from common.images_api import AssetLinks, ImageRequest, Size, Task, answer_bytes
+from common.images_api import AssetLinks, ImageRequest, Preset, Size, Task, answer_bytes
+from common.node_api import DeviceStatus
 from node.decoding import Decoder
 from node.memory_ladder import MemoryLadder
 from node.memory_limits import MemoryLimits
 from node.metrics import NodeMetrics
 from node.models import Models
+from node.pipeline_classes import Family
 from node.recorder import Recorder, Sender
 from node.residency import Residency
+from node.resolve import resolve
 from node.runs import Answer, Runs
 from node.scheduler import Pace, Scheduler
+from node.sharing import steps_key
 from node.worker.causes import WorkerLost
 from node.worker.handle import Worker
 
@@ -202,20 +206,41 @@ async def test_a_worker_killed_under_a_run_is_a_failed_run_with_a_cause(bench: B
     await asyncio.wait_for(bench.make(ASK), BOUND_S)
 
 
-async def test_who_was_sent_while_another_run_ended_is_made_all_the_same_when_that_ends_the_worker(bench: Bench):
-    before = await asyncio.wait_for(bench.make(ASK), BOUND_S)
-    tasks = [bench.make(replace(ASK, size=Size(512, 512))), bench.make(ASK)]
+@pytest.mark.parametrize("preset", [Preset.FULL, Preset.FAST], ids=["joining it", "behind it"])
+async def test_who_was_sent_while_another_run_ended_is_made_all_the_same_when_that_ends_the_worker(
+    bench: Bench, preset: Preset
+):
+    ask, joins = replace(ASK, preset=preset), preset is Preset.FULL
+    before = await asyncio.wait_for(bench.make(ask), BOUND_S)
+    tasks = [bench.make(replace(ASK, size=Size(512, 512))), bench.make(ask)]
 
-    await until(lambda: any(job.behind and job.share is not None and job.share.runs for job in bench.scheduler.jobs))
+    def both_sent() -> bool:
+        shares = [job.share for job in bench.scheduler.jobs if job.share is not None]
+        return len(shares) == 2 and sum(share.runs for share in set(shares)) == 2 and (len(set(shares)) == 1) is joins
+
+    await until(both_sent)
     assert bench.worker.pid is not None
     restarts = bench.worker.restarts
     os.kill(bench.worker.pid, signal.SIGKILL)
     first, second = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), BOUND_S)
 
-    assert isinstance(first, WorkerLost)
+    # Of those that were at work together nobody knows which it was.
+    assert isinstance(first, Answer if joins else WorkerLost)
     assert isinstance(second, Answer)
     assert second.pictures[0].content == before.pictures[0].content
     assert bench.worker.restarts == restarts + 1
+
+
+async def test_what_must_be_exact_joins_its_like_on_a_cpu_and_nobody_on_a_gpu(bench: Bench, tiny_models: Models):
+    model, cpu = tiny_models.by_name["sd15"], await bench.worker.wait_ready()
+    spec = resolve(ASK, model.name, model.profile, embed_parameters=False).spec
+
+    def key(device: DeviceStatus) -> Hashable | None:
+        asked = bench.runs._asked(model, ASK.task, spec, device)
+        return bench.runs._sharing(asked, device, spec, alone=True).steps_key
+
+    assert key(cpu) == steps_key(spec, Family.SD15, exact=True)
+    assert key(cpu.model_copy(update={"kind": "cuda"})) is None
 
 
 async def test_of_a_routers_run_only_the_attempt_fails(bench: Bench):

@@ -207,7 +207,7 @@ async def test_an_idle_device_is_between_runs_at_once():
 
 
 def stepping(name: str, *, key: str | None = "k", pictures: int = 1) -> Job:
-    return Job(name, "m", 10.0, steps=10 * pictures, pictures=pictures, shape="s", steps_key=key)
+    return Job(name, "m", 10.0, steps=10 * pictures, pictures=pictures, shared_key=key, shape="s", steps_key=key)
 
 
 def up_to(most: int) -> Scheduler:
@@ -343,6 +343,43 @@ async def test_who_got_its_turn_early_is_joined_by_others_and_not_those_that_end
 
     assert journal.began == ["first", "a", "b"]
     assert jobs[0].share is jobs[1].share is not first.share
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+
+
+async def test_who_may_come_between_their_steps_joins_those_that_end_and_is_joined_as_if_they_were_gone():
+    runs, jobs = up_to(2), [light(name, key="k") for name in "abc"]
+    first = replace(light("first", key="k"), pictures=2)
+    journal = await held(runs, first, *jobs)
+
+    runs.stepped(first, 10)
+    await settle()
+
+    assert journal.began == ["first", "a", "b"]
+    assert jobs[0].share is jobs[1].share is first.share
+    runs.stepped(jobs[0], 10)
+    await settle()
+    assert journal.began == ["first", "a", "b", "c"]
+    journal.may_end.set()
+    await asyncio.gather(*journal.tasks)
+
+
+async def test_those_that_are_to_be_exact_join_one_another_one_by_one():
+    runs, jobs = up_to(8), [replace(light(name, key="k"), shared_key=None) for name in "abc"]
+    journal = await held(runs, *jobs)
+    runs.stepped(jobs[0], 9)
+    await settle()
+    assert journal.began == ["a"]
+
+    runs.stepped(jobs[0], 10)
+    await settle()
+    assert journal.began == ["a", "b"]
+    assert jobs[0].share is jobs[1].share is not None
+    runs.stepped(jobs[1], 10)
+    await settle()
+
+    assert journal.began == ["a", "b", "c"]
+    assert jobs[2].share is jobs[1].share
     journal.may_end.set()
     await asyncio.gather(*journal.tasks)
 

@@ -112,6 +112,14 @@ def test_only_families_with_a_loop_of_ours_share_steps_and_nobody_with_loras(spe
     assert steps_key(replace(spec, loras=BOUND["loras"]), Family.SD15) is None
 
 
+def test_who_is_to_be_exact_joins_others_like_it_alone(spec: RunSpec):
+    key = steps_key(spec, Family.SD15, exact=True)
+
+    another = replace(spec, prompt="another", steps=7, drawn=Size(128, 64), size=Size(120, 64))
+    assert key == steps_key(another, Family.SD15, exact=True) is not None
+    assert key != steps_key(spec, Family.SD15)
+
+
 class Sent:
     """What was sent: the numbers, and the size of a pass."""
 

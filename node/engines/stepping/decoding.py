@@ -1,15 +1,16 @@
 """Finished latents as pictures, and how far a device may be behind.
 
-On CUDA a decode runs beside the steps of the others, on a thread and a stream of its own: both leave a part of the device
-idle, and the next step need not wait for a picture's way through main memory. Its price is the memory of both at once; where
-that runs out the picture is decoded once more between two steps, and in tiles where even that is too much. On a CPU both
-would share the same cores, so nothing would be gained and every answer come later: there, and on MPS, whose kernels all go
-through one queue, a picture is decoded between two steps as soon as it is finished.
+A decode may run beside the steps of the others, on a thread of its own. On CUDA it has a stream of its own as well: both
+leave a part of the device idle, and the next step need not wait for a picture's way through main memory. On a CPU it has
+cores of its own, as many as the steps, where there are so many. Its price is the memory of both at once; where that runs
+out the picture is decoded once more with nothing beside it, and in tiles where even that is too much. Where both would
+share the same cores nothing would be gained and every answer come later: there, and on MPS, whose kernels all go through
+one queue, a picture is decoded between two steps as soon as it is finished.
 """
 
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,46 +45,37 @@ class Decoding:
         device: torch.device,
         free_caches: Callable[[], None],
         *,
-        beside: bool,
+        beside: Executor | None,
     ) -> None:
-        """beside: on a thread of its own."""
+        """beside: one thread, for decodes beside the steps; None where they come between them."""
         self._decode = decode
         self._vae = vae
         self._free_caches = free_caches
-        self._thread = ThreadPoolExecutor(1, "decode") if beside else None
-        on_cuda = beside and device.type == "cuda"
+        self._thread = beside
+        on_cuda = beside is not None and device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if on_cuda else None  # type: ignore[no-untyped-call]
-        self._under_way: list[Future[Decoded]] = []
-
-    @property
-    def busy(self) -> bool:
-        """Whether pictures are still on their way out."""
-        return bool(self._under_way)
+        self.under_way: list[Future[Decoded]] = []
+        """Those that are not out yet, or were not asked for yet."""
 
     def begin(self, painting: Painting) -> None:
         """Decode a finished painting, now or beside."""
         if self._thread is None:
             done: Future[Decoded] = Future()
             done.set_result(self._decoded(painting))
-            self._under_way.append(done)
+            self.under_way.append(done)
             return
         steps_made = None if self._stream is None else torch.cuda.current_stream().record_event()
-        self._under_way.append(self._thread.submit(self._beside, painting, steps_made))
+        self.under_way.append(self._thread.submit(self._beside, painting, steps_made))
 
     def ready(self) -> list[Decoded]:
         """Those that have come out since it was asked last."""
-        done = [each for each in self._under_way if each.done()]
-        self._under_way = [each for each in self._under_way if not each.done()]
+        done = [each for each in self.under_way if each.done()]
+        self.under_way = [each for each in self.under_way if not each.done()]
         return [self._once_more(each.result()) for each in done]
 
-    def wait(self) -> None:
-        """Returns when one is ready."""
-        wait(self._under_way, return_when=FIRST_COMPLETED)
-
-    def close(self) -> None:
-        """End the thread, after what is under way."""
-        if self._thread is not None:
-            self._thread.shutdown()
+    def settle(self) -> None:
+        """Returns when all are out, so that nothing is beside what comes next."""
+        wait(self.under_way)
 
     def _beside(self, painting: Painting, steps_made: torch.cuda.Event | None) -> Decoded:
         # The gradient mode and the current stream belong to a thread.
@@ -109,9 +101,11 @@ class Decoding:
         return Decoded(painting, picture, time.perf_counter() - began, tiled)
 
     def _once_more(self, decoded: Decoded) -> Decoded:
-        """Where memory ran out: again between two steps with every cache given back, then in tiles."""
+        """Where memory ran out: again with nothing beside it and every cache given back, then in tiles."""
         if not isinstance(decoded.picture, OutOfDeviceMemory):
             return decoded
+        # Nor may tiles come over another picture.
+        self.settle()
         self._free_caches()
         if self._thread is not None:
             decoded = self._decoded(decoded.painting)

@@ -8,6 +8,7 @@ tried again picture by picture, for nothing is lost before it is made, so that o
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ class Studio:
     told_as_ours: Callable[[], AbstractContextManager[None]]
     """Has errors of libraries told as ours."""
     free_caches: Callable[[], None]
-    decode_beside: bool
+    decode_beside: Executor | None
     """See Decoding."""
 
 
@@ -85,11 +86,11 @@ class StepLoop:
                 self._fill()
                 if self._places:
                     self._step()
-                elif self._decoding.busy:
-                    self._decoding.wait()
+                elif self._decoding.under_way:
+                    self._entrance.wait(self._decoding.under_way)
                 self._see_out()
         finally:
-            self._decoding.close()
+            self._decoding.settle()
 
     def _let_in(self) -> bool:
         """Take in those that have arrived. False when nobody is here."""
@@ -108,8 +109,8 @@ class StepLoop:
         return self._entrance.batch if self._fits is None else min(self._entrance.batch, self._fits)
 
     def _fill(self) -> None:
-        """Begin pictures while there are places."""
-        while len(self._places) < self._room:
+        """Begin pictures while there are places, and not far ahead of the decoding."""
+        while len(self._places) < self._room and len(self._on_their_way) <= self._room:
             waiting = [run for run in self._runs if run.waiting and run.error is None]
             if not waiting:
                 return
@@ -185,7 +186,8 @@ class StepLoop:
         except OutOfDeviceMemory:
             if len(group) > 1:
                 raise
-        # There is no half of one: once more with every cache given back.
+        # There is no half of one: once more with nothing beside it and every cache given back.
+        self._decoding.settle()
         self._studio.free_caches()
         with self._studio.told_as_ours():
             return self._studio.steps.predict(paintings)
