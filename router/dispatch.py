@@ -170,7 +170,7 @@ class Dispatcher:
         bind(run_id=accepted.run_id)
         lasts_s = min(self._run_timeout_s, accepted.wishes.deadline_s or math.inf)
         tracing.note(run_id=accepted.run_id, model=accepted.request.model or "")
-        journey = _Journey(accepted, time.monotonic() + lasts_s, accepted.ask)
+        journey = _Journey(accepted, accepted.arrived_s + lasts_s, accepted.ask)
         if accepted.claim is not None or accepted.recorded:
             earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
             if earlier is not None:
@@ -187,7 +187,8 @@ class Dispatcher:
         try:
             yield
         finally:
-            del self.held[accepted.run_id]
+            # Where its parts were given up, it is held twice, and let go of twice at its end.
+            self.held.pop(accepted.run_id, None)
             self._one_less.set()
 
     async def _to_the_end(self, journey: _Journey) -> Reply:
@@ -214,7 +215,9 @@ class Dispatcher:
         """How a run ended whose dispatch is cancelled just now."""
         if self._interrupted:
             return NodeFailed("The router was stopped during the run.", code="interrupted", retryable=True)
-        return RunCancelled("The client left." if accepted.parent_id is None else "The run that it is a part of has ended.")
+        return RunCancelled(
+            "The client left." if accepted.parent_id is None else "The run that it is a part of has ended, or is made as one."
+        )
 
     async def _try_nodes(self, journey: _Journey) -> Reply:
         while journey.attempts < self._max_attempts:

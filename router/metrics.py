@@ -88,7 +88,7 @@ class RouterMetrics:
             self._seconds.labels(model).observe(seconds, None if run_id is None else {"run_id": run_id})
 
     def split(self, outcome: str) -> None:
-        """One run that was made in parts ended, as for `run`."""
+        """One run that was made in parts ended, as for `run`, or its parts were given up: as_one."""
         self._split.labels(outcome).inc()
 
     def waited(self, seconds: float, run_id: str) -> None:

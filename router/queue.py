@@ -18,7 +18,7 @@ from router.fleet import bind
 from router.forecast import Forecast, Foreseen
 from router.foretelling import Foretelling
 from router.line import Line
-from router.placement import Ask, Placement
+from router.placement import Ask, Outlook, Placement
 from router.prospects import Prospects
 from router.registry import Node, Registry
 from router.ticket import Ticket
@@ -132,6 +132,15 @@ class Queue:
             return found
         beside_s = 0.0 if self._beside is None else self._beside.seconds
         return replace(found, finish_s=max(0.0, found.finish_s + beside_s - since_s))
+
+    def stranded(self, run_id: str) -> tuple[Ask, Placement] | None:
+        """What a run asks for that waits here while no node could take it whether or not it had a place, and what placement
+        says of each; None of any other run."""
+        ticket = self._waiting.get(run_id)
+        if ticket is None:
+            return None
+        found = self._registry.fleet.place(ticket.ask, time.monotonic())
+        return None if found.outlook is Outlook.FULL else (ticket.ask, found)
 
     def answered(self, run_id: str, total_s: float) -> None:
         """A run that has its place was answered, so long after it came."""

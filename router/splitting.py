@@ -4,6 +4,9 @@ To its client it is one run: its id, its pictures in order with the seeds they w
 part is a run of its own below it (`common/catalog/parts.py`) and goes the way of every run: queue, placement, fail-over,
 fencing. A part that fails for good fails the request, and the others are ended; so are all when the client leaves.
 
+All parts are made by nodes that make the same pictures. Where those are gone and another could make the whole, it does: at
+once while no part is made, else once a part has waited in vain for as long as any run does. Its client has seen none of it.
+
 Not split: what waits behind others (there is no idle node for it), what asks for `exact`, streams (they have one picture),
 and a run that was carried before.
 """
@@ -29,6 +32,7 @@ from router.fleet import Fleet
 from router.forecast import ETA_HEADER, POSITION_HEADER
 from router.joined import PartAnswer, body_of, effective_of, head_of, length_of, timings_of
 from router.metrics import RouterMetrics
+from router.placement import Ask, Outlook
 from router.plan import Plan
 from router.queue import Queue
 from router.relay import Accepted, Reply, answer_headers, may_pass, row_of
@@ -37,6 +41,15 @@ from router.turns import Turns
 log = get_logger(__name__)
 
 PARTS_HEADER = "x-parts"
+LOOK_EVERY_S = 0.25
+"""How often parts that wait are looked at: whether there still are nodes that could take them."""
+
+
+class _BetterAsOne(Exception):
+    """A part waits for nodes that are gone, while another could take the whole. ask: for the whole."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
 
 
 class _PartRefused(Exception):
@@ -107,7 +120,7 @@ class Splitter:
         with self._dispatcher.holding(accepted):
             try:
                 reply = await self._to_the_end(accepted, plan)
-                outcome = "succeeded" if reply.status == 200 else "refused"
+                outcome = _outcome_of(reply)
                 return reply
             except asyncio.CancelledError:
                 outcome = "cancelled"
@@ -126,7 +139,10 @@ class Splitter:
 
     async def _to_the_end(self, accepted: Accepted, plan: Plan) -> Reply:
         try:
-            replies = await self._made(_parts_of(accepted, plan))
+            replies = await self._made(accepted, plan)
+        except _BetterAsOne as better:
+            log.info("run_made_as_one", run_id=accepted.run_id)
+            return await self._dispatcher.run(replace(accepted, ask=better.ask, claim=None, recorded=True, whole=True))
         except _PartRefused as refused:
             part = await self._catalog.runs.get(refused.part.run_id)
             message = part.error_message or "A node refused it."
@@ -139,16 +155,18 @@ class Splitter:
             await _discard(replies)
             raise
 
-    async def _made(self, parts: Sequence[Accepted]) -> list[Reply]:
+    async def _made(self, accepted: Accepted, plan: Plan) -> list[Reply]:
         """The answers to all parts, whose pictures are then stored; of none of them if one fails."""
-        tasks = {asyncio.create_task(self._dispatcher.run(part)): part for part in parts}
+        tasks = {asyncio.create_task(self._dispatcher.run(part)): part for part in _parts_of(accepted, plan)}
         waiting = set(tasks)
         try:
             while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done, waiting = await asyncio.wait(waiting, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    if (reply := task.result()).status != 200:
+                    if (reply := self._reply_of(task, accepted, plan)).status != 200:
                         raise _PartRefused(tasks[task], reply)
+                if len(waiting) == len(tasks):
+                    self._look_at_stranded(accepted, list(tasks.values()))
             return [task.result() for task in tasks]
         except BaseException as error:
             await asyncio.gather(*map(ended, tasks))
@@ -156,6 +174,27 @@ class Splitter:
             told = error.reply if isinstance(error, _PartRefused) else None
             await _discard([reply for reply in made if reply is not told])
             raise
+
+    def _reply_of(self, task: asyncio.Task[Reply], accepted: Accepted, plan: Plan) -> Reply:
+        """To one part. Raises: what the part ended with; _BetterAsOne."""
+        try:
+            return task.result()
+        except AquatintError as error:
+            alike = self._fleet.place(plan.ask, time.monotonic())
+            if may_pass(error) and alike.outlook is not Outlook.FULL and self._could_be_made(accepted.ask):
+                raise _BetterAsOne(accepted.ask) from error
+            raise
+
+    def _look_at_stranded(self, accepted: Accepted, parts: Sequence[Accepted]) -> None:
+        """Raises: _BetterAsOne."""
+        for stranded in filter(None, (self._queue.stranded(part.run_id) for part in parts)):
+            # What a node did to a part it may do to the whole.
+            ask = replace(accepted.ask, tried=stranded[0].tried)
+            if self._could_be_made(ask):
+                raise _BetterAsOne(ask)
+
+    def _could_be_made(self, ask: Ask) -> bool:
+        return self._fleet.place(ask, time.monotonic()).node_id is not None
 
     async def _joined(self, accepted: Accepted, plan: Plan, replies: Sequence[Reply]) -> Reply:
         """One run and one answer out of those of its parts."""
@@ -219,6 +258,12 @@ def _headers(accepted: Accepted, plan: Plan, replies: Sequence[Reply]) -> dict[s
         shown = [json.loads(reply.headers[DECISION_HEADER]) for reply in replies]
         told[DECISION_HEADER] = json.dumps(plan.told() | {"decisions": shown}, separators=(",", ":"))
     return headers | told
+
+
+def _outcome_of(reply: Reply) -> str:
+    if reply.status != 200:
+        return "refused"
+    return "succeeded" if PARTS_HEADER in reply.headers else "as_one"
 
 
 async def _discard(replies: Sequence[Reply]) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from common.catalog import AttemptStatus, KeyRecord, RunRecord, RunStatus
-from common.errors import Conflict, NotFound
+from common.errors import Conflict, NoCapacity, NotFound
 from router.auth import AdminKey, UserKey
 from router.node_client import NodeLost, NodeNonsense, NodeUnreachable
 from router.run_object import run_object
@@ -45,14 +45,21 @@ async def _progress(run_id: str, sent_to: str | None, services: Services) -> dic
     foreseen = services.queue.foreseen(run_id)
     eta = {} if foreseen is None or foreseen.finish_s is None else {"eta_s": round(foreseen.finish_s, 2)}
     if foreseen is not None and foreseen.position:
-        return {"phase": "queued", "position": foreseen.position} | eta
+        return {"phase": "queued", "position": foreseen.position} | _why_stranded(run_id, services) | eta
     return await _at_node(run_id, sent_to, services) | eta
+
+
+def _why_stranded(run_id: str, services: Services) -> dict[str, str]:
+    """Why no node can take a run that waits, which is what it will be told when its time is over; nothing of any other."""
+    stranded = services.queue.stranded(run_id)
+    return {} if stranded is None else {"waits_because": NoCapacity(stranded[0].model, stranded[1].turned_away).message}
 
 
 async def _of_parts(parts: Sequence[tuple[str, str | None]], services: Services) -> dict[str, Any]:
     """A run is as far as its last part that is open. parts: (id, node of its attempt) of each that is."""
     progress = [await _progress(run_id, sent_to, services) for run_id, sent_to in parts]
-    return max(progress, key=lambda each: each.get("eta_s", 0.0), default={"phase": "sent"})
+    # What no node can take has no time told.
+    return max(progress, key=lambda each: ("waits_because" in each, each.get("eta_s", 0.0)), default={"phase": "sent"})
 
 
 async def _at_node(run_id: str, sent_to: str | None, services: Services) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class FakeNode:
     assets: AssetStore
     models: list[str]
     links: AssetLinks = field(default_factory=lambda: AssetLinks("not shared with the router"))
+    version: str = "0"
+    """Nodes of one version make the same pictures, as routers see it."""
     concurrency: int = 1
     faults: Faults = field(default_factory=Faults)
     jobs: dict[str, JobStatus] = field(default_factory=dict)
@@ -166,7 +168,7 @@ class FakeNode:
         ]
         return NodeStatus(
             name=self.name,
-            version="0",
+            version=self.version,
             phase=self.phase,
             device=DeviceStatus(kind="cpu", name="fake", memory_total_bytes=1, memory_free_bytes=1),
             models=models,

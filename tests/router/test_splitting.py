@@ -9,6 +9,7 @@ import openai
 
 from common.catalog import AttemptStatus, Limits, RunStatus
 from common.images_api import OutputFormat, Size
+from common.node_api import NodeStatus
 from common.pictures import encode
 from tests.fakes.node import MODEL, Faults, pixels_for
 from tests.router.conftest import ADMIN_KEY, House, MakeHouse, MakeRouter, until
@@ -139,6 +140,111 @@ async def test_what_is_wrong_with_the_request_is_told_as_by_one_node(make_house:
     assert (reply.status_code, reply.json()["error"]["param"], reply.headers["x-run-id"]) == (400, "size", run.id)
     assert run.status is RunStatus.FAILED
     assert len(run.parts) == 2
+
+
+async def _two_alike_and_another(make_house: MakeHouse, **settings: Any) -> House:
+    """Nodes a and b, whose runs take a minute, and c, which makes other pictures of the model as far as the router knows."""
+    house = await make_house("a", "b", "c", **settings)
+    house.nodes["c"].version = "1"
+    await until(lambda: _status(house, "c").version == "1")
+    for name in "ab":
+        house.nodes[name].faults.seconds = 60
+    return house
+
+
+def _status(house: House, name: str) -> NodeStatus:
+    status = house.services.registry.get(name).status
+    assert status is not None
+    return status
+
+
+def _vanish(house: House, *names: str) -> None:
+    for name in names:
+        house.nodes[name].faults.mode = "status_500"
+
+
+async def test_where_all_alike_nodes_vanish_one_that_is_left_makes_the_whole(make_house: MakeHouse):
+    house = await _two_alike_and_another(make_house, no_capacity_wait_s=60)
+    request = asyncio.create_task(house.generate(**FOUR))
+    await until(lambda: all(house.nodes[name].jobs for name in "ab"))
+
+    _vanish(house, "a", "b")
+    reply = await request
+    run = await house.catalog.runs.get(reply.json()["id"])
+
+    assert (reply.status_code, pictures_in(reply)) == (200, made_alone())
+    assert "x-parts" not in reply.headers
+    assert [(attempt.node, attempt.status) for attempt in run.attempts] == [("c", AttemptStatus.SUCCEEDED)]
+    assert (run.status, len(run.images)) == (RunStatus.SUCCEEDED, 4)
+    assert [part.status for part in run.parts] == [RunStatus.CANCELLED] * 2
+    assert not house.services.dispatcher.held
+    assert not len(house.services.queue)
+    (usage,) = await house.catalog.quotas.usage(since="2026-01-01")
+    assert (usage.runs, usage.images) == (1, 4)
+
+
+async def test_nodes_that_are_removed_are_not_waited_for(make_house: MakeHouse):
+    house = await _two_alike_and_another(make_house, no_capacity_wait_s=60)
+    request = asyncio.create_task(house.generate(**FOUR))
+    await until(lambda: all(house.nodes[name].jobs for name in "ab"))
+
+    for name in "ab":
+        (await house.client.delete(f"/admin/nodes/{name}")).raise_for_status()
+    reply = await request
+
+    assert (reply.status_code, pictures_in(reply)) == (200, made_alone())
+    assert house.nodes["c"].started == [reply.headers["x-run-id"]]
+
+
+async def test_what_is_made_already_is_kept_for_a_while_and_the_run_tells_what_it_waits_for(make_house: MakeHouse):
+    house = await _two_alike_and_another(make_house, no_capacity_wait_s=1.0)
+    house.nodes["a"].faults.seconds = 0.05
+    request = asyncio.create_task(house.generate(**FOUR))
+    await until(lambda: bool(house.nodes["a"].started) and not house.nodes["a"].jobs and bool(house.nodes["b"].jobs))
+    (listed,) = (await house.client.get("/v1/runs")).json()["data"]
+
+    _vanish(house, "a", "b")
+    await until(lambda: len(house.services.queue) == 1)
+    shown = (await house.client.get(f"/v1/runs/{listed['id']}")).json()
+    reply = await request
+    run = await house.catalog.runs.get(listed["id"])
+
+    assert "c: may make it otherwise than the request's other parts are made" in shown["waits_because"]
+    assert (shown["phase"], shown["position"]) == ("queued", 1)
+    assert (reply.status_code, pictures_in(reply)) == (200, made_alone())
+    assert [part.status for part in run.parts] == [RunStatus.SUCCEEDED, RunStatus.FAILED]
+    assert ([attempt.node for attempt in run.attempts], len(run.images)) == (["c"], 4)
+    (usage,) = await house.catalog.quotas.usage(since="2026-01-01")
+    assert (usage.runs, usage.images) == (1, 4)
+
+
+async def test_parts_that_nobody_else_could_make_wait_for_their_nodes_to_come_back(make_house: MakeHouse):
+    house = await make_house("a", "b", "c", models={"c": ["another/model"]}, no_capacity_wait_s=60)
+    for name in "ab":
+        house.nodes[name].faults.seconds = 60
+    request = asyncio.create_task(house.generate(**FOUR))
+    await until(lambda: all(house.nodes[name].jobs for name in "ab"))
+
+    _vanish(house, "a", "b")
+    await until(lambda: len(house.services.queue) == 2)
+    for name in "ab":
+        house.nodes[name].faults = Faults()
+    reply = await request
+
+    assert (reply.status_code, reply.headers["x-parts"], pictures_in(reply)) == (200, "2+2", made_alone())
+
+
+async def test_an_async_run_whose_nodes_vanish_is_made_by_another_at_once(make_house: MakeHouse):
+    house = await _two_alike_and_another(make_house, no_capacity_wait_s=60)
+    ask = {"prompt": "a cat", "model": MODEL, **FOUR}
+    reply = await house.client.post("/v1/images/generations", json=ask, headers={"prefer": "respond-async"})
+    await until(lambda: all(house.nodes[name].jobs for name in "ab"))
+
+    _vanish(house, "a", "b")
+    answer = await _answered(house, f"{reply.headers['location']}/answer")
+
+    assert pictures_in(answer) == made_alone()
+    assert house.nodes["c"].started == [answer.json()["id"]]
 
 
 async def test_when_the_client_leaves_all_parts_are_cancelled(make_house: MakeHouse):
