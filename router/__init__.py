@@ -4,7 +4,7 @@
     front.py         the app that is served: a short way for requests for pictures, FastAPI for the rest
     api/             images, models, assets, runs, admin, health: one file a noun, thin
     auth.py          keys and scopes
-    model_names.py   names clients use -> models nodes have
+    model_names.py   names clients use -> models nodes have; together.py: one model as several nodes tell of it
     dispatch.py      carries one run: record, queue, pick, send, fail over, answer
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
     body.py          what is done at the end of an answer, however it ends

@@ -76,7 +76,7 @@ class ModelNames:
 
     async def listed(self) -> list[Listed]:
         """Models of online nodes and the aliases that lead to them, by name."""
-        models = self._registry.models(online=True)
+        models = self._registry.listed()
         found = [Listed(name, model) for name, model in models.items()]
         found += [Listed(a, models[t], t) for a, t in (await self.aliases()).items() if t in models and a not in models]
         return sorted(found, key=lambda each: each.id)

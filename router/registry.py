@@ -22,6 +22,7 @@ from router.fleet import Fleet
 from router.likely import Likely
 from router.node_client import Address
 from router.placement import Ask, Health
+from router.together import spokesman, together
 
 log = get_logger(__name__)
 
@@ -190,18 +191,22 @@ class Registry:
         self._told.clear()
 
     def models(self, *, online: bool) -> Mapping[str, ModelStatus]:
-        """Models by name: of nodes that are online, or that any node ever told this router of."""
-        if online in self._models:
-            return self._models[online]
-        models = self._models[online] = {}
+        """Models by name, as one node tells of them: of nodes that are online, or that any node ever told this router of."""
+        if online not in self._models:
+            self._models[online] = {name: spokesman(told) for name, told in self._by_name(online=online).items()}
+        return self._models[online]
+
+    def listed(self) -> Mapping[str, ModelStatus]:
+        """Models of nodes that are online by name, with all that any of these has for them."""
+        return {name: together(told) for name, told in self._by_name(online=True).items()}
+
+    def _by_name(self, *, online: bool) -> Mapping[str, list[ModelStatus]]:
+        told: dict[str, list[ModelStatus]] = {}
         for node in self.nodes():
-            if node.status is None or (online and node.health not in (Health.ONLINE, Health.ERROR)):
-                continue
-            for model in node.status.models:
-                known = models.get(model.id)
-                if known is None or (model.resident and not known.resident):
-                    models[model.id] = model
-        return models
+            if node.status is not None and (not online or node.health in (Health.ONLINE, Health.ERROR)):
+                for model in node.status.models:
+                    told.setdefault(model.id, []).append(model)
+        return told
 
     def tasks(self, model: str) -> set[str]:
         """What the model can be asked for on any node that ever told this router of it."""

@@ -159,7 +159,11 @@ class FakeNode:
                 tasks=self.tasks,
                 created=0,
                 resident=True,
-                capabilities={"default_size": "64x64", "default_steps": 4},
+                capabilities={
+                    "default_size": "64x64",
+                    "default_steps": 4,
+                    "loras": [{"name": name, "trigger_words": []} for name in self.loras],
+                },
                 loras=self.loras,
                 memory_limits=self.memory_limits,
                 extras=self.extras,
