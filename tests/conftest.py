@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import hypothesis
 import psutil
 import pytest
 import structlog
@@ -28,6 +29,10 @@ from common.catalog import Catalog, migrate, sqlite_url
 # As `configure_logging` has it: the pretty traceback of an app that runs in this process takes half a minute to be drawn.
 _plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
+
+# How long an example takes hangs on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SERVER_FOLDER = "aquatint-test-pg-"
 
