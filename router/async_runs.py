@@ -173,7 +173,7 @@ class AsyncCarrier:
         age_s = (utc_now() - run.created_at).total_seconds()
         lasting = age_s < self._oldest_s and run.current_attempt < MOST_ATTEMPTS
         try:
-            accepted = await self._again(run, record)
+            accepted = await self._again(run, record, age_s)
             # Made in parts once at most: which parts of an earlier try still run elsewhere, nobody knows.
             again = dataclasses.replace(accepted, lasting=lasting, recorded=True, whole=bool(run.parts))
             reply = await self._dispatcher.run(again)
@@ -187,7 +187,7 @@ class AsyncCarrier:
             raise
         return None
 
-    async def _again(self, run: RunRecord, record: AsyncRecord) -> Accepted:
+    async def _again(self, run: RunRecord, record: AsyncRecord, age_s: float) -> Accepted:
         """What was accepted, out of the catalog and the asset store."""
         asked = await self._request(run, record)
         sender = Sender(
@@ -197,7 +197,7 @@ class AsyncCarrier:
             key_id=run.key_id,
             public_url=record.public_url,
             # Its place among those of its key, whoever accepted it, and however often it was put back.
-            arrived_s=time.monotonic() - (utc_now() - run.created_at).total_seconds(),
+            arrived_s=time.monotonic() - age_s,
         )
         # The pictures are stored; their bytes need not come by here.
         return await self._acceptance.accept(dataclasses.replace(asked, response_format=ResponseFormat.URL), sender)

@@ -170,7 +170,9 @@ class Dispatcher:
         bind(run_id=accepted.run_id)
         lasts_s = min(self._run_timeout_s, accepted.wishes.deadline_s or math.inf)
         tracing.note(run_id=accepted.run_id, model=accepted.request.model or "")
-        journey = _Journey(accepted, accepted.arrived_s + lasts_s, accepted.ask)
+        # One that no client waits for may have waited for longer in the catalog.
+        begins_s = time.monotonic() if accepted.arrival is None else accepted.arrived_s
+        journey = _Journey(accepted, begins_s + lasts_s, accepted.ask)
         if accepted.claim is not None or accepted.recorded:
             earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
             if earlier is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from common.catalog import RunStatus
+from common.clock import utc_now
 from common.images_api import Size
 from router.placement import Health
 from tests.fakes.node import MODEL, Faults, pixels_for
@@ -173,6 +175,20 @@ async def test_an_async_run_waits_for_a_node_that_is_away(make_house: MakeHouse)
     house.nodes["a"].faults.mode = "none"
 
     assert put_back.status is RunStatus.QUEUED
+    assert (await ended(house.client, run_id))["status"] == "succeeded"
+
+
+async def test_an_async_run_has_its_time_however_long_it_waited_before(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch):
+    house = await make_house("a", no_capacity_wait_s=0.1, run_timeout_s=2)
+    monkeypatch.setattr("router.async_runs.PUT_BACK_FOR_S", 0.1)
+    house.nodes["a"].faults.mode = "status_500"
+    await until(lambda: house.services.registry.get("a").health is Health.OFFLINE)
+
+    run_id = (await start(house)).json()["id"]
+    created_at = (await house.catalog.runs.get(run_id)).created_at
+    await until(lambda: utc_now() - created_at > timedelta(seconds=2))
+    house.nodes["a"].faults.mode = "none"
+
     assert (await ended(house.client, run_id))["status"] == "succeeded"
 
 
