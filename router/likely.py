@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from router.candidates import PRIOR_PACE
-from router.costs import LEAST_S, Cost, CostBook, Device, Kind, Learned
+from router.costs import LEAST_S, NOTHING_LEARNED, Cost, CostBook, Device, Kind, Learned
 
 COMPARE_EVERY_S = 1.0
 """At most: a fleet that is new learns many things at once, and each changes what is likely on all nodes."""
-_NOTHING: Mapping[str, Learned] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class Likely:
     def of(self, device: Device | None, now_s: float) -> Mapping[str, Learned]:
         """As `likely_costs`; the same object until it changes. device: None where it is not known. now_s: on any clock."""
         if device is None:
-            return _NOTHING
+            return NOTHING_LEARNED
         if self._lessons != self._costs.lessons and now_s - self._compared_at_s >= COMPARE_EVERY_S:
             self._lessons, self._compared_at_s = self._costs.lessons, now_s
             self._known, self._told = self._costs.by_device(), {}
