@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from common.dialling import trusted
 from common.web.serving import allow_open_files
 from router.bench.paced_node import MODELS, PICTURE_S, STEP_S
 from router.bench.processes import free_port, process
@@ -111,9 +112,9 @@ async def _with_client(port: int, phase: Any, keys_count: int) -> dict[str, Any]
 
 
 def _client(base_url: str) -> httpx.AsyncClient:
-    # Shorter than the router keeps them: or one is used in the moment it is closed. There is no TLS to set up.
+    # Shorter than the router keeps them: or one is used in the moment it is closed.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
-    return httpx.AsyncClient(base_url=base_url, limits=limits, timeout=600, trust_env=False, verify=False)
+    return httpx.AsyncClient(base_url=base_url, limits=limits, timeout=600, trust_env=False, verify=trusted())
 
 
 async def _new_key(client: httpx.AsyncClient, name: str) -> str:
