@@ -87,8 +87,10 @@ async def test_a_client_that_leaves_between_two_pieces_of_work_is_told_to_the_se
     async def answer(request: Request) -> dict[str, int]:
         socket = client_socket(request.scope)
         assert socket is not None
-        while not socket.left:
-            await asyncio.sleep(0.001)
+        left = asyncio.Event()
+        socket.when_left(left.set)
+        if not socket.left:
+            await left.wait()
         with pytest.raises(RunCancelled):
             await until_client_leaves(request, asyncio.sleep(60))
         ended.set()
