@@ -68,11 +68,12 @@ def public_url(request: Request, services: Services) -> str:
         return services.settings.public_url
     scope = request.scope
     host = next((value for name, value in scope["headers"] if name == b"host"), None)
-    return _called_address(scope["scheme"], host, tuple(scope["server"]))
+    server = scope.get("server")
+    return _called_address(scope["scheme"], host, None if server is None else tuple(server))
 
 
 @lru_cache(maxsize=256)
-def _called_address(scheme: str, host: bytes | None, server: tuple[str, int | None]) -> str:
+def _called_address(scheme: str, host: bytes | None, server: tuple[str, int | None] | None) -> str:
     headers = [] if host is None else [(b"host", host)]
     url = URL(scope={"type": "http", "scheme": scheme, "server": server, "path": "/", "headers": headers})
     return f"{url.scheme}://{url.netloc}"
