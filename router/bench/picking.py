@@ -59,13 +59,13 @@ def ask_of(drawn: Random) -> Ask:
     return Ask(model, "generation", pixels / 1e6 * 30, pixels=pixels, kind=kind_of("generation", bucket))
 
 
-def measure_picks(rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def measure_picks() -> list[dict[str, Any]]:
     """A row for each size of fleet and load; CPU milliseconds a pick."""
     drawn = Random(1)
     loads = {"none": 0.0, "half": 0.5, "all": 1.0}
     fleets = {(nodes, name): fleet_of(nodes, drawn, load=load) for nodes in NODES for name, load in loads.items()}
     took_ms: dict[tuple[int, str], list[float]] = {each: [] for each in fleets}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for each, fleet in fleets.items():
             ask = ask_of(drawn)
             began_s = time.thread_time()
