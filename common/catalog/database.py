@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import asyncpg
@@ -176,7 +177,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncSession]:
         """A transaction that only reads. Raises: CatalogUnavailable."""
-        async with self._guarded(), self._readers.begin() as session:
+        async with _Guarded(self._timeout_s), self._readers.begin() as session:
             yield session
 
     @asynccontextmanager
@@ -185,21 +186,8 @@ class Database:
 
         When the connection breaks during the commit itself, nobody knows whether it happened.
         """
-        async with self._guarded(), self._turn, self._writers.begin() as session:
+        async with _Guarded(self._timeout_s), self._turn, self._writers.begin() as session:
             yield session
-
-    @asynccontextmanager
-    async def _guarded(self) -> AsyncGenerator[None]:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                yield
-        except (exc.DataError, sqlite3.DataError) as error:
-            raise InvalidRequest("The catalog cannot hold a value of this request.") from error
-        except UNREACHABLE as error:
-            cause = error.orig if isinstance(error, exc.DBAPIError) else error
-            # Only its kind: the text of an error may quote the prompt.
-            log.warning("catalog_unavailable", error=type(error).__name__, cause=type(cause).__name__)
-            raise CatalogUnavailable from error
 
     async def ping(self) -> None:
         """Ask the database something small. Raises: CatalogUnavailable, after 2 s at the latest."""
@@ -275,7 +263,7 @@ class Database:
     async def insert_all(self, inserts: Sequence[Insert]) -> None:
         """Insert rows into several tables, in a transaction of their own. Raises as `write`."""
         if self._inserts is not None:
-            async with self._guarded(), self._turn:
+            async with _Guarded(self._timeout_s), self._turn:
                 await self._inserts.write(inserts)
             return
         async with self.write() as session:
@@ -283,3 +271,28 @@ class Database:
             for table, rows in inserts:
                 if rows:
                     await connection.execute(insert(table), rows)
+
+
+class _Guarded:
+    """Around what is asked of the database: it takes no longer than that, and what it raises is of our errors."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._limit = asyncio.timeout(timeout_s)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            error = late
+        if isinstance(error, (exc.DataError, sqlite3.DataError)):
+            raise InvalidRequest("The catalog cannot hold a value of this request.") from error
+        if isinstance(error, UNREACHABLE):
+            cause = error.orig if isinstance(error, exc.DBAPIError) else error
+            # Only its kind: the text of an error may quote the prompt.
+            log.warning("catalog_unavailable", error=type(error).__name__, cause=type(cause).__name__)
+            raise CatalogUnavailable from error

@@ -24,6 +24,8 @@ class GroupedWrites(Generic[T]):
         self._waiting: dict[asyncio.Future[None], T] = {}
         """In their order. One that leaves is found at once: as many may leave together as wait."""
         self._writer: asyncio.Task[None] | None = None
+        self._under_way: asyncio.Future[None] | None = None
+        """Done when the group is that is being written."""
 
     async def put(self, item: T) -> None:
         """Returns when the item is committed. When cancelled, it has either been committed or never will be.
@@ -35,12 +37,12 @@ class GroupedWrites(Generic[T]):
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
         try:
-            await asyncio.shield(committed)
+            await committed
         except asyncio.CancelledError:
             if committed in self._waiting:
                 del self._waiting[committed]
-            else:
-                await asyncio.wait({committed})
+            elif self._under_way is not None:
+                await asyncio.wait({self._under_way})
             raise
 
     async def _write_all(self) -> None:
@@ -48,12 +50,13 @@ class GroupedWrites(Generic[T]):
             group = [(item, committed) for committed, item in islice(self._waiting.items(), MOST)]
             for _, committed in group:
                 del self._waiting[committed]
+            self._under_way = asyncio.get_running_loop().create_future()
             try:
                 await self._write_group(group)
             finally:
+                self._under_way.set_result(None)
                 for _, committed in group:
-                    if not committed.done():  # This task was cancelled: the process is about to end.
-                        committed.cancel()
+                    committed.cancel()  # Where it is not done, as this task was cancelled: the process is about to end.
 
     async def _write_group(self, group: list[tuple[T, asyncio.Future[None]]]) -> None:
         try:
@@ -65,9 +68,9 @@ class GroupedWrites(Generic[T]):
                     await self._write_group([entry])
                 return
             for _, committed in group:
-                committed.set_exception(error)
-                # Looked at, so that asyncio does not report as overlooked what a cancelled caller left behind.
-                committed.exception()
+                if not committed.done():  # Cancelled.
+                    committed.set_exception(error)
             return
         for _, committed in group:
-            committed.set_result(None)
+            if not committed.done():
+                committed.set_result(None)

@@ -120,10 +120,6 @@ class Run(Table):
         # Ids sort by time of creation, and lists are paged by id: these serve "the newest of this kind".
         Index(None, "status", "id"),
         Index(None, "model", "id"),
-        Index(None, "key_id", "id"),
-        Index(None, "status", "heartbeat_at"),
-        Index(None, "created_at"),
-        Index(None, "request_id"),
         _index_where_given("result_key"),
         _index_where_given("parent_id"),
         CheckConstraint("status <> 'failed' OR error_code IS NOT NULL", name="failed_has_error_code"),
