@@ -169,7 +169,8 @@ class Database:
         self._writers = async_sessionmaker(self._engine.execution_options(writing=True), expire_on_commit=False)
         self._is_sqlite = url.get_backend_name() == "sqlite"
         # SQLite waits for its lock by polling, which is unfair; the writers of this process queue here instead.
-        self._turn: asyncio.Lock | nullcontext[None] = asyncio.Lock() if self._is_sqlite else nullcontext()
+        self._lock = asyncio.Lock()
+        self._turn: asyncio.Lock | nullcontext[None] = self._lock if self._is_sqlite else nullcontext()
         self._timeout_s = TRANSACTION_TIMEOUT_S + (BUSY_TIMEOUT_S if self._is_sqlite else 0)
         self._inserts = SqliteInserts(url, busy_timeout_s=BUSY_TIMEOUT_S) if self._is_sqlite else None
         self._stray: set[asyncio.Task[None]] = set()
@@ -263,6 +264,8 @@ class Database:
     async def insert_all(self, inserts: Sequence[Insert]) -> None:
         """Insert rows into several tables, in a transaction of their own. Raises as `write`."""
         if self._inserts is not None:
+            if not self._lock.locked() and self._inserts.write_at_once(inserts):
+                return
             async with _Guarded(self._timeout_s), self._turn:
                 await self._inserts.write(inserts)
             return

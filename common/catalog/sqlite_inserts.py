@@ -1,8 +1,11 @@
-"""Inserts into SQLite on one thread of their own: what every run costs, at the price of what the database does for it.
+"""Inserts into SQLite past SQLAlchemy and aiosqlite: what every run costs, at the price of what the database does for it.
 
 aiosqlite goes to its thread and back for each step of a transaction, and SQLAlchemy's session is made for objects that
 change: for two rows both together take five times as long as SQLite. Here a transaction is one call. Its statements, and
 what becomes of Python's values, are SQLAlchemy's all the same, so a row is the same whoever wrote it.
+
+It is made where it is asked for, as the way to a thread and back takes as long as SQLite does; by a thread where something
+would have to be waited for: another's write, or a disk that was slow just now.
 
 Nor does a commit here wait for the disk, which would be most of its time: it is in the file, where every process sees it and
 no process' end can undo it, and the next commit by any other connection flushes all that was written before it. So what is
@@ -11,6 +14,7 @@ Between the two, power that goes takes the run with the machine that made it; it
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,38 +34,87 @@ Insert = tuple[type[Table], Rows]
 _dialect = SQLiteDialect_pysqlite(paramstyle="qmark", json_serializer=json_text)
 
 
+SLOW_S = 0.01
+"""So long may what else goes on wait for a write: as for other pauses of this process. SQLite flushes once in some hundred
+transactions here, when its log begins anew."""
+SLOW_FOR_S = 30.0
+"""How long the disk is taken to be slow after a slow write."""
+
+
 class SqliteInserts:
-    """One connection, made when it is first needed and made anew after an error."""
+    """Two connections: the event loop's, which never waits for others, and a thread's."""
 
     def __init__(self, url: URL, *, busy_timeout_s: float) -> None:
         """busy_timeout_s: how long to wait for another process's write, where `url` does not say it."""
-        self._url = url
-        self._busy_timeout_s = busy_timeout_s
+        self._at_once = _Writer(url, {"timeout": 0.0})
+        self._patient = _Writer(url, {"timeout": busy_timeout_s, **_told(url), "check_same_thread": False})
         self._thread = OwnThread("catalog inserts")
-        self._connection: sqlite3.Connection | None = None
-        self._statements: dict[tuple[str, ...], _Statement] = {}
+        self._slow_until_s = 0.0
+
+    def write_at_once(self, inserts: Sequence[Insert]) -> bool:
+        """One transaction, if nothing has to be waited for. Returns: whether it was made; if not, nothing is left of it."""
+        began_s = time.monotonic()
+        if began_s < self._slow_until_s:
+            return False
+        try:
+            self._at_once.write(inserts)
+        except sqlite3.Error:
+            # Somebody else is writing; or it is an error, which the thread will meet as well.
+            return False
+        ended_s = time.monotonic()
+        if ended_s - began_s > SLOW_S:
+            self._slow_until_s = ended_s + SLOW_FOR_S
+        return True
 
     async def write(self, inserts: Sequence[Insert]) -> None:
         """One transaction. Cancelled while it is under way, it is committed all the same. Raises: sqlite3.Error."""
-        await self._thread.call(partial(self._write, inserts))
+        await self._thread.call(partial(self._patient.write, inserts))
 
     async def close(self) -> None:
         """After what is under way."""
-        await self._thread.call(self._disconnect)
+        self._at_once.close()
+        await self._thread.call(self._patient.close)
         self._thread.end()
 
-    def _write(self, inserts: Sequence[Insert]) -> None:
+
+def _told(url: URL) -> dict[str, Any]:
+    return dict(_dialect.create_connect_args(url)[1])
+
+
+class _Writer:
+    """One connection, made when it is first needed and made anew after an error."""
+
+    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
+        """options: of `sqlite3.connect`."""
+        (self._file,), _ = _dialect.create_connect_args(url)
+        self._options = {**_told(url), **options, "isolation_level": None}
+        self._connection: sqlite3.Connection | None = None
+        self._statements: dict[tuple[str, ...], _Statement] = {}
+
+    def write(self, inserts: Sequence[Insert]) -> None:
+        """One transaction. Raises: sqlite3.Error; then nothing is left of it."""
         prepared = [self._prepared(table, rows) for table, rows in inserts if rows]
         try:
             connection = self._connection = self._connection or self._connected()
             connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                self.close()
+            raise
+        try:
             for sql, values in prepared:
                 connection.executemany(sql, values)
             connection.execute("COMMIT")
         except BaseException:
             # Which undoes what was begun.
-            self._disconnect()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Until the next write."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _prepared(self, table: type[Table], rows: Rows) -> tuple[str, list[list[Any]]]:
         columns = (table.__tablename__, *rows[0])
@@ -71,20 +124,13 @@ class SqliteInserts:
         return statement.sql, [statement.values(row) for row in rows]
 
     def _connected(self) -> sqlite3.Connection:
-        (file,), told = _dialect.create_connect_args(self._url)
-        options: dict[str, Any] = {"timeout": self._busy_timeout_s, **told, "isolation_level": None}
-        connection: sqlite3.Connection = sqlite3.connect(file, **options)
+        connection: sqlite3.Connection = sqlite3.connect(self._file, **self._options)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         # What is in the log is copied into the file when others commit, results at the latest: it takes ten milliseconds and
         # a flush, for which whoever comes just then would wait.
         connection.execute("PRAGMA wal_autocheckpoint=0")
         return connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
 
 class _Statement:

@@ -1,4 +1,4 @@
-"""Inserts on a thread of their own write what SQLAlchemy's session writes, and take their turn with other writers."""
+"""Inserts past SQLAlchemy write what SQLAlchemy's session writes, and take their turn with other writers."""
 
 import asyncio
 import sqlite3
@@ -10,7 +10,17 @@ import pytest
 from sqlalchemy import text
 
 from common.catalog import Catalog, NewRun, migrate, sqlite_url
+from common.catalog.run_rows import row_of_run
+from common.catalog.sqlite_inserts import Insert
+from common.catalog.tables import Run
+from common.clock import utc_now
 from common.errors import CatalogUnavailable
+
+SLOW = """
+CREATE TRIGGER slow BEFORE INSERT ON runs BEGIN
+  SELECT count(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT i FROM n);
+END"""
+"""Takes SQLite a tenth of a second."""
 
 MakeRun = Callable[..., NewRun]
 
@@ -56,6 +66,48 @@ async def test_a_writer_that_another_process_keeps_waiting_says_so_and_goes_on_a
     await catalog.close()
 
 
+async def test_nothing_else_waits_while_another_process_keeps_a_write_waiting(file: Path, new_run: MakeRun):
+    catalog = await Catalog.open(sqlite_url(file))
+    await catalog.runs.open_new(new_run(), first_node="a")
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    run = new_run()
+
+    writing = asyncio.create_task(catalog.runs.open_new(run, first_node="a"))
+    for _ in range(100):  # Were the loop to wait with it, this would not come to its end before the write gave up.
+        await asyncio.sleep(0)
+    assert not writing.done()
+    holder.execute("ROLLBACK")
+    await writing
+
+    assert [each.no for each in (await catalog.runs.get(run.id)).attempts] == [1]
+    holder.close()
+    await catalog.close()
+
+
+async def test_a_disk_that_was_slow_is_waited_for_by_a_thread(file: Path, new_run: MakeRun):
+    catalog = await Catalog.open(sqlite_url(file))
+    inserts = catalog.runs._db._inserts
+    assert inserts is not None
+
+    def row() -> Insert:
+        return Run, [row_of_run(new_run(), utc_now()) | {"current_attempt": 0}]
+
+    assert inserts.write_at_once([row()])
+    maker = sqlite3.connect(file)
+    maker.executescript(SLOW)
+    slow_was_made = inserts.write_at_once([row()])
+    after_that = inserts.write_at_once([row()])
+    maker.executescript("DROP TRIGGER slow")
+    run = new_run()
+    await catalog.runs.open_new(run, first_node="a")
+
+    assert (slow_was_made, after_that) == (True, False)
+    assert maker.execute("SELECT count(*) FROM runs").fetchone() == (3,)
+    maker.close()
+    await catalog.close()
+
+
 async def test_of_a_transaction_that_fails_nothing_is_left_and_the_next_is_written(file: Path, new_run: MakeRun):
     catalog = await Catalog.open(sqlite_url(file))
     run, again = new_run(), new_run()
@@ -78,10 +130,13 @@ async def test_only_inserts_that_wait_for_their_result_leave_the_flush_to_the_ne
     await catalog.runs.open_new(new_run(), first_node=None)
     inserts = catalog.runs._db._inserts
     assert inserts is not None
-    assert inserts._connection is not None
+    await inserts.write([(Run, [row_of_run(new_run(), utc_now()) | {"current_attempt": 0}])])
+    at_once, patient = inserts._at_once._connection, inserts._patient._connection
+    assert at_once is not None
+    assert patient is not None
 
-    connection = inserts._connection
-    assert await inserts._thread.call(lambda: connection.execute("PRAGMA synchronous").fetchone()) == (normal,)
+    for connection in (at_once, patient):
+        assert connection.execute("PRAGMA synchronous").fetchone() == (normal,)
     async with catalog.runs._db.write() as session:
         assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == full
         assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
