@@ -63,8 +63,9 @@ class Arrival:
 
     def over(self) -> None:
         """It is in line, or has ended. To say so again changes nothing."""
-        self._over = True
-        self._let_by()
+        if not self._over:
+            self._over = True
+            self._let_by()
 
     def _let_by(self) -> None:
         these = self._on_their_way.get(self._secret)

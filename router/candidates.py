@@ -1,13 +1,13 @@
 """A node as placement sees it, from what the node last said and what this router has sent it since. Pure."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
 from router.costs import Cost, Costs, Kind, Learned, bucket_of, kind_of
-from router.placement import SHARE_OF_RUNNING, Ask, Build, Candidate, Health, Offer, residents_after
+from router.placement import SHARE_OF_RUNNING, Ask, Build, Candidate, Health, Offer, resident_with
 
 PRIOR_PACE = {"cuda": 0.1, "mps": 1.0, "cpu": 10.0}
 """Seconds for a megapixel-step before anything was measured: SDXL on a recent GPU, on a laptop's, on a few cores.
@@ -68,7 +68,8 @@ def candidate_of(known: Known, *, depth: int, kept: Kept | None = None) -> Candi
     status = known.status
     if status is None:
         return Candidate(known.node_id, known.name, {}, 0, held=len(known.ours), away=str(known.health))
-    return _with_work((kept or Kept()).of(known, status, depth), status, known)
+    idle = (kept or Kept()).of(known, status, depth)
+    return at_work(idle, status, known.ours, said_at_s=known.said_at_s, full=known.full)
 
 
 def _idle(known: Known, status: NodeStatus, depth: int) -> Candidate:
@@ -152,17 +153,25 @@ def _resident(status: NodeStatus) -> tuple[str, ...]:
     return (*(model for model in loaded if model not in told), *told)
 
 
-def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
-    """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet."""
-    told = {job.run_id for job in status.jobs}
-    untold = [sent for run_id, sent in known.ours.items() if run_id not in told and not sent.told]
-    work = [_work_of(job, known.ours.get(job.run_id)) for job in status.jobs]
-    work += [_Work(ask.model, ask.kind, ask.units, ask.pictures, 0.0) for ask in (sent.ask for sent in untold)]
+def at_work(idle: Candidate, status: NodeStatus, ours: Mapping[str, Sent], *, said_at_s: float, full: bool) -> Candidate:
+    """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet. idle: the same
+    without; the others as in `Known`."""
+    told = set(map(_RUN_ID, status.jobs))
+    work = list[_Work]()
+    for job in status.jobs:
+        work.append(_work_of(job, ours.get(job.run_id)))
+    untold_at_s = list[float]()
+    for run_id, sent in ours.items():
+        if not sent.told and run_id not in told:
+            ask = sent.ask
+            work.append((ask.model, ask.kind, ask.units, ask.pictures, 0.0))
+            untold_at_s.append(sent.at_s)
     # Those on their way there are ours, or of other routers that were quicker.
-    held = len(work) + max(0, status.expected - len(untold))
-    held = max(held, idle.places) if known.full else held
+    held = len(work) + max(0, status.expected - len(untold_at_s))
+    if full and held < idle.places:
+        held = idle.places
     if not work:
-        return replace(idle, held=held, free_at_s=known.said_at_s)
+        return idle.doing(held=held, free_at_s=said_at_s, floor_s=0.0, resident=idle.resident) if held else idle
     at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
     for model, kind, units, pictures, loading_s in work:
         offer = idle.offers.get(model)
@@ -170,13 +179,12 @@ def _with_work(idle: Candidate, status: NodeStatus, known: Known) -> Candidate:
         own_s = offer.seconds(kind, units, pictures) if offer is not None else 0.0
         # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
         seconds.append(max(load_s - loading_s, SHARE_OF_RUNNING * load_s) + own_s)
-        if resident[-1:] != (model,):
-            resident = residents_after([model], idle if resident is idle.resident else replace(idle, resident=resident))
-    began_s = known.said_at_s if status.jobs else min(sent.at_s for sent in untold)
+        resident = resident_with(model, resident, idle)
+    began_s = said_at_s if status.jobs else min(untold_at_s)
     # With a place beside what runs, the next run waits for nothing.
     whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0
     floor_s = (sum(seconds[at_once:]) + SHARE_OF_RUNNING * sum(seconds[:at_once])) / at_once if whole_s else 0.0
-    return replace(idle, held=held, free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
+    return idle.doing(held=held, free_at_s=began_s + whole_s, floor_s=floor_s, resident=resident)
 
 
 def ask_of_job(job: JobStatus) -> Ask:
@@ -185,14 +193,10 @@ def ask_of_job(job: JobStatus) -> Ask:
     return Ask(job.model, "", job.work_units, pictures=job.pictures, kind=kind)
 
 
-class _Work(NamedTuple):
-    """What is left of one run at a node: one of dozens, each time that anything there changes."""
-
-    model: str
-    kind: Kind
-    units: float
-    pictures: int
-    loading_s: float
+_Work = tuple[str, Kind, float, int, float]
+"""What is left of one run at a node: its model, kind, units and pictures, and for how long its model has been loading, in
+seconds. Bare, as there are dozens of them each time that anything there changes."""
+_RUN_ID: Callable[[JobStatus], str] = attrgetter("run_id")
 
 
 def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
@@ -201,4 +205,4 @@ def _work_of(job: JobStatus, sent: Sent | None) -> _Work:
     left = 1 - job.step / job.steps if job.steps else 1.0
     # The last picture is there only when all is done.
     pictures = max(1, math.ceil(ask.pictures * left))
-    return _Work(ask.model, ask.kind, job.work_units * left, pictures, job.loading_s)
+    return ask.model, ask.kind, job.work_units * left, pictures, job.loading_s

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from common.catalog import CostRecord
 from common.clock import utc_now
@@ -131,8 +132,7 @@ class Learned:
     load_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """What nodes that take as long for the same work have in common. kind: as `DeviceStatus.kind`."""
 
     kind: str

@@ -10,12 +10,11 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from heapq import nsmallest
 from typing import Any
 
 from common.catalog import Catalog
-from common.clock import utc_now
+from common.clock import clock
 from common.errors import CatalogUnavailable
 from common.logs import get_logger
 from router.fleet import Fleet
@@ -56,7 +55,8 @@ class Pick:
     """How many have it not."""
     now_s: float
     want: Want
-    at: datetime = field(default_factory=utc_now)
+    at_s: float = field(default_factory=clock.now_s)
+    """Seconds since 1970, UTC."""
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
@@ -71,7 +71,7 @@ class Pick:
         work, _, _ = self.ask.kind.rpartition("@")
         return {
             "node": self.node,
-            "at": self.at.timestamp(),
+            "at": round(self.at_s, 6),
             "waited_s": round(self.waited_s, 3),
             "work": {"units": round(self.ask.units, 3), "pictures": self.ask.pictures, "kind": work},
             **_shown(self.terms),

@@ -18,13 +18,12 @@ What is tried again, and what is not:
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from common import tracing
-from common.catalog import AttemptFenced, AttemptStatus, Catalog
+from common.catalog import AttemptFenced, AttemptStatus, Catalog, NewRun
 from common.errors import (
     AquatintError,
     CatalogUnavailable,
@@ -84,6 +83,8 @@ class _Journey:
     """What has happened to one run so far."""
 
     accepted: Accepted
+    row: NewRun
+    """In the catalog; its `request` is what a node is sent, too."""
     deadline_s: float
     ask: Ask
     recorded: bool = False
@@ -172,25 +173,23 @@ class Dispatcher:
         tracing.note(run_id=accepted.run_id, model=accepted.request.model or "")
         # One that no client waits for may have waited for longer in the catalog.
         begins_s = time.monotonic() if accepted.arrival is None else accepted.arrived_s
-        journey = _Journey(accepted, begins_s + lasts_s, accepted.ask)
+        journey = _Journey(accepted, row_of(accepted), begins_s + lasts_s, accepted.ask)
         if accepted.claim is not None or accepted.recorded:
-            earlier = await self._catalog.runs.open(row_of(accepted), accepted.claim)
+            earlier = await self._catalog.runs.open(journey.row, accepted.claim)
             if earlier is not None:
                 return await self._answers.replay(earlier, stream=accepted.request.stream, public_url=accepted.public_url)
             journey.recorded = True
         self._retries.earn(time.monotonic())
-        with self.holding(accepted):
-            return await self._to_the_end(journey)
-
-    @contextmanager
-    def holding(self, accepted: Accepted) -> Iterator[None]:
-        """This router answers for a run meanwhile."""
         self.held[accepted.run_id] = accepted
         try:
-            yield
+            return await self._to_the_end(journey)
         finally:
-            # Where its parts were given up, it is held twice, and let go of twice at its end.
-            self.held.pop(accepted.run_id, None)
+            self.let_go(accepted)
+
+    def let_go(self, accepted: Accepted) -> None:
+        """This router answers for a run no more. One whose parts were given up was held twice, and is let go of twice."""
+        self.held.pop(accepted.run_id, None)
+        if self._interrupted:
             self._one_less.set()
 
     async def _to_the_end(self, journey: _Journey) -> Reply:
@@ -304,8 +303,8 @@ class Dispatcher:
             journey.foreseen = self._queue.foreseen(run_id)
         try:
             if not journey.recorded:
-                first = ticket.granted.result() if _succeeded(ticket.granted) else None
-                await self._catalog.runs.open_new(row_of(journey.accepted), first_node=first.name if first else None)
+                first = ticket.node
+                await self._catalog.runs.open_new(journey.row, first_node=first.name if first else None)
                 journey.recorded = True
                 if first is not None:
                     return _Try(first, 1)
@@ -400,7 +399,7 @@ class Dispatcher:
         Raises: NodeUnreachable, NodeLost, DeadlineExceeded.
         """
         accepted, node = journey.accepted, this.node
-        body, content_type = encoded(accepted.request)
+        body, content_type = encoded(accepted.request, journey.row.request)
         places = self._registry.places(node, journey.ask.model)
         headers = node_headers(accepted, this.no, places) | {"content-type": content_type} | tracing.outgoing()
         left_s = max(0, journey.deadline_s - time.monotonic())
@@ -486,7 +485,3 @@ class Dispatcher:
         await self.close(accepted.run_id, error)
         # A frame that was cut in the middle is ended by the blank line and dropped by clients.
         return b"\n\n" + events.failed(error)
-
-
-def _succeeded(future: asyncio.Future[Node]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None

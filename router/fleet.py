@@ -68,11 +68,12 @@ class Fleet:
         """Take over a node's new state."""
         node_id = candidate.node_id
         before = self.candidates.get(node_id)
-        if before is None or before.offers.keys() != candidate.offers.keys():
+        if before is None or (before.offers is not candidate.offers and before.offers.keys() != candidate.offers.keys()):
             self._forget_offers(before)
             for model in candidate.offers:
                 self._having.setdefault(model, {})[node_id] = None
-        if before is None or before.resident != candidate.resident:
+        # Most runs only change which of the same models was used last.
+        if before is None or (before.resident != candidate.resident and set(before.resident) != set(candidate.resident)):
             self._copies.subtract(before.resident if before is not None else ())
             self._copies.update(candidate.resident)
         if candidate.has_place and candidate.away is None:
@@ -120,8 +121,12 @@ class Fleet:
 
     def work_s(self, ask: Ask) -> float:
         """Seconds of the run's own work on the quickest node that has the model: what order and fairness go by."""
-        offers = (self.candidates[node_id].offers[ask.model] for node_id in self._having.get(ask.model, ()))
-        return min((offer.own_s(ask) for offer in offers), default=ask.units * PRIOR_PACE["cuda"])
+        least_s = math.inf
+        for node_id in self._having.get(ask.model, ()):
+            own_s = self.candidates[node_id].offers[ask.model].own_s(ask)
+            if own_s < least_s:
+                least_s = own_s
+        return least_s if least_s < math.inf else ask.units * PRIOR_PACE["cuda"]
 
     @property
     def has_place(self) -> bool:

@@ -79,11 +79,12 @@ class Line(Generic[W]):
 
     def __init__(self) -> None:
         self._lanes = {priority: _Lane[W]() for priority in Priority}
+        self._count = 0
         self._horizon_s = 0.0
         """The account of the lane that was served last, in weighed seconds."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return self._count
 
     def __contains__(self, waiting: Waiting) -> bool:
         return waiting.place is not None
@@ -99,15 +100,28 @@ class Line(Generic[W]):
         if not len(lane):
             lane.given_s = max(lane.given_s, self._horizon_s)
         lane.add(waiting)
+        self._count += 1
 
     def leave(self, waiting: W) -> None:
         """Take a run out that gave up."""
         self._lanes[waiting.priority].leave(waiting)
+        self._count -= 1
 
     def serve(self, waiting: W) -> None:
         """Take a run out that was given a place, at the cost of its key and its lane."""
         lane = self._lanes[waiting.priority]
         lane.serve(waiting)
+        self._count -= 1
+        self._charge(lane, waiting)
+
+    def pass_through(self, waiting: W) -> None:
+        """Of one that is given a place as it comes, while nobody waits: the same as `add` and `serve`, without a turn."""
+        lane = self._lanes[waiting.priority]
+        lane.given_s = max(lane.given_s, self._horizon_s)
+        lane.pass_through(waiting)
+        self._charge(lane, waiting)
+
+    def _charge(self, lane: "_Lane[W]", waiting: W) -> None:
         self._horizon_s = max(self._horizon_s, lane.given_s)
         lane.given_s += waiting.work_s / WEIGHTS[waiting.priority]
 
@@ -206,17 +220,28 @@ class _Lane(Generic[W]):
     def serve(self, waiting: W) -> None:
         """Take a run out that was given a place, at its key's cost."""
         account = self._left(waiting)
+        self._charge(account, waiting)
+        self._take_turn(account)
+
+    def pass_through(self, waiting: W) -> None:
+        """As `Line.pass_through`."""
+        account = self._account(waiting.key)
+        account.given_s = max(account.given_s, self._horizon_s)
+        self._charge(account, waiting)
+
+    def _charge(self, account: _Account[W], waiting: W) -> None:
         self._horizon_s = max(self._horizon_s, account.given_s)
         account.given_s += waiting.work_s
-        self._take_turn(account)
-        self._forget_idle()
+        if len(self._accounts) > 2 * self._remembered:
+            self._forget_idle()
 
     def correct(self, waiting: W, took_s: float) -> None:
         """A run that was served has ended: its key is charged what it took."""
         account = self._accounts.get(waiting.key)
         if account is not None:
             account.given_s += took_s - waiting.work_s
-            self._take_turn(account)
+            if account.queue:
+                self._take_turn(account)
 
     def before_of_its_key(self, waiting: W) -> int:
         """How many of the same key are before it."""
@@ -262,10 +287,9 @@ class _Lane(Generic[W]):
 
     def _forget_idle(self) -> None:
         """Keys that wait for nothing and are not ahead: they would begin at the horizon all the same."""
-        if len(self._accounts) > 2 * self._remembered:
-            horizon_s = self._horizon_s
-            self._accounts = {key: each for key, each in self._accounts.items() if each.queue or each.given_s > horizon_s}
-            self._remembered = max(MIN_REMEMBERED, len(self._accounts))
+        horizon_s = self._horizon_s
+        self._accounts = {key: each for key, each in self._accounts.items() if each.queue or each.given_s > horizon_s}
+        self._remembered = max(MIN_REMEMBERED, len(self._accounts))
 
 
 def _kind(waiting: Waiting) -> Ask:

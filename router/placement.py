@@ -10,7 +10,7 @@ in the router: a node that will be free in a moment beats one that is free and w
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from common.node_api import MemoryLimit
@@ -83,10 +83,10 @@ class Offer:
 
     def own_s(self, ask: Ask) -> float:
         """Seconds of the run's own work here."""
-        return self.seconds(ask.kind, ask.units, ask.pictures)
+        return self.costs[ask.kind].of(ask.units, ask.pictures) if self.costs else ask.units * self.pace
 
     def seconds(self, kind: Kind, units: float, pictures: int) -> float:
-        """Of work of this kind."""
+        """The same of any work of this kind."""
         return self.costs[kind].of(units, pictures) if self.costs else units * self.pace
 
     def too_small(self, ask: Ask) -> MemoryLimit | None:
@@ -126,7 +126,24 @@ class Candidate:
 
     def has_place_for(self, model: str) -> bool:
         """Whether a run of this model could be sent now."""
-        return self.held < min(self.places, self.offers[model].places)
+        return self.held < self.places and self.held < self.offers[model].places
+
+    def doing(self, *, held: int, free_at_s: float, floor_s: float, resident: tuple[str, ...]) -> "Candidate":
+        """The same node with other work. Written out, as it is made with every run that comes to the node or leaves it."""
+        return Candidate(
+            self.node_id,
+            self.name,
+            self.offers,
+            self.places,
+            held,
+            free_at_s,
+            floor_s,
+            resident,
+            self.pinned,
+            self.budget_bytes,
+            self.max_resident,
+            self.away,
+        )
 
     def wait_s(self, now_s: float) -> float:
         """Predicted seconds until its work is done.
@@ -314,12 +331,11 @@ def with_run(ask: Ask, candidate: Candidate, *, now_s: float) -> Candidate:
     """The node once it has taken on `ask` as well."""
     offer = candidate.offers[ask.model]
     took_s = offer.own_s(ask) + (0.0 if ask.model in candidate.resident else offer.load_s)
-    return replace(
-        candidate,
+    return candidate.doing(
         held=candidate.held + 1,
         free_at_s=now_s + candidate.wait_s(now_s) + took_s,
         floor_s=candidate.floor_s + took_s if candidate.held else SHARE_OF_RUNNING * took_s,
-        resident=residents_after([ask.model], candidate),
+        resident=resident_with(ask.model, candidate.resident, candidate),
     )
 
 
@@ -327,18 +343,29 @@ def with_claim(ask: Ask, candidate: Candidate, *, now_s: float) -> Candidate:
     """The node with `ask` waiting for it in the router: those that come after wait for that work too."""
     offer = candidate.offers[ask.model]
     took_s = offer.own_s(ask) + (0.0 if ask.model in candidate.resident else offer.load_s)
-    return replace(candidate, free_at_s=now_s + candidate.wait_s(now_s) + took_s, floor_s=candidate.floor_s + took_s)
+    return candidate.doing(
+        held=candidate.held,
+        free_at_s=now_s + candidate.wait_s(now_s) + took_s,
+        floor_s=candidate.floor_s + took_s,
+        resident=candidate.resident,
+    )
 
 
 def residents_after(models: Iterable[str], candidate: Candidate) -> tuple[str, ...]:
     """What is on the device after runs on `models`, in their order: as `Candidate.resident`."""
     resident = candidate.resident
     for model in models:
-        if resident and resident[-1] == model:
-            continue
-        gone = {model, *(() if model in resident else _victims(model, resident, candidate))}
-        resident = (*(each for each in resident if each not in gone), model)
+        resident = resident_with(model, resident, candidate)
     return resident
+
+
+def resident_with(model: str, resident: tuple[str, ...], candidate: Candidate) -> tuple[str, ...]:
+    """The same after one more run, on `model`. resident: what was there before it, in the place of the candidate's."""
+    if model in resident:
+        at = resident.index(model)
+        return resident if at == len(resident) - 1 else (*resident[:at], *resident[at + 1 :], model)
+    gone = _victims(model, resident, candidate)
+    return (*(each for each in resident if each not in gone), model)
 
 
 def _victims(model: str, resident: Sequence[str], candidate: Candidate) -> list[str]:

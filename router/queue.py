@@ -74,10 +74,11 @@ class Queue:
 
         Raises: TooManyRequests: as many runs wait as may, or it would wait for too long; DeadlineTooSoon.
         """
-        if len(self._line) >= self._max_queued:
+        waiting = len(self._line)
+        if waiting >= self._max_queued:
             wait_s = bounded_s(self._turnover_s())
-            raise _too_many(f"{len(self._line)} of {self._max_queued} wait already", wait_s)
-        if not len(self._line) and wishes.deadline_s is None:
+            raise _too_many(f"{waiting} of {self._max_queued} wait already", wait_s)
+        if not waiting and wishes.deadline_s is None:
             return
         foreseen = self.foresee(ask, key_id=key_id, wishes=wishes)
         if foreseen.finish_s is None or not foreseen.sure:
@@ -101,6 +102,9 @@ class Queue:
     def _foresee(self, coming: Ticket, now_s: float, *, keep: bool) -> Foreseen:
         """Of a run that is in line as the last who came. keep: it stays."""
         fleet = self._registry.fleet
+        if len(self._line) == 1:
+            # What was foretold of those before it is over.
+            self._foretelling.forecast = Forecast()
         if self._line.before_of_its_key(coming) > LOOKED_THROUGH:
             return self._foretelling.forecast.join(len(self._line), coming.ask, fleet, now_s, keep=keep)
         ahead = list(takewhile(lambda ticket: ticket is not coming, islice(self._line, LOOKED_THROUGH)))
@@ -131,7 +135,7 @@ class Queue:
         if found.finish_s is None:
             return found
         beside_s = 0.0 if self._beside is None else self._beside.seconds
-        return replace(found, finish_s=max(0.0, found.finish_s + beside_s - since_s))
+        return Foreseen(found.position, max(0.0, found.finish_s + beside_s - since_s), found.own_s, found.sure)
 
     def stranded(self, run_id: str) -> tuple[Ask, Placement] | None:
         """What a run asks for that waits here while no node could take it whether or not it had a place, and what placement
@@ -169,10 +173,14 @@ class Queue:
             own_deadline=wishes.deadline_s is not None,
         )
         fleet.demand.note(ask.model, ticket.work_s, now_s)
-        self._enter(ticket)
+        alone = not len(self._line)
         try:
-            self.pump()
-            if not ticket.granted.done():
+            if alone and self._passes(ticket, now_s):
+                return ticket
+            self._enter(ticket)
+            if not alone:
+                self.pump()
+            if ticket.node is None:
                 self._prospects.look_at(ticket, now_s)
             if ticket in self._line:
                 ticket.foreseen, ticket.foreseen_at_s = self._foresee(ticket, now_s, keep=True), now_s
@@ -188,14 +196,31 @@ class Queue:
         Raises: NoCapacity: no node could take it for `no_capacity_wait_s`; OutOfDeviceMemory: it fits none that have the
         model; WaitedTooLong.
         """
-        try:
-            # Shielded, or a client that leaves would end the future while the ticket is still in line, to be granted.
-            return await asyncio.shield(ticket.granted)
-        except BaseException:
-            self.withdraw(ticket)
-            raise
+        if ticket.node is None:
+            assert ticket.granted is not None
+            try:
+                # Shielded, or a client that leaves would end the future while the ticket is still in line, to be granted.
+                await asyncio.shield(ticket.granted)
+            except BaseException:
+                self.withdraw(ticket)
+                raise
+        assert ticket.node is not None
+        return ticket.node
+
+    def _passes(self, ticket: Ticket, now_s: float) -> bool:
+        """Whether one that nobody waits before has a place at once. It gets what `_enter` and `pump` would give it, without
+        having been in line; where it has none, `pump` would find none for it either."""
+        fleet = self._registry.fleet
+        placement = fleet.place(ticket.ask, now_s) if fleet.has_place else None
+        if placement is None or not placement.has_place:
+            return False
+        ticket.entered_s = now_s
+        self._line.pass_through(ticket)
+        self._send(ticket, placement, now_s)
+        return True
 
     def _enter(self, ticket: Ticket) -> None:
+        ticket.node, ticket.granted = None, asyncio.get_running_loop().create_future()
         self._line.add(ticket)
         self._waiting[ticket.run_id] = ticket
         ticket.entered_s = time.monotonic()
@@ -209,6 +234,7 @@ class Queue:
 
     def _end(self, ticket: Ticket, error: AquatintError) -> None:
         self._quit(ticket)
+        assert ticket.granted is not None
         ticket.granted.set_exception(error)
         ticket.granted.exception()  # Looked at, so that asyncio does not report as overlooked what came to one who left.
 
@@ -217,14 +243,14 @@ class Queue:
         if ticket in self._line:
             self._quit(ticket)
         elif self._granted.get(ticket.run_id) is ticket:
-            self.release(ticket.granted.result(), ticket.run_id)
+            assert ticket.node is not None
+            self.release(ticket.node, ticket.run_id)
 
     def turned_away(self, node: Node, run_id: str, holding: Holding | None) -> Ticket:
         """The node had no place for a run after all: it is in line again, where it was, and what it was charged given back.
         holding: what the node does instead."""
         ticket = self._granted.pop(run_id)
         self._line.correct(ticket, 0.0)
-        ticket.granted = asyncio.get_running_loop().create_future()
         self._enter(ticket)
         self._registry.turned_away(node, run_id, holding)
         self.pump()
@@ -246,23 +272,29 @@ class Queue:
 
     def pump(self) -> None:
         """Give free places to waiting runs."""
-        bind(self._line, self._registry.fleet, time.monotonic(), grant=self._grant)
+        if len(self._line):
+            bind(self._line, self._registry.fleet, time.monotonic(), grant=self._grant)
 
     def _grant(self, ticket: Ticket, placement: Placement) -> None:
-        assert placement.node_id is not None
         self._line.serve(ticket)
         self._waiting.pop(ticket.run_id, None)
         self._prospects.left(ticket)
-        now_s, fleet = time.monotonic(), self._registry.fleet
-        assert placement.terms is not None
-        ticket.foreseen = Foreseen(0, placement.terms.finish_s, placement.terms.load_s + placement.terms.own_s)
-        ticket.foreseen_at_s = now_s
-        ticket.pick = pick_of(placement, ticket.ask, fleet, now_s=now_s, waited_s=now_s - ticket.since_s)
-        node = self._registry.get(placement.node_id)
-        self._registry.sent(node, ticket.run_id, ticket.ask)
+        self._send(ticket, placement, time.monotonic())
+        assert ticket.granted is not None
+        ticket.granted.set_result(None)
+
+    def _send(self, ticket: Ticket, placement: Placement, now_s: float) -> None:
+        """A run that is in line no more has its place at a node."""
+        terms, node_id = placement.terms, placement.node_id
+        assert terms is not None
+        assert node_id is not None
+        ticket.foreseen, ticket.foreseen_at_s = Foreseen(0, terms.finish_s, terms.load_s + terms.own_s), now_s
+        waited_s = now_s - ticket.since_s
+        ticket.pick = pick_of(placement, ticket.ask, self._registry.fleet, now_s=now_s, waited_s=waited_s)
+        ticket.node = self._registry.get(node_id)
+        self._registry.sent(ticket.node, ticket.run_id, ticket.ask)
         self._granted[ticket.run_id] = ticket
         self.on_wait(now_s - ticket.entered_s, ticket.run_id)
-        ticket.granted.set_result(node)
 
     def _sweep_later(self, seconds: float = SWEEP_EVERY_S) -> None:
         if self._sweeping is None and len(self._line):

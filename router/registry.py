@@ -14,7 +14,7 @@ from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
 from common.logs import get_logger
 from common.node_api import Holding, ModelStatus, NodeStatus
-from router.candidates import Kept, Known, Sent, ask_of_job, candidate_of
+from router.candidates import Kept, Known, Sent, ask_of_job, at_work, candidate_of
 from router.circuit import Circuit
 from router.costs import CostBook, Learned
 from router.flaps import Flaps
@@ -40,6 +40,7 @@ class Node:
     """One node, alive in this process."""
 
     record: NodeRecord
+    """Changed by `known_as` alone."""
     health: Health
     status: NodeStatus | None = None
     failures: int = 0
@@ -59,21 +60,20 @@ class Node:
     likely: Mapping[str, Learned] = field(default_factory=dict)
     """What work that it has not done is likely to cost here, by model, as placement was last told."""
     kept: Kept = field(default_factory=Kept)
+    id: str = field(init=False)
+    """Its id in the catalog."""
+    name: str = field(init=False)
+    """The name the operator gave it."""
+    address: Address = field(init=False)
+    """Where it is, and what opens its door."""
 
-    @property
-    def id(self) -> str:
-        """Its id in the catalog."""
-        return self.record.id
+    def __post_init__(self) -> None:
+        self.known_as(self.record)
 
-    @property
-    def name(self) -> str:
-        """The name the operator gave it."""
-        return self.record.name
-
-    @property
-    def address(self) -> Address:
-        """Where it is, and what opens its door."""
-        return Address(self.record.url, self.record.token)
+    def known_as(self, record: NodeRecord) -> None:
+        """What the catalog says of it now."""
+        self.record, self.id, self.name = record, record.id, record.name
+        self.address = Address(record.url, record.token)
 
     def held_off(self, now_s: float) -> dict[str, str]:
         """model -> why this router gives the node no runs on it at present."""
@@ -130,21 +130,27 @@ class Registry:
 
     def sent(self, node: Node, run_id: str, ask: Ask) -> None:
         """A run of ours is on its way to a node."""
-        node.ours[run_id] = Sent(ask, time.monotonic())
-        if ask.model in node.circuits:
-            node.circuits[ask.model].sent(run_id, time.monotonic())
-        self._look(node)
+        now_s, circuit = time.monotonic(), node.circuits.get(ask.model)
+        node.ours[run_id] = Sent(ask, now_s)
+        if circuit is None:
+            self._look_at_work(node)
+        else:
+            circuit.sent(run_id, now_s)
+            self._look(node)
 
     def ended(self, node: Node, run_id: str) -> None:
         """A run of ours has left a node, which need not have told of it yet."""
-        self._gone(node, run_id)
-        if node.status is not None and any(job.run_id == run_id for job in node.status.jobs):
+        on_trial = self._gone(node, run_id)
+        if node.status is not None and node.status.jobs and any(job.run_id == run_id for job in node.status.jobs):
             if node.status.jobs[0].run_id == run_id:
                 # What waited behind it begins now.
                 node.said_at_s = time.monotonic()
             jobs = [job for job in node.status.jobs if job.run_id != run_id]
             node.status = node.status.model_copy(update={"jobs": jobs})
-        self._look(node)
+        if on_trial:
+            self._look(node)
+        else:
+            self._look_at_work(node)
 
     def places(self, node: Node, model: str) -> int:
         """Runs the node may hold for one more of this model to be taken there."""
@@ -153,10 +159,13 @@ class Registry:
         return 1 if candidate is None or offer is None else min(candidate.places, offer.places)
 
     @staticmethod
-    def _gone(node: Node, run_id: str) -> None:
+    def _gone(node: Node, run_id: str) -> bool:
+        """Whether more than the node's work may have changed by it."""
         sent = node.ours.pop(run_id, None)
-        if sent is not None and sent.ask.model in node.circuits:
-            node.circuits[sent.ask.model].ended(run_id)
+        circuit = None if sent is None else node.circuits.get(sent.ask.model)
+        if circuit is not None:
+            circuit.ended(run_id)
+        return circuit is not None
 
     def turned_away(self, node: Node, run_id: str, holding: Holding | None) -> None:
         """The node had no place for a run after all. holding: what it does instead, where it says so."""
@@ -182,6 +191,14 @@ class Registry:
             if before is None or before.offers is not now.offers:
                 self._forget_models()
             self.fleet.put(now)
+
+    def _look_at_work(self, node: Node) -> None:
+        """The same where only what the node has to do has changed since it was looked at last."""
+        idle, status = node.kept.idle, node.status
+        if idle is None or status is None:
+            self._look(node)
+        elif self._nodes.get(node.id) is node:
+            self.fleet.put(at_work(idle, status, node.ours, said_at_s=node.said_at_s, full=node.full))
 
     def _likely_at(self, node: Node) -> Mapping[str, Learned]:
         return self._likely.of(self.costs.device(node.id), time.monotonic())
@@ -256,7 +273,7 @@ class Registry:
                 self._take_over(node, record)
 
     def _take_over(self, node: Node, record: NodeRecord) -> None:
-        node.record = record
+        node.known_as(record)
         if (record.state == Health.DRAINING) != (node.health is Health.DRAINING):
             # Draining is an operator's order, so it travels by the catalog; all other states each router sees for itself.
             node.health = Health.DRAINING if record.state == Health.DRAINING else Health.PENDING

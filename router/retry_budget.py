@@ -7,6 +7,7 @@ several can lose at once.
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 SHARE = 0.2
 FLOOR_PER_S = 10.0
@@ -15,14 +16,21 @@ SLICES = 10
 """What is too old is forgotten in as many steps."""
 
 
+@dataclass(slots=True)
+class _Slice:
+    """Of time, by its number: the credit that was earned or spent in it."""
+
+    number: int
+    credit: float = 0.0
+
+
 class RetryBudget:
     """One router's. Times are on the caller's clock."""
 
     def __init__(self, *, share: float = SHARE, floor_per_s: float = FLOOR_PER_S) -> None:
         self._share = share
         self._floor = floor_per_s * WINDOW_S
-        self._slices: deque[tuple[int, float]] = deque()
-        """(number of the slice, credit that was earned or spent in it)"""
+        self._slices: deque[_Slice] = deque()
 
     def earn(self, now_s: float) -> None:
         """A run was accepted."""
@@ -38,16 +46,16 @@ class RetryBudget:
     def left(self, now_s: float) -> float:
         """Tries that may be made now."""
         self._forget(now_s)
-        return self._floor + sum(credit for _, credit in self._slices)
+        return self._floor + sum(each.credit for each in self._slices)
 
     def _put(self, credit: float, now_s: float) -> None:
-        self._forget(now_s)
         number = int(now_s * SLICES / WINDOW_S)
-        if self._slices and self._slices[-1][0] == number:
-            credit += self._slices.pop()[1]
-        self._slices.append((number, credit))
+        if not self._slices or self._slices[-1].number != number:
+            self._forget(now_s)
+            self._slices.append(_Slice(number))
+        self._slices[-1].credit += credit
 
     def _forget(self, now_s: float) -> None:
         oldest = int(now_s * SLICES / WINDOW_S) - SLICES
-        while self._slices and self._slices[0][0] <= oldest:
+        while self._slices and self._slices[0].number <= oldest:
             self._slices.popleft()

@@ -14,8 +14,9 @@ and a run that was carried before.
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 from common.catalog import AttemptFenced, Catalog, RunRecord
 from common.catalog.parts import part_id
@@ -98,13 +99,14 @@ class Splitter:
         request, forbidden = accepted.request, not self._allowed or accepted.whole
         return request.n > 1 and not (forbidden or request.stream or request.exact or len(self._queue))
 
-    async def run(self, accepted: Accepted) -> Reply:
+    def run(self, accepted: Accepted) -> Coroutine[Any, Any, Reply]:
         """Dispatch to the end, in parts where that is sooner: returns when all pictures are made.
 
         Raises: as `Dispatcher.run`. Cancelling the caller cancels the run with all its parts.
         """
-        if not self._may_be_split(accepted):
-            return await self._dispatcher.run(accepted)
+        return self._run(accepted) if self._may_be_split(accepted) else self._dispatcher.run(accepted)
+
+    async def _run(self, accepted: Accepted) -> Reply:
         await self._turns.come(accepted.arrived_s)
         if accepted.arrival is not None:
             await accepted.arrival.first()
@@ -117,25 +119,26 @@ class Splitter:
         log.info("run_split", run_id=accepted.run_id, pictures=[part.pictures for part in plan.parts])
         self._decisions.split(accepted.run_id, plan)
         began_s, outcome = time.monotonic(), "failed"
-        with self._dispatcher.holding(accepted):
-            try:
-                reply = await self._to_the_end(accepted, plan)
-                outcome = _outcome_of(reply)
-                return reply
-            except asyncio.CancelledError:
-                outcome = "cancelled"
-                if not accepted.lasting:
-                    await asyncio.shield(self._dispatcher.close(accepted.run_id, self._dispatcher.why_cancelled(accepted)))
-                raise
-            except AquatintError as error:
-                error.run_id = accepted.run_id
-                if not (accepted.lasting and may_pass(error)):
-                    await self._dispatcher.close(accepted.run_id, error)
-                raise
-            finally:
-                self._metrics.split(outcome)
-                took_s = time.monotonic() - began_s if outcome == "succeeded" else None
-                self._decisions.ended(accepted.run_id, 0, took_s=took_s)
+        self._dispatcher.held[accepted.run_id] = accepted
+        try:
+            reply = await self._to_the_end(accepted, plan)
+            outcome = _outcome_of(reply)
+            return reply
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            if not accepted.lasting:
+                await asyncio.shield(self._dispatcher.close(accepted.run_id, self._dispatcher.why_cancelled(accepted)))
+            raise
+        except AquatintError as error:
+            error.run_id = accepted.run_id
+            if not (accepted.lasting and may_pass(error)):
+                await self._dispatcher.close(accepted.run_id, error)
+            raise
+        finally:
+            self._dispatcher.let_go(accepted)
+            self._metrics.split(outcome)
+            took_s = time.monotonic() - began_s if outcome == "succeeded" else None
+            self._decisions.ended(accepted.run_id, 0, took_s=took_s)
 
     async def _to_the_end(self, accepted: Accepted, plan: Plan) -> Reply:
         try:

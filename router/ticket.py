@@ -1,7 +1,7 @@
 """One run that waits in this router, and what is known of it."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from router.decisions import Pick
 from router.forecast import Foreseen
@@ -22,9 +22,12 @@ class Ticket(Waiting):
     """When it came into line last."""
     own_deadline: bool = False
     """Whether the deadline is its client's."""
-    granted: asyncio.Future[Node] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    node: Node | None = None
+    """Where it has a place."""
     pick: Pick | None = None
-    """Why it was given its node."""
+    """Why it was given that."""
+    granted: asyncio.Future[None] | None = None
+    """Ends when it has a place, or fails with why it has none; None before anybody waits for that."""
     foreseen: Foreseen | None = None
     """What was predicted of it last; counts from `foreseen_at_s`."""
     foreseen_at_s: float = 0.0

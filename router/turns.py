@@ -23,8 +23,6 @@ class Turns:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         """A heap, by when they came."""
         self._numbers = count()
-        self._ending = False
-        """Whether the end of this turn is waited for."""
 
     async def come(self, arrived_s: float) -> None:
         """Returns when it is this request's turn: at once, unless many came. arrived_s: on the monotonic clock."""
@@ -33,20 +31,17 @@ class Turns:
             heapq.heappush(self._waiting, (arrived_s, next(self._numbers), turn))
             await turn
             return
-        self._left -= 1
-        self._until_the_end()
-
-    def _until_the_end(self) -> None:
-        if not self._ending:
-            self._ending = True
+        if self._left == AT_ONCE:
             asyncio.get_running_loop().call_soon(self._next)
+        self._left -= 1
 
     def _next(self) -> None:
-        self._ending, self._left = False, AT_ONCE
+        """The turn has ended in which any began."""
+        self._left = AT_ONCE
         while self._waiting and self._left:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():  # Else its client has left.
                 turn.set_result(None)
                 self._left -= 1
         if self._left < AT_ONCE:
-            self._until_the_end()
+            asyncio.get_running_loop().call_soon(self._next)

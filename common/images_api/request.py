@@ -2,9 +2,10 @@
 
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Self
 
 from common.errors import UserImageError
@@ -302,7 +303,8 @@ class ImageRequest:
 
         It is what the router sends to a node, and what the catalog keeps.
         """
-        values = {name: value for name, usual in _SENT if (value := getattr(self, name)) != usual}
+        told = zip(_SENT, _TOLD(self), strict=True)
+        values = {name: value for (name, usual), value in told if value != usual}
         if self.size is not None:
             values["size"] = str(self.size)
         if self.loras:
@@ -320,3 +322,5 @@ _SENT = [
     if each.name not in ("task", "ignored", "images", "mask", *FOR_THE_ROUTER)
 ]
 """The fields that `to_json` tells, each with what it is when nothing is said of it."""
+_TOLD: Callable[[ImageRequest], tuple[Any, ...]] = attrgetter(*(name for name, _ in _SENT))
+"""Their values, in that order."""

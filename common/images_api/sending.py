@@ -1,15 +1,18 @@
 """A request on its way to a node: JSON without files, a form with them. The node reads it with the same code as a client's."""
 
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 import orjson
 
 from common.images_api.request import ImageRequest
 
 
-def encoded(request: ImageRequest) -> tuple[bytes, str]:
-    """(body, content type)."""
-    fields = request.to_json()
+def encoded(request: ImageRequest, fields: Mapping[str, Any] | None = None) -> tuple[bytes, str]:
+    """(body, content type). fields: what `to_json` gives, where that was asked before."""
+    if fields is None:
+        fields = request.to_json()
     if not request.images and not request.control:
         return orjson.dumps(fields), "application/json"
     boundary = secrets.token_hex(16)

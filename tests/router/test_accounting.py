@@ -47,8 +47,17 @@ class Places(RuleBasedStateMachine):
     def asks(self, key: str | None, model: str, units: float) -> None:
         ask = Ask(model, "generation", units)
         self.asked += 1
-        self.line.add(Waiting(ask, self.now_s, self.fleet.work_s(ask), key))
-        self._pump()
+        waiting = Waiting(ask, self.now_s, self.fleet.work_s(ask), key)
+        if len(self.line):
+            self.line.add(waiting)
+            self._pump()
+            return
+        placement = self.fleet.place(ask, self.now_s)
+        if placement.has_place:
+            self.line.pass_through(waiting)
+            self._hold(waiting, placement)
+        else:
+            self.line.add(waiting)
 
     @rule(pick=st.integers(0, 1000))
     def ends(self, pick: int) -> None:
@@ -103,13 +112,16 @@ class Places(RuleBasedStateMachine):
 
     def _pump(self) -> None:
         def grant(waiting: Waiting, placement: Placement) -> None:
-            assert placement.node_id in self.nodes
-            assert placement.node_id not in waiting.ask.tried
             self.line.serve(waiting)
-            self.held.append(Place(waiting, placement.node_id))
-            self._show(placement.node_id)
+            self._hold(waiting, placement)
 
         bind(self.line, self.fleet, self.now_s, grant=grant)
+
+    def _hold(self, waiting: Waiting, placement: Placement) -> None:
+        assert placement.node_id in self.nodes
+        assert placement.node_id not in waiting.ask.tried
+        self.held.append(Place(waiting, placement.node_id))
+        self._show(placement.node_id)
 
     @invariant()
     def every_run_is_in_one_place(self) -> None:

@@ -1,6 +1,5 @@
 """Predicting anew what becomes of all that wait, a while at a time."""
 
-import asyncio
 import time
 
 import pytest
@@ -19,8 +18,7 @@ WITHIN_S = 0.5
 
 
 def ticket(number: int) -> Ticket:
-    ask, granted = Ask(MODEL, "generation", 1.0), asyncio.get_running_loop().create_future()
-    return Ticket(ask, number, 1.0, run_id=str(number), deadline_s=1e9, since_s=number, granted=granted)
+    return Ticket(Ask(MODEL, "generation", 1.0), number, 1.0, run_id=str(number), deadline_s=1e9, since_s=number)
 
 
 @pytest.fixture

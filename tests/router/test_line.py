@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.line import MAX_PATIENCE_S, ROUND_S, WEIGHTS, Line, Waiting
+from router.line import MAX_PATIENCE_S, MIN_REMEMBERED, ROUND_S, WEIGHTS, Line, Waiting
 from router.placement import Ask
 from router.wishes import Priority
 
@@ -209,3 +209,55 @@ def test_a_priority_that_nobody_asked_for_saves_nothing_up():
         line.add(waiting(10, priority=Priority.NORMAL))
 
     assert Priority.LOW in {run.priority for run in served(line)[:10]}
+
+
+PASSES = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(list(Priority)),
+        st.sampled_from([0.0, 1.0, 7.0, 40.0]),
+        st.none() | st.sampled_from([0.0, 5.0, 100.0]),
+        st.booleans(),
+    ),
+    max_size=40,
+)
+"""Key, priority and work of each; what it took in the end, if that is told; whether another waits with it."""
+
+
+@given(PASSES)
+def test_one_that_passes_while_nobody_waits_is_charged_as_if_it_had_waited(
+    steps: list[tuple[str, Priority, float, float | None, bool]],
+):
+    short, long = Line[Waiting](), Line[Waiting]()
+    for key, priority, work_s, took_s, together in steps:
+        for line in (short, long):
+            runs = [waiting(work_s, key=key, priority=priority)]
+            if together:
+                runs.append(waiting(3, key="d"))
+            if line is short and not together:
+                line.pass_through(runs[0])
+            else:
+                for run in runs:
+                    line.add(run)
+                served(line)
+            if took_s is not None:
+                line.correct(runs[0], took_s)
+    later = [(key, priority) for key in "abcd" for priority in Priority for _ in range(3)]
+    orders = []
+    for line in (short, long):
+        runs = [waiting(4, at_s=number, key=key, priority=priority) for number, (key, priority) in enumerate(later)]
+        for run in runs:
+            line.add(run)
+        orders.append([runs.index(run) for run in served(line)])
+
+    assert orders[0] == orders[1]
+    assert len(short) == len(long) == 0
+
+
+def test_keys_that_only_ever_pass_are_not_remembered_for_ever():
+    line = Line[Waiting]()
+    for number in range(5 * MIN_REMEMBERED):
+        line.pass_through(waiting(1, key=f"key {number}"))
+        line.pass_through(waiting(2, key="busy"))
+
+    assert len(line._lanes[Priority.NORMAL]._accounts) <= 2 * MIN_REMEMBERED + 2

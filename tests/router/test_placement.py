@@ -1,7 +1,7 @@
 """The pick, as a table of fleets."""
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from hypothesis import given
@@ -178,6 +178,26 @@ def test_pinned_models_are_taken_to_stay():
     told = status(models={MODEL: False, "old": True, "new": True}, max_resident=2, resident=["old", "new"], pinned=["old"])
 
     assert residents_after([MODEL], node("a", told)) == ("old", MODEL)
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=8), st.sampled_from([None, 1, 2, 3]))
+def test_what_was_used_last_is_last_and_those_that_stay_keep_their_order(ran: list[str], fits: int | None):
+    candidate = node("n", status(models={"a": True, "b": True, "c": True, "d": False}, resident=["b", "a"], max_resident=fits))
+
+    before = candidate.resident
+    for count in range(1, len(ran) + 1):
+        after = residents_after(ran[:count], candidate)
+        assert after[-1] == ran[count - 1]
+        assert list(after[:-1]) == [each for each in before if each in after[:-1]]
+        assert ran[count - 1] not in before or set(after) == set(before)
+        before = after
+
+
+def test_a_node_with_other_work_is_else_the_same():
+    candidate = Candidate(**{each.name: object() for each in fields(Candidate)})  # type: ignore[arg-type]
+    work: dict[str, Any] = {"held": 2, "free_at_s": 5.0, "floor_s": 1.0, "resident": (MODEL,)}
+
+    assert candidate.doing(**work) == replace(candidate, **work)
 
 
 def test_weights_that_do_not_fit_are_not_sent_there():

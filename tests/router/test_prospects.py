@@ -1,6 +1,5 @@
 """Whose wait ends without a node, and what it costs to find out."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -42,8 +41,7 @@ class Waiters:
 
     def come(self, run_id: str, now_s: float, *, units: float = 1.0, model: str = MODEL, lasts_s: float = 600) -> Ticket:
         ask = Ask(model, "generation", units, kind=f"generation@{units}")
-        granted = asyncio.get_running_loop().create_future()
-        ticket = Ticket(ask, now_s, units, run_id=run_id, deadline_s=now_s + lasts_s, since_s=now_s, granted=granted)
+        ticket = Ticket(ask, now_s, units, run_id=run_id, deadline_s=now_s + lasts_s, since_s=now_s)
         self.prospects.came(ticket, now_s)
         return ticket
 

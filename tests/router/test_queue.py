@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+from common.node_api import JobPhase, JobStatus
+from router.candidates import candidate_of
+from router.circuit import FAILURES
 from router.placement import Ask
 from router.registry import Node
 from router.services import Services
@@ -66,3 +69,46 @@ async def test_a_place_granted_in_the_moment_of_leaving_is_given_back(make_house
     await asyncio.gather(leaving, return_exceptions=True)
 
     assert node.ours == {}
+
+
+async def test_a_run_that_finds_nobody_waiting_and_a_place_is_not_in_line_for_a_moment(make_house: MakeHouse):
+    services = (await make_house("a", node_depth=0)).services
+    ask, deadline_s = Ask(MODEL, "generation", 1.0), time.monotonic() + 30
+
+    ticket = services.queue.enter("run", ask, key_id="k", wishes=Wishes(), deadline_s=deadline_s)
+
+    assert ticket.node is services.registry.get("a")
+    assert await services.queue.granted(ticket) is ticket.node
+    assert (ticket not in services.queue.line, ticket.granted) == (True, None)
+    foreseen = services.queue.foreseen("run")
+    assert foreseen is not None
+    assert (foreseen.position, services.queue.pick("run").node) == (0, "a")
+    services.queue.withdraw(ticket)
+    assert ticket.node.ours == {}
+
+
+async def test_a_node_is_shown_with_what_it_has_to_do_as_a_look_at_all_of_it_would_show_it(make_house: MakeHouse):
+    registry = (await make_house("a", node_depth=1)).services.registry
+    node, ask = registry.get("a"), Ask(MODEL, "generation", 3.0)
+    assert node.status is not None
+    job = JobStatus(run_id="run_2", model=MODEL, phase=JobPhase.RUNNING, work_units=3.0)
+    told = node.status.model_copy(update={"jobs": [job]})
+
+    def shown() -> bool:
+        return registry.fleet.candidates[node.id] == candidate_of(node.known(registry.costs.of(node.id)), depth=1)
+
+    for number in range(3):
+        registry.sent(node, f"run_{number}", ask)
+        assert shown()
+    await registry.seen(node, told)
+    assert shown()
+    for number in (2, 0):
+        registry.ended(node, f"run_{number}")
+        assert shown()
+    for number in range(FAILURES):
+        registry.model_failed(node, MODEL, f"failed {number}")
+    registry.sent(node, "run_3", ask)
+    assert shown()
+    registry.ended(node, "run_3")
+    registry.ended(node, "run_1")
+    assert shown()
