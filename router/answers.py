@@ -9,7 +9,7 @@ from common.images_api import AssetLinks, OutputFormat, Picture, ResponseFormat,
 from common.images_api.links import LIFETIME_S
 from common.logs import get_logger
 from common.node_api import RUN_ID_HEADER
-from router.body import once
+from router.body import Whole
 from router.relay import Reply
 
 log = get_logger(__name__)
@@ -57,7 +57,7 @@ class Answers:
         told = REPLAYED | {RUN_ID_HEADER: earlier.run_id}
         if earlier.refusal is not None:
             told |= {"content-type": "application/json", **earlier.refusal["headers"]}
-            return Reply(earlier.refusal["status"], told, once(orjson.dumps(earlier.refusal["body"])))
+            return Reply(earlier.refusal["status"], told, Whole(orjson.dumps(earlier.refusal["body"])))
         reply = await self.reply(earlier.run_id, stream=stream, public_url=public_url)
         return Reply(reply.status, {**told, **reply.headers}, reply.body)
 
@@ -70,7 +70,7 @@ class Answers:
             raise Gone("The pictures of the first answer are not kept any more.") from None
         told = events.HEADERS if stream else {"content-type": "application/json"}
         seeds = ",".join(str(image.seed) for image in run.images)
-        return Reply(200, {**told, RUN_ID_HEADER: run.id, "x-image-seeds": seeds}, once(body))
+        return Reply(200, {**told, RUN_ID_HEADER: run.id, "x-image-seeds": seeds}, Whole(body))
 
     async def body(self, run: RunRecord, public_url: str) -> bytes:
         """The body of the answer to a run that succeeded. Raises: NotFound, Unavailable: its pictures cannot be read."""

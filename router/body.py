@@ -40,10 +40,22 @@ class Body:
             await work
 
 
-def once(content: bytes) -> Body:
-    """A body that is there already."""
-    return Body(_once(content))
+class Whole(Body):
+    """One that is there already, and holds nothing that is to be let go of at its end."""
 
+    def __init__(self, content: bytes) -> None:
+        self._content: bytes | None = content
 
-async def _once(content: bytes) -> AsyncGenerator[bytes]:
-    yield content
+    async def __anext__(self) -> bytes:
+        if self._content is None:
+            raise StopAsyncIteration
+        return self.take()
+
+    def take(self) -> bytes:
+        """What is unread: all of it or nothing."""
+        content, self._content = self._content, None
+        return content or b""
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        self._content = None

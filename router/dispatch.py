@@ -36,7 +36,7 @@ from common.images_api import encoded, events
 from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
-from router.body import Body, once
+from router.body import Body, Whole
 from router.decisions import DECISION_HEADER, Decisions
 from router.forecast import Foreseen, foreseen_headers
 from router.metrics import OUTCOMES, RouterMetrics
@@ -345,10 +345,12 @@ class Dispatcher:
             return None
         self._registry.model_worked(node, accepted.ask.model, accepted.run_id)
         self._metrics.attempt(node.name, "succeeded")
+        headers = {RUN_ID_HEADER: accepted.run_id} | passed_on(answer)
+        if (content := answer.whole()) is not None:
+            return Reply(200, headers, Whole(content))
         # A device works on while a stream comes, but not beyond the run's time.
         works_s = max(0.0, journey.deadline_s - time.monotonic()) if accepted.request.stream else 0.0
         patience = Patience(works_s + BODY_SILENCE_S, LEAST_BYTES_PER_S, node.lost)
-        headers = {RUN_ID_HEADER: accepted.run_id} | passed_on(answer)
         bounded = int(answer.headers.get("content-length", 0)) <= MAX_ANSWER_BYTES
         pour = partial(answer.pour, patience=patience) if answer.can_pour and bounded else None
         body = Body(self._chunks(answer, accepted, patience), lambda whole: answer.close())
@@ -390,7 +392,7 @@ class Dispatcher:
     async def _finished(self, accepted: Accepted) -> Reply | None:
         """The answer of a run that succeeded without our hearing of it; None if it did not."""
         body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
-        return None if body is None else Reply(200, answer_headers(accepted), once(body))
+        return None if body is None else Reply(200, answer_headers(accepted), Whole(body))
 
     async def _answer_of(self, this: _Try, journey: _Journey) -> Answer:
         """The node's answer, unless the node is lost or time is over first. Cancelling closes the connection, which is how
@@ -424,7 +426,7 @@ class Dispatcher:
         if answer.status in OF_THE_REQUEST or isinstance(error, SHARED):
             self._metrics.attempt(this.node.name, "refused")
             await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
-            return Reply(answer.status, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(answer), once(body))
+            return Reply(answer.status, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(answer), Whole(body))
         if error.param != "size":
             # A picture too large for the node's memory says nothing against smaller ones.
             self._registry.model_failed(this.node, journey.accepted.ask.model, journey.accepted.run_id)

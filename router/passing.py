@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.errors import RunCancelled
-from common.web.clients import while_client_stays
+from common.web import until_client_leaves
 from common.web.lending import client_socket
-from router.body import Body
+from router.body import Body, Whole
 from router.wire import Sink, SinkGone
 
 
@@ -26,33 +26,47 @@ class Passed(Response):
         headers: Mapping[str, str],
         pour: Callable[[Sink], Awaitable[None]] | None = None,
     ) -> None:
-        self._chunks = body
+        """headers: their names in small letters."""
+        self._body = body
         self._pour = pour
         self.status_code = status
         self.background = None
-        self.init_headers(headers)
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if isinstance(self._body, Whole):
+            # Whether or not its client is still there, nobody waits for anything.
+            await self._begin(send)
+            await send({"type": "http.response.body", "body": self._body.take(), "more_body": False})
+            return
         try:
-            async with while_client_stays(receive):
-                async with aclosing(self._chunks):
-                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    await self._poured(scope)
-                    async for chunk in self._chunks:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await until_client_leaves(Request(scope, receive), self._send(self._body, scope, send))
         except RunCancelled:
             # Nobody is there to be told.
             return
+        finally:
+            await self._body.aclose()
 
-    async def _poured(self, scope: Scope) -> None:
+    async def _begin(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _send(self, body: Body, scope: Scope, send: Send) -> None:
+        await self._begin(send)
+        if self._pour is not None:
+            await self._poured(self._pour, scope)
+        async for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _poured(self, pour: Callable[[Sink], Awaitable[None]], scope: Scope) -> None:
         socket = client_socket(scope)
-        if self._pour is None or socket is None:
+        lent = None if socket is None else await socket.lend()
+        if lent is None:
             return
-        async with socket.lent() as lent:
-            if lent is not None:
-                try:
-                    await self._pour(lent)
-                except SinkGone:
-                    lent.hang_up()
-                    await asyncio.Event().wait()  # Until that is noticed where the client's leaving always is.
+        try:
+            await pour(lent)
+        except SinkGone:
+            lent.hang_up()
+            await asyncio.Event().wait()  # Until that is noticed where the client's leaving always is.
+        finally:
+            lent.give_back()

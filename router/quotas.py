@@ -163,14 +163,17 @@ class Quotas:
             ours.minute, ours.requests = minute_of(now), 0
 
 
-class Held(Response):
+def held(response: Response, hold: Hold) -> Response:
     """A response that gives a hold back when it has been sent, or its client has left."""
+    return response if hold is NOTHING else _Held(response, hold)
 
+
+class _Held(Response):
     def __init__(self, response: Response, hold: Hold) -> None:
-        super().__init__()
         self._response = response
         self._hold = hold
         response.headers.update(hold.headers)
+        self.status_code, self.raw_headers, self.background = response.status_code, response.raw_headers, None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -26,7 +26,7 @@ from common.logs import get_logger
 from common.node_api import RUN_ID_HEADER
 from common.web.background import ended
 from router.answers import Answers
-from router.body import once
+from router.body import Whole
 from router.decisions import DECISION_HEADER, Decisions
 from router.dispatch import Dispatcher
 from router.fleet import Fleet
@@ -215,7 +215,7 @@ class Splitter:
             # Links are signed for the second that the answer names, which is one for all.
             await _discard(replies)
             run = await self._catalog.runs.get(accepted.run_id)
-            return Reply(200, headers, once(await self._answers.body(run, accepted.public_url)))
+            return Reply(200, headers, Whole(await self._answers.body(run, accepted.public_url)))
         answers = [await self._part_answer(*each, accepted) for each in zip(parts, replies, strict=True)]
         return Reply(200, headers | {"content-length": str(length_of(head, answers))}, body_of(head, answers))
 
@@ -226,7 +226,7 @@ class Splitter:
         # It was found in the catalog, when its node was lost.
         await _discard([reply])
         body = await self._answers.body(part, accepted.public_url)
-        return PartAnswer(part.answer or {}, once(body), len(body))
+        return PartAnswer(part.answer or {}, Whole(body), len(body))
 
 
 def _parts_of(accepted: Accepted, plan: Plan) -> list[Accepted]:

@@ -16,7 +16,7 @@ LEFT = "The client left before the answer was ready."
 
 
 async def until_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` as `while_client_stays` does: without a task that watches, where the server tells."""
+    """Run `work` as `while_client_stays` does a block: without a task that watches, where the server tells."""
     socket = client_socket(request.scope)
     if socket is None:
         async with while_client_stays(request.receive):

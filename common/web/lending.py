@@ -13,8 +13,7 @@ before their turn take two kilobytes a connection, though hardly any connection 
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -163,35 +162,26 @@ class ClientSocket:
         if self._tell_left is not None:
             self._tell_left()
 
-    @asynccontextmanager
-    async def lent(self) -> AsyncIterator["Lent | None"]:
+    async def lend(self) -> "Lent | None":
         """For the body of an answer whose head, with its length, was sent. None: the client has left, or the answer has no
-        such length."""
+        such length. Whoever gets it gives it back."""
         cycle = self._in_flight()
-        transport = cycle.transport
+        if cycle.chunked_encoding is not False:
+            return None
         # What goes through the transport must all have left before anything goes past it.
-        transport.set_write_buffer_limits(0)
+        cycle.transport.set_write_buffer_limits(0)
         while cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
-        if cycle.disconnected or cycle.chunked_encoding is not False:
-            yield None
-            return
-        # A descriptor of its own: the loop waits for the transport's by itself.
-        fd = os.dup(transport.get_extra_info("socket").fileno())
-        try:
-            yield Lent(fd, cycle)
-        finally:
-            os.close(fd)
-            if not transport.is_closing():
-                transport.set_write_buffer_limits()
+        return None if cycle.disconnected else Lent(cycle)
 
 
 class Lent:
     """A descriptor of the socket, and the count of what was written to it. See `router.wire.pouring.Sink`."""
 
-    def __init__(self, fd: int, cycle: RequestResponseCycle) -> None:
-        self.fd = fd
+    def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+        # One of its own: the loop waits for the transport's by itself.
+        self.fd = os.dup(cycle.transport.get_extra_info("socket").fileno())
 
     def took(self, count: int) -> None:
         """So many bytes of the body were written."""
@@ -200,6 +190,12 @@ class Lent:
     def hang_up(self) -> None:
         """Nobody is at the other end any more."""
         self._cycle.transport.abort()
+
+    def give_back(self) -> None:
+        """The rest of what is sent goes through the transport again."""
+        os.close(self.fd)
+        if not self._cycle.transport.is_closing():
+            self._cycle.transport.set_write_buffer_limits()
 
 
 def client_socket(scope: Mapping[str, Any]) -> ClientSocket | None:

@@ -28,7 +28,7 @@ from router.estimate import Estimate, estimate
 from router.forecast import Foreseen, foreseen_event, foreseen_headers
 from router.idempotency import claim_of, closed_after, remember
 from router.passing import Passed
-from router.quotas import Held
+from router.quotas import held
 from router.relay import Accepted, Reply
 from router.services import Services, ServicesDep, public_url
 from router.wishes import wishes_of
@@ -90,9 +90,9 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
     hold = await services.quotas.admit(key, images=asked.n, gpu_s=gpu_s or 0.0, is_async=is_async)
     try:
         if not is_async:
-            return Held(await _admitted(accepted, request, services), hold)
+            return held(await _admitted(accepted, request, services), hold)
         run_id = await services.async_carrier.accept(accepted, asked.webhook_url)
-        return Held(await _promised(run_id, request, key, services, replayed=run_id != accepted.run_id), hold)
+        return held(await _promised(run_id, request, key, services, replayed=run_id != accepted.run_id), hold)
     except BaseException:
         hold.release()
         raise

@@ -61,6 +61,15 @@ class Answer:
         """Whether the body is long enough, and its connection plain, for `pour` to be worth it."""
         return self._connection.can_pour
 
+    def whole(self) -> bytes | None:
+        """The body, if all of it is here and none was taken: then the answer is closed as well. None: it still comes."""
+        connection = self._connection
+        if not connection.done or connection.taken_bytes:
+            return None
+        content = connection.take_all()
+        self.close()
+        return content
+
     async def chunks(self, patience: Patience) -> AsyncIterator[bytes]:
         """The body as it comes. Raises: Broken."""
         connection = self._connection
@@ -112,10 +121,7 @@ class Answer:
                 raise Broken("nothing came for too long")
             looks += 1
             await connection.arrival(LOOK_EVERY_S)
-        chunks = [chunk]
-        while (chunk := connection.take()) is not None:
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return chunk + connection.take_all()
 
     async def read(self, *, max_bytes: int, silence_s: float) -> bytes | None:
         """A small body, whole; None if it is larger. Raises: Broken."""

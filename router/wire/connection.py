@@ -75,8 +75,8 @@ class Connection(asyncio.Protocol):
     def take(self) -> bytes | None:
         """The next bytes of the body, None when there are none just now."""
         chunk = self._next()
-        if self._paused and self._held_bytes < HIGH_WATER_BYTES // 2 and self.broken is None:
-            self._resume()
+        if self._paused:
+            self._go_on()
         return chunk
 
     def _next(self) -> bytes | None:
@@ -86,6 +86,16 @@ class Connection(asyncio.Protocol):
         self._held_bytes -= len(chunk)
         self.taken_bytes += len(chunk)
         return chunk
+
+    def take_all(self) -> bytes:
+        """All bytes of the body that are here, which may be none."""
+        content = b"".join(self._chunks)
+        self._chunks.clear()
+        self._held_bytes = 0
+        self.taken_bytes += len(content)
+        if self._paused:
+            self._go_on()
+        return content
 
     @property
     def can_pour(self) -> bool:
@@ -213,6 +223,10 @@ class Connection(asyncio.Protocol):
     def _pause(self) -> None:
         self._paused = True
         self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        if self._held_bytes < HIGH_WATER_BYTES // 2 and self.broken is None:
+            self._resume()
 
     def _resume(self) -> None:
         self._paused = False

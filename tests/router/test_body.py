@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from router.body import Body, once
+from router.body import Body, Whole
 from router.wire import Broken
 
 
@@ -55,6 +55,25 @@ async def test_of_a_body_in_another_both_are_told_when_the_outer_is_closed_unrea
     async def inner(whole: bool) -> None:
         told.append(f"inner {whole}")
 
-    await Body(Body(once(b"a picture"), inner), lambda whole: told.append(f"outer {whole}")).aclose()
+    await Body(Body(Whole(b"a picture"), inner), lambda whole: told.append(f"outer {whole}")).aclose()
 
     assert told == ["inner False", "outer False"]
+
+
+@pytest.mark.parametrize("content", [b"a picture", b""])
+async def test_one_that_is_there_already_is_read_or_taken_and_then_is_at_its_end(content: bytes):
+    read, taken = Whole(content), Whole(content)
+
+    assert [chunk async for chunk in read] == [content]
+    assert taken.take() == content
+
+    assert [chunk async for chunk in taken] == []
+    assert (read.take(), taken.take()) == (b"", b"")
+
+
+async def test_of_one_that_is_there_already_and_was_let_go_of_nothing_is_left():
+    body = Whole(b"a picture")
+
+    await body.aclose()
+
+    assert [chunk async for chunk in body] == []

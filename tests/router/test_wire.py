@@ -92,6 +92,36 @@ async def test_an_answer_comes_whole_however_it_is_framed(pool: wire.Pool, bytes
 
 
 @pytest.mark.parametrize(
+    ("bytes_sent", "body"),
+    [
+        (WHOLE, BODY),
+        (CHUNKED + b'5\r\n{"dat\r\n6\r\na":[]}\r\n0\r\n\r\n', BODY),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b""),
+        (CL_11 + b"\r\n" + BODY[:5], None),
+        (CHUNKED + b"b\r\n" + BODY + b"\r\n", None),
+    ],
+    ids=["length", "chunked", "empty", "short", "no last chunk"],
+)
+async def test_a_body_that_came_with_its_head_is_had_at_once_and_its_connection_is_free(
+    pool: wire.Pool, bytes_sent: bytes, body: bytes | None
+):
+    connections = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await says(bytes_sent, bytes_sent, end=False)(reader, writer)
+
+    async with node(script) as url:
+        for _ in range(2):
+            answer = await pool.post(url, {}, b"")
+            assert answer.whole() == body
+            if body is None:
+                answer.close()
+        assert connections == (1 if body is not None else 2)
+
+
+@pytest.mark.parametrize(
     "bytes_sent",
     [
         b"",
