@@ -8,7 +8,8 @@
     node_api.py      what router and node say to each other beside OpenAI's routes
     web/             what both HTTP processes do alike
     settings.py settings_sources.py            what an operator sets: a file, the environment, secret files
-    logs.py metrics.py version.py upload_limits.py
+    logs.py tracing.py metrics.py counting.py  what a process tells of itself
+    version.py upload_limits.py
     cli.py           the command `aquatint`; commands/ are those that need neither router nor node code
     doctor/          what `aquatint doctor` looks at
     first_key.py api_client.py processes.py lifeline.py    what the commands are made of

@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.counting import Counted, Measured
+from common.logs import bound
 from common.version import VERSION
 
 SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
@@ -26,17 +27,17 @@ class HttpMetrics:
     """Requests by route template and status class: a scanner's paths and a client's model names add no series."""
 
     def __init__(self, registry: CollectorRegistry, process: str) -> None:
-        self._requests = Counter(
+        self._requests = Counted(
             f"aquatint_{process}_http_requests", "HTTP answers.", ["method", "route", "status"], registry=registry
         )
-        self._seconds = Histogram(
+        self._seconds = Measured(
             f"aquatint_{process}_http_seconds",
             "Seconds from the request to the end of its answer.",
             ["route"],
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._lag = Histogram(
+        self._lag = Measured(
             f"aquatint_{process}_loop_lag_seconds",
             "How much later than asked the event loop woke: what every other request waits for.",
             buckets=LAG_BUCKETS,
@@ -48,8 +49,8 @@ class HttpMetrics:
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer."""
         known = method if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS") else "other"
-        self._requests.labels(known, route, f"{status // 100}xx").inc()
-        self._seconds.labels(route).observe(seconds)
+        self._requests.count(known, route, f"{status // 100}xx")
+        self._seconds.observe(seconds, route)
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag, for ever."""
@@ -59,10 +60,10 @@ class HttpMetrics:
             self._lag.observe(max(0.0, monotonic() - asked_s - LOOK_AT_LOOP_EVERY_S))
 
 
-def exemplar() -> dict[str, str] | None:
-    """The run that is being carried out just now, for `observe(seconds, exemplar())`."""
-    run_id = structlog.contextvars.get_contextvars().get("run_id")
-    return None if run_id is None else {"run_id": run_id}
+def present_run() -> str | None:
+    """The id of the run that is being carried out just now, for `observe(seconds, run_id=present_run())`."""
+    run_id: str | None = bound().get("run_id")
+    return run_id
 
 
 def exposition(registry: CollectorRegistry, request: Request) -> Response:

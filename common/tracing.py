@@ -2,7 +2,7 @@
 
 `pip install "aquatint[otel]"`, and `OTEL_EXPORTER_OTLP_ENDPOINT` (or `..._TRACES_ENDPOINT`) names a collector. The other
 `OTEL_*` variables mean what its specification says: headers, sampling, names and resources. Without a collector nothing of it
-is imported, and a span costs a comparison.
+is imported, and a span costs a call.
 
 A request that carries a `traceparent` (W3C Trace Context) goes on in its client's trace; nodes go on in their router's. Names
 and attributes of HTTP spans are those of OpenTelemetry's semantic conventions; prompts and keys are in none.
@@ -10,9 +10,8 @@ and attributes of HTTP spans are those of OpenTelemetry's semantic conventions; 
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.types import Scope
 
@@ -22,14 +21,14 @@ from common.version import VERSION
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
+T = TypeVar("T")
+
 COLLECTOR_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SERVER_ERROR = 500
 
 _QUIET: dict[str, Any] = {"record_exception": False, "set_status_on_exception": False}
 """Texts of errors may quote what a client sent."""
 _tracer: "Tracer | None" = None
-_NOTHING = nullcontext()
-"""Where nothing is traced, many requests that wait hold no generator each for it."""
 
 
 def start(process: str) -> None:
@@ -57,24 +56,23 @@ def start(process: str) -> None:
     _tracer = provider.get_tracer("aquatint", VERSION)
 
 
-def request_span(scope: Scope) -> AbstractContextManager[dict[str, Any]]:
-    """The span of a request to this process. Gives: attributes to be set when it ends; `http.route` and
-    `http.response.status_code` make its name and its status."""
-    return nullcontext({}) if _tracer is None else _request_span(_tracer, scope)
+def request_span(scope: Scope, answering: Coroutine[Any, Any, Mapping[str, Any]]) -> Awaitable[object]:
+    """Await `answering`, the whole of a request to this process, in a span of its own. What it returns are attributes of the
+    span; `http.route` and `http.response.status_code` make its name and its status."""
+    return answering if _tracer is None else _request_span(_tracer, scope, answering)
 
 
-@contextmanager
-def _request_span(tracer: "Tracer", scope: Scope) -> Iterator[dict[str, Any]]:
+async def _request_span(tracer: "Tracer", scope: Scope, answering: Coroutine[Any, Any, Mapping[str, Any]]) -> None:
     from opentelemetry.trace import SpanKind, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    attributes: dict[str, Any] = {}
+    attributes: Mapping[str, Any] = {}
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     parent = TraceContextTextMapPropagator().extract(headers)
     method = str(scope["method"])
     with tracer.start_as_current_span(method, context=parent, kind=SpanKind.SERVER, **_QUIET) as span:
         try:
-            yield attributes
+            attributes = await answering
         finally:
             span.update_name(f"{method} {attributes.get('http.route', '')}".rstrip())
             span.set_attributes({"http.request.method": method, **attributes})
@@ -82,19 +80,18 @@ def _request_span(tracer: "Tracer", scope: Scope) -> Iterator[dict[str, Any]]:
                 span.set_status(StatusCode.ERROR)
 
 
-def span(name: str, **attributes: Any) -> AbstractContextManager[None]:
-    """A part of what is done for the present request. An exception marks it as failed, by its kind alone."""
-    return _NOTHING if _tracer is None else _span(_tracer, name, attributes)
+def span(name: str, work: Coroutine[Any, Any, T], **attributes: Any) -> Awaitable[T]:
+    """Await `work` as a part of what is done for the present request. An exception marks it as failed, by its kind alone."""
+    return work if _tracer is None else _span(_tracer, name, work, attributes)
 
 
-@contextmanager
-def _span(tracer: "Tracer", name: str, attributes: Mapping[str, Any]) -> Iterator[None]:
+async def _span(tracer: "Tracer", name: str, work: Coroutine[Any, Any, T], attributes: Mapping[str, Any]) -> T:
     from opentelemetry.trace import StatusCode
 
     own = {f"aquatint.{key}": value for key, value in attributes.items()}
     with tracer.start_as_current_span(name, attributes=own, **_QUIET) as part:
         try:
-            yield
+            return await work
         except BaseException as error:
             part.set_attribute("error.type", type(error).__name__)
             part.set_status(StatusCode.ERROR)

@@ -3,9 +3,10 @@
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
-from common.metrics import SECONDS_BUCKETS, HttpMetrics, exemplar
+from common.counting import Counted, Measured
+from common.metrics import SECONDS_BUCKETS, HttpMetrics, present_run
 from common.node_api import DeviceStatus, JobPhase, JobStatus
 from node.worker.orders import Memory
 
@@ -17,18 +18,18 @@ class NodeMetrics:
         self.registry = CollectorRegistry()
         self.http = HttpMetrics(self.registry, "node")
         self._jobs = Gauge("aquatint_node_jobs", "Runs held.", ["phase"], registry=self.registry)
-        self._seconds = Histogram(
+        self._seconds = Measured(
             "aquatint_node_generation_seconds",
             "Seconds of a run, by phase: load, encode, denoise, decode, write, total.",
             ["model", "phase"],
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self._loads = Counter("aquatint_node_model_loads", "Loads.", ["model", "outcome"], registry=self.registry)
-        self._images = Counter("aquatint_node_images", "Pictures made.", ["model"], registry=self.registry)
-        self._restarts = Counter("aquatint_node_worker_restarts", "Workers started after the first.", registry=self.registry)
+        self._loads = Counted("aquatint_node_model_loads", "Loads.", ["model", "outcome"], registry=self.registry)
+        self._images = Counted("aquatint_node_images", "Pictures made.", ["model"], registry=self.registry)
+        self._restarts = Counted("aquatint_node_worker_restarts", "Workers started after the first.", registry=self.registry)
         self._restarts_shown = self._replacements_shown = 0
-        self._replacements = Counter(
+        self._replacements = Counted(
             "aquatint_node_worker_replacements",
             "Workers replaced between runs, for they held memory without use.",
             registry=self.registry,
@@ -40,13 +41,14 @@ class NodeMetrics:
 
     def made(self, model: str, images: int, timings_s: dict[str, float]) -> None:
         """One run ended well."""
-        self._images.labels(model).inc(images)
+        self._images.count(model, by=images)
+        run_id = present_run()
         for phase, seconds in timings_s.items():
-            self._seconds.labels(model, phase).observe(seconds, exemplar())
+            self._seconds.observe(seconds, model, phase, run_id=run_id)
 
     def loaded(self, model: str, succeeded: bool) -> None:
         """One load ended."""
-        self._loads.labels(model, "succeeded" if succeeded else "failed").inc()
+        self._loads.count(model, "succeeded" if succeeded else "failed")
 
     def show(
         self,
@@ -65,8 +67,8 @@ class NodeMetrics:
         phases = Tally(job.phase for job in jobs)
         for phase in JobPhase:
             self._jobs.labels(phase.value).set(phases[phase])
-        self._restarts.inc(restarts - self._restarts_shown)
-        self._replacements.inc(replacements - self._replacements_shown)
+        self._restarts.count(by=restarts - self._restarts_shown)
+        self._replacements.count(by=replacements - self._replacements_shown)
         self._restarts_shown, self._replacements_shown = restarts, replacements
         self._held.labels("main").set(0 if held is None else held.main_bytes)
         self._held.labels("device").set(0 if held is None else held.device_bytes)

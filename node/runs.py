@@ -370,16 +370,15 @@ class Runs:
         told_user = request.safety_identifier or request.user
         if told_user is not None:
             head["safety_identifier"] = told_user
-        with tracing.span("record"):
-            ids = await self._recorder.succeeded(
-                ticket,
-                spec,
-                product.files,
-                effective=effective | {"node": self._node, "profile": model.profile.name},
-                timings_s=timings_s,
-                answer=head,
-            )
-        return head, ids
+        recording = self._recorder.succeeded(
+            ticket,
+            spec,
+            product.files,
+            effective=effective | {"node": self._node, "profile": model.profile.name},
+            timings_s=timings_s,
+            answer=head,
+        )
+        return head, await tracing.span("record", recording)
 
     def _answer(
         self,

@@ -225,12 +225,11 @@ class Dispatcher:
             took_s: float | None = None
             this: _Try | None = None
             try:
-                with tracing.span("place"):
-                    this = await self._next_try(journey)
+                this = await tracing.span("place", self._next_try(journey))
                 journey.ticket = None
                 self._decisions.began(journey.accepted.run_id, this.no, self._queue.pick(journey.accepted.run_id))
-                with tracing.span("attempt", node=this.node.name, attempt=this.no):
-                    reply = await self._attempt(journey, this)
+                attempt = self._attempt(journey, this)
+                reply = await tracing.span("attempt", attempt, node=this.node.name, attempt=this.no)
                 took_s = time.monotonic() - this.began_s if reply is not None and reply.status == 200 else None
                 if reply is not None:
                     self._tell(reply, journey, this)

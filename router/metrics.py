@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
+from common.counting import Counted, Measured
 from common.metrics import SECONDS_BUCKETS, HttpMetrics
 
 RATIO_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0)
@@ -25,28 +26,28 @@ class RouterMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.http = HttpMetrics(self.registry, "router")
-        self._attempts = Counter("aquatint_attempts", "Tries at nodes.", ["node", "outcome"], registry=self.registry)
-        self._retries = Counter(
+        self._attempts = Counted("aquatint_attempts", "Tries at nodes.", ["node", "outcome"], registry=self.registry)
+        self._retries = Counted(
             "aquatint_retries",
             "Tries of a run beyond its first, and those the budget refused.",
             ["outcome"],
             registry=self.registry,
         )
-        self._runs = Counter("aquatint_runs", "Runs that ended.", ["model", "outcome"], registry=self.registry)
-        self._split = Counter(
+        self._runs = Counted("aquatint_runs", "Runs that ended.", ["model", "outcome"], registry=self.registry)
+        self._split = Counted(
             "aquatint_split_runs", "Runs that were made in parts, by several nodes.", ["outcome"], registry=self.registry
         )
-        self._seconds = Histogram(
+        self._seconds = Measured(
             "aquatint_run_seconds",
             "From acceptance to the answer's first byte.",
             ["model"],
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self._wait = Histogram(
+        self._wait = Measured(
             "aquatint_queue_wait_seconds", "Time spent waiting for a node.", buckets=SECONDS_BUCKETS, registry=self.registry
         )
-        self._prediction = Histogram(
+        self._prediction = Measured(
             "aquatint_prediction_ratio",
             "Seconds that runs took over the seconds predicted. of: node, from being sent to the answer; answer, in all.",
             ["of"],
@@ -75,30 +76,30 @@ class RouterMetrics:
 
     def attempt(self, node: str, outcome: str) -> None:
         """One try at one node ended."""
-        self._attempts.labels(node, outcome).inc()
+        self._attempts.count(node, outcome)
 
     def retry(self, outcome: str) -> None:
         """A run was to be tried once more: made, or refused."""
-        self._retries.labels(outcome).inc()
+        self._retries.count(outcome)
 
     def run(self, model: str, outcome: str, seconds: float, *, run_id: str | None = None) -> None:
         """One run ended: succeeded, refused, failed, cancelled or cached."""
-        self._runs.labels(model, outcome).inc()
+        self._runs.count(model, outcome)
         if outcome == "succeeded":
-            self._seconds.labels(model).observe(seconds, None if run_id is None else {"run_id": run_id})
+            self._seconds.observe(seconds, model, run_id=run_id)
 
     def split(self, outcome: str) -> None:
         """One run that was made in parts ended, as for `run`, or its parts were given up: as_one."""
-        self._split.labels(outcome).inc()
+        self._split.count(outcome)
 
     def waited(self, seconds: float, run_id: str) -> None:
         """A run found its node."""
-        self._wait.observe(seconds, {"run_id": run_id})
+        self._wait.observe(seconds, run_id=run_id)
 
     def predicted(self, of: str, predicted_s: float, took_s: float) -> None:
         """A run whose end was predicted has ended. of: what was predicted; see the metric."""
         if predicted_s > 0:
-            self._prediction.labels(of).observe(took_s / predicted_s)
+            self._prediction.observe(took_s / predicted_s, of)
 
     def watch_queue(self, length: Callable[[], float], predicted_s: Callable[[], float]) -> None:
         """Read the queue's length, and what it means in seconds, at each scrape."""

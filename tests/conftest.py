@@ -25,10 +25,11 @@ import structlog
 from filelock import FileLock
 
 from common.catalog import Catalog, migrate, sqlite_url
+from common.logs import bound
 
 # As `configure_logging` has it: the pretty traceback of an app that runs in this process takes half a minute to be drawn.
 _plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
+structlog.configure(processors=[lambda _, __, line: bound() | line, *structlog.get_config()["processors"][1:-1], _plain])
 
 # How long an example takes hangs on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -1,16 +1,16 @@
 """The outermost layer of both apps: a request id, a log line, and an answer for what no handler caught."""
 
 import asyncio
+import os
 import re
-import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import AquatintError, Unavailable
-from common.logs import get_logger
+from common.logs import bind_only, get_logger
 from common.node_api import REQUEST_ID_HEADER
 from common.tracing import request_span
 from common.web.errors import answer_error, unexpected
@@ -34,26 +34,21 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == _HEADER), b"").decode("latin-1")
-        request_id = given if _GOOD_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        with request_span(scope) as attributes:
-            status = await self._answered(scope, receive, send, request_id)
-            attributes |= {"http.route": _route(scope), "http.response.status_code": status}
+        request_id = scope.setdefault("state", {})["request_id"] = _id_of(scope)
+        bind_only(request_id=request_id)
+        await request_span(scope, self._answered(scope, receive, send, request_id))
 
-    async def _answered(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
-        """Have the app answer, or answer for it. Returns: the status."""
+    async def _answered(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> dict[str, Any]:
+        """Have the app answer, or answer for it. Returns: attributes of the request's span."""
         status = 0
         began = time.perf_counter()
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (_HEADER, request_id.encode())]
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
@@ -70,19 +65,25 @@ class RequestContext:
             ours = error if isinstance(error, AquatintError) else unexpected(error)
             await answer_error(ours)(scope, receive, send_with_id)
         finally:
-            self._report(scope, status, time.perf_counter() - began)
-        return status
+            attributes = self._report(scope, status, time.perf_counter() - began)
+        return attributes
 
-    def _report(self, scope: Scope, status: int, seconds: float) -> None:
-        route = _route(scope)
+    def _report(self, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+        # The template, never the path: paths hold ids and whatever a scanner sends.
+        method, route = scope["method"], str(getattr(scope.get("route"), "path", "unmatched"))
         if self._observe is not None:
-            self._observe(scope["method"], route, status, seconds)
+            self._observe(method, route, status, seconds)
         quiet = route in ("/health", "/ready", "/metrics", "/node/v1/status", "/node/v1/events")
-        (log.debug if quiet else log.info)(
-            "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1)
-        )
+        (log.debug if quiet else log.info)("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
+        return {"http.route": route, "http.response.status_code": status}
 
 
-def _route(scope: Scope) -> str:
-    # The template, never the path: paths hold ids and whatever a scanner sends.
-    return str(getattr(scope.get("route"), "path", "unmatched"))
+def _id_of(scope: Scope) -> str:
+    """What the client calls its request, if that is fit for a log; else a name of ours."""
+    for name, value in scope["headers"]:
+        if name == _HEADER:
+            given: str = value.decode("latin-1")
+            if _GOOD_ID.fullmatch(given):
+                return given
+            break
+    return f"req_{os.urandom(16).hex()}"

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from common.catalog import RunStatus
+from common.logs import bound
 from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER
 from router import dispatch
 from tests.fakes.node import MODEL, FakeNode
@@ -173,7 +174,7 @@ async def test_an_answer_that_breaks_off_is_never_whole_to_the_client(make_house
 async def test_an_error_for_garbage_of_a_node_names_its_run_to_the_client_and_in_the_log(make_house: MakeHouse, answer: bytes):
     house = await make_house()
     async with broken(house, answer.replace(b"THIS_RUN", b"run_of_another"), begins=False):
-        with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        with structlog.testing.capture_logs(processors=[lambda _, __, line: bound() | line]) as lines:
             reply = await house.generate()
 
     run = (await house.catalog.runs.list(limit=1))[0]
