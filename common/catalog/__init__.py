@@ -14,7 +14,7 @@
     encryption.py  the key node tokens are encrypted with
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
     sweeper.py     closes what a crash left open, removes bytes nobody refers to
-    database.py    engine, transactions, errors; columns.py tables.py migrate.py revisions.py migrations/
+    database.py    engine, transactions, errors; ids.py columns.py tables.py migrate.py revisions.py migrations/
     grouped.py     one commit for many writes; shared_reads.py: one read for many
     own_thread.py  sqlite_inserts.py: the quick way of what is written for every run
     records.py     what callers give and get
@@ -38,10 +38,10 @@ Decisions:
 
 from common.catalog.assets import AssetFile, AssetStore, open_asset_store
 from common.catalog.catalog import Catalog
-from common.catalog.columns import new_id
 from common.catalog.database import sqlite_url
 from common.catalog.encryption import load_or_create_secret_key
 from common.catalog.errors import AssetCorrupt, AttemptFenced, SchemaOutdated
+from common.catalog.ids import new_id
 from common.catalog.job_records import JobEvent, JobRecord, JobState, NewJob
 from common.catalog.jobs import JobLeft
 from common.catalog.migrate import migrate

@@ -8,14 +8,6 @@ from typing import Any
 import orjson
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, String, Text, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
-from ulid import ULID
-
-from common.clock import clock
-
-
-def new_id(prefix: str) -> str:
-    """A new id, such as `run_01J...`: sorts by time of creation, those of one process even within a millisecond."""
-    return f"{prefix}_{ULID.from_timestamp(clock.now_s())}"
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -13,8 +13,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import new_id
 from common.catalog.database import Database
+from common.catalog.ids import new_id
 from common.catalog.job_records import OPEN_JOB, JobEvent, JobRecord, JobState, NewJob
 from common.catalog.tables import Job, JobEventRow
 from common.clock import utc_now

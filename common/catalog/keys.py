@@ -16,8 +16,8 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import new_id
 from common.catalog.database import Database
+from common.catalog.ids import new_id
 from common.catalog.records import KeyRecord, Limits
 from common.catalog.shared_reads import SharedReads
 from common.catalog.tables import ApiKey

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import selectinload
 
-from common.catalog.columns import new_id
 from common.catalog.database import Database
+from common.catalog.ids import new_id
 from common.catalog.records import ModelFile, ModelRecord
 from common.catalog.tables import Model, ModelAlias, ModelFileRow
 from common.clock import utc_now

@@ -8,9 +8,9 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.catalog.columns import new_id
 from common.catalog.database import Database
 from common.catalog.encryption import TokenCipher
+from common.catalog.ids import new_id
 from common.catalog.records import NodeRecord, NodeState
 from common.catalog.tables import Node
 from common.clock import utc_now

@@ -1,8 +1,8 @@
 """Results that are used again: a run whose pictures an earlier run has made, at no cost to any device."""
 
-from common.catalog.columns import new_id
 from common.catalog.database import Database
 from common.catalog.idempotency import taken
+from common.catalog.ids import new_id
 from common.catalog.quotas import billed
 from common.catalog.records import Claim, Earlier, NewRun, RunRecord, RunStatus
 from common.catalog.rows import run_record, select_runs

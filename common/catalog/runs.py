@@ -12,11 +12,11 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.catalog.async_runs import opened
-from common.catalog.columns import new_id
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
 from common.catalog.grouped import GroupedWrites
 from common.catalog.idempotency import taken
+from common.catalog.ids import new_id
 from common.catalog.parts import end_parts
 from common.catalog.quotas import billed, gpu_seconds
 from common.catalog.records import (

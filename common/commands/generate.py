@@ -1,6 +1,7 @@
 """`aquatint generate`: one prompt, one file."""
 
 import base64
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -31,8 +32,6 @@ def generate(
     key: KeyOption = None,
 ) -> None:
     """Make a picture and write it to a file."""
-    from ulid import ULID
-
     from common.api_client import ApiClient
 
     formats = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -49,7 +48,7 @@ def generate(
         "output_format": formats[out.suffix.lower()],
         "response_format": "b64_json",
     }
-    request_id = f"cli-{ULID()}"
+    request_id = f"cli-{secrets.token_hex(16)}"
     began_s = time.monotonic()
     client = ApiClient(url, key)
     watcher = ApiClient(url, key)
