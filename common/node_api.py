@@ -25,6 +25,8 @@ PLACES_HEADER = "x-aquatint-places"
 """The most runs the node may hold with this one: where more are there by now, it answers 409 before it reads the request."""
 REQUEST_ID_HEADER = "x-request-id"
 
+NOTHING_MORE: frozenset[str] = frozenset()
+
 
 class NodePhase(StrEnum):
     """What a node says of itself."""
@@ -128,6 +130,8 @@ def upscaler_words(name: str) -> str:
 
 def extras_of(request: ImageRequest) -> frozenset[str]:
     """What a request needs beside a model and LoRAs."""
+    if not request.control and request.upscale is None:
+        return NOTHING_MORE
     wanted = {control_words(each.name, each.kind) for each in request.control}
     return frozenset(wanted if request.upscale is None else wanted | {upscaler_words(request.upscale.method)})
 
@@ -137,9 +141,13 @@ def work_words(request: ImageRequest, usual_preset: str) -> str:
 
     usual_preset: as `ModelStatus.usual_preset`.
     """
+    words = str(request.task)
+    if request.control:
+        words += " controlled"
+    if request.upscale is not None:
+        words += " upscaled"
     preset = usual_preset if request.preset is None else str(request.preset)
-    more = {"controlled": bool(request.control), "upscaled": request.upscale is not None, preset: preset != Preset.FULL}
-    return " ".join([str(request.task), *(word for word, true in more.items() if true)])
+    return words if preset == Preset.FULL else f"{words} {preset}"
 
 
 def model_object(model: ModelStatus, *, name: str | None = None, alias_of: str | None = None) -> dict[str, Any]:

@@ -101,9 +101,9 @@ class CommonSettings(BaseModel):
         """The asset store in use."""
         return self.assets_url or str(self.home / "assets")
 
-    @property
+    @cached_property
     def upload_limits(self) -> UploadLimits:
-        """What an uploaded picture is held to."""
+        """What an uploaded picture is held to. Asked for by every request, so made once."""
         return UploadLimits(self.max_upload_bytes, self.max_upload_pixels, self.max_upload_side_px)
 
     @cached_property

@@ -1,7 +1,6 @@
 """OpenAI's routes on a node: images, models, and the bytes behind signed links."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -98,8 +97,8 @@ def _number(request: Request, header: str) -> int | None:
 
 def _as_sent(request: ImageRequest, sender: Sender) -> ImageRequest:
     """The request with its response format settled: the default hangs on the name the client used, not on ours."""
-    named = request if sender.requested_model is None else replace(request, model=sender.requested_model)
-    return replace(request, response_format=named.effective_response_format)
+    named = request if sender.requested_model is None else request._replace(model=sender.requested_model)
+    return request._replace(response_format=named.effective_response_format)
 
 
 @api.get("/v1/models")

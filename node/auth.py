@@ -29,7 +29,7 @@ def _has_token(request: Request, secret: str) -> bool:
 
 
 async def _caller(request: Request) -> Caller:
-    secret = presented_key(request)
+    secret = presented_key(request.scope)
     if _has_token(request, secret):
         return Caller(trusted=True)
     key = await services_of(request).catalog.keys.authenticate(secret)
@@ -41,7 +41,7 @@ async def _caller(request: Request) -> Caller:
 
 
 def _operator(request: Request) -> Caller:
-    if not _has_token(request, presented_key(request)):
+    if not _has_token(request, presented_key(request.scope)):
         raise Unauthorized("This route needs the node's token.", code="invalid_api_key")
     return Caller(trusted=True)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 
 from common.errors import LoraRefused
 from common.images_api import ImageRequest, LoraAsk, asked_for
@@ -18,12 +17,12 @@ async def with_loras(request: ImageRequest, family: Family, loras: Loras) -> tup
     """
     prompt, asks = asked_for(request.prompt, request.loras)
     if not asks:
-        return replace(request, prompt=prompt), ()
+        return request._replace(prompt=prompt), ()
     # In a thread: the first use of a file reads it whole, for its hash.
     chosen = await asyncio.to_thread(_chosen, loras, asks, family)
     words = [word for file, ask, _ in chosen if ask.trigger for word in file.sidecar.trigger_words]
     uses = tuple(LoraUse(file.name, ask.scale, sha256) for file, ask, sha256 in chosen)
-    return replace(request, prompt=_with_words(prompt, words)), uses
+    return request._replace(prompt=_with_words(prompt, words)), uses
 
 
 def _chosen(loras: Loras, asks: Iterable[LoraAsk], family: Family) -> list[tuple[LoraFile, LoraAsk, str]]:

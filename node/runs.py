@@ -426,7 +426,7 @@ def _as_turned(request: ImageRequest, canvas: Canvas | None) -> ImageRequest:
     if canvas is None:
         return request
     width_px, height_px = canvas.picture.size
-    return replace(request, images=(replace(request.images[0], width_px=width_px, height_px=height_px), *request.images[1:]))
+    return request._replace(images=(replace(request.images[0], width_px=width_px, height_px=height_px), *request.images[1:]))
 
 
 def _for_method(canvas: Canvas | None, spec: RunSpec) -> Canvas | None:

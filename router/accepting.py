@@ -49,14 +49,14 @@ class Acceptance:
     async def accept(self, asked: ImageRequest, sender: Sender) -> Accepted:
         """What is dispatched. Raises: UnknownModel, UnsupportedTask, CatalogUnavailable."""
         model, status = await self._names.resolve(asked.model)
-        offered = self._registry.tasks(model)
-        if offered and asked.task not in offered:
-            raise UnsupportedTask(asked.model or model, asked.task, offered)
+        can = self._registry.abilities(model)
+        if can.tasks and asked.task not in can.tasks:
+            raise UnsupportedTask(asked.model or model, asked.task, can.tasks)
         resolved = asked.settled(model)
         _, asks = asked_for(resolved.prompt, resolved.loras)
         # Python makes an empty set anew each time, of 200 bytes, and many requests wait with theirs.
-        loras = self._registry.loras(model).intersection(each.name for each in asks) or NONE
-        extras = (self._registry.extras(model) & extras_of(resolved)) or NONE
+        loras = (can.loras.intersection([each.name for each in asks]) or NONE) if asks else NONE
+        extras = (can.extras & extras_of(resolved)) or NONE
         return Accepted(
             run_id=sender.run_id,
             request_id=sender.request_id,

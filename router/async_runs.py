@@ -200,7 +200,7 @@ class AsyncCarrier:
             arrived_s=time.monotonic() - age_s,
         )
         # The pictures are stored; their bytes need not come by here.
-        return await self._acceptance.accept(dataclasses.replace(asked, response_format=ResponseFormat.URL), sender)
+        return await self._acceptance.accept(asked._replace(response_format=ResponseFormat.URL), sender)
 
     async def _request(self, run: RunRecord, record: AsyncRecord) -> ImageRequest:
         files = Attached()

@@ -34,7 +34,7 @@ def _allowed_to_use(key: KeyRecord) -> KeyRecord:
 
 
 async def _key(request: Request, bearer: Annotated[object, _BEARER], azure: Annotated[object, _AZURE]) -> KeyRecord:
-    return await _key_with(presented_key(request), services_of(request))
+    return await _key_with(presented_key(request.scope), services_of(request))
 
 
 def _masked(secret: str) -> str:

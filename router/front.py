@@ -25,7 +25,7 @@ from common.web.paths import lenient
 from router.api import images
 from router.arrivals import Arrivals
 from router.auth import user_with
-from router.services import Services, services_of
+from router.services import Services
 from router.turns import Turns
 
 Endpoint = Callable[[Request, KeyRecord, Services], Awaitable[Response]]
@@ -43,7 +43,7 @@ class Front(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            path = lenient(scope["path"])
+            path = scope["path"] if scope["path"] in self._pictures else lenient(scope["path"])
             route = self._pictures.get(path)
             if route is not None:
                 # As FastAPI would leave it: parts of the answer, and the log line, read the route and the app from here.
@@ -54,16 +54,16 @@ class Front(FastAPI):
         await super().__call__(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        secret, socket = presented_key(request), client_socket(scope)
-        arrival = request.state.arrival = self._arrivals.begun(secret)
+        services: Services = self.state.services
+        secret, socket = presented_key(scope), client_socket(scope)
+        arrival = scope["state"]["arrival"] = self._arrivals.begun(secret)
         if socket is not None:
             socket.when_whole(arrival.came)
         try:
-            key = await user_with(secret, services_of(request))
+            key = await user_with(secret, services)
             await self._turns.come(arrival.at_s)
             endpoint: Endpoint = scope["endpoint"]
-            response = await endpoint(request, key, services_of(request))
+            response = await endpoint(Request(scope, receive, send), key, services)
         finally:
             arrival.over()
         await response(scope, receive, send)

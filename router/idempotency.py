@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 
 import orjson
-from starlette.requests import Request
 
 from common.catalog import Catalog, Claim, KeyRecord
 from common.errors import (
@@ -23,12 +22,14 @@ from common.errors import (
 from common.images_api import ImageRequest
 from common.images_api.request import FOR_THE_ROUTER
 from common.logs import get_logger
+from common.web.headers import Headers
 from router.body import Body
 from router.relay import Accepted
 
 log = get_logger(__name__)
 
 HEADER = "idempotency-key"
+_HEADER = HEADER.encode()
 REPLAYED_HEADER = "idempotent-replayed"
 MAX_CHARACTERS = 255
 NOTHING_RAN = (NoCapacity, DeadlineTooSoon, WaitedTooLong)
@@ -36,11 +37,12 @@ HASHED_AT_ONCE_BYTES = 256 * 1024
 """More is hashed off the event loop: 16 uploads of 4 MiB take some 50 ms."""
 
 
-async def claim_of(request: Request, key: KeyRecord, asked: ImageRequest, *, is_async: bool) -> Claim | None:
+async def claim_of(headers: Headers, key: KeyRecord, asked: ImageRequest, *, is_async: bool) -> Claim | None:
     """The idempotency key of a request; None without one. Raises: InvalidRequest: it is none that can be kept."""
-    name = request.headers.get(HEADER)
-    if name is None:
+    given = headers.get(_HEADER)
+    if given is None:
         return None
+    name = given.decode("latin-1")
     if not 0 < len(name) <= MAX_CHARACTERS or not (name.isascii() and name.isprintable()):
         raise InvalidRequest(
             f"Invalid 'Idempotency-Key': expected 1 to {MAX_CHARACTERS} printable ASCII characters.",

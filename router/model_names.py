@@ -57,7 +57,8 @@ class ModelNames:
             if name is None:
                 self._refuse_too_early("default")
                 raise UnknownModel("default")
-        target = (await self.aliases()).get(name, name)
+        built_in = DEMO_MODEL if name in OPENAI_NAMES and DEMO_MODEL in models else name
+        target = (await self._operators()).get(name, built_in)
         if target in models:
             return target, models[target]
         try:
@@ -82,11 +83,16 @@ class ModelNames:
         return sorted(found, key=lambda each: each.id)
 
     async def aliases(self) -> dict[str, str]:
-        """alias -> model, at most two seconds old, the built-in ones included."""
+        """alias -> model, the built-in ones included."""
+        operators = await self._operators()
+        built_in = dict.fromkeys(OPENAI_NAMES, DEMO_MODEL) if DEMO_MODEL in self._registry.models(online=False) else {}
+        return built_in | operators
+
+    async def _operators(self) -> dict[str, str]:
+        """alias -> model as operators set them, at most two seconds old."""
         if time.monotonic() >= self._fresh_until_s:
             await self._reads.get(None)
-        built_in = dict.fromkeys(OPENAI_NAMES, DEMO_MODEL) if DEMO_MODEL in self._registry.models(online=False) else {}
-        return built_in | self._aliases
+        return self._aliases
 
     async def _read(self, _: None) -> None:
         changes = self._changes

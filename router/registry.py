@@ -22,7 +22,7 @@ from router.fleet import Fleet
 from router.likely import Likely
 from router.node_client import Address
 from router.placement import Ask, Health
-from router.together import spokesman, together
+from router.together import Abilities, abilities, spokesman, together
 
 log = get_logger(__name__)
 
@@ -111,8 +111,8 @@ class Registry:
         """The nodes as placement sees them, kept true with every change."""
         self._nodes: dict[str, Node] = {}
         self._models: dict[bool, dict[str, ModelStatus]] = {}
-        self._told: dict[str, list[ModelStatus]] = {}
-        """What `models` and `_told_of` found; nothing once a node has said something new."""
+        self._abilities: dict[str, Abilities] = {}
+        """What `models` and `abilities` found; nothing once a node has said something new."""
         self.changed: Callable[[], None] = lambda: None
 
     def nodes(self) -> list[Node]:
@@ -205,7 +205,7 @@ class Registry:
 
     def _forget_models(self) -> None:
         self._models.clear()
-        self._told.clear()
+        self._abilities.clear()
 
     def models(self, *, online: bool) -> Mapping[str, ModelStatus]:
         """Models by name, as one node tells of them: of nodes that are online, or that any node ever told this router of."""
@@ -225,28 +225,17 @@ class Registry:
                     told.setdefault(model.id, []).append(model)
         return told
 
-    def tasks(self, model: str) -> set[str]:
+    def abilities(self, model: str) -> Abilities:
         """What the model can be asked for on any node that ever told this router of it."""
-        return {task for each in self._told_of(model) for task in each.tasks}
-
-    def loras(self, model: str) -> frozenset[str]:
-        """Names of LoRAs for a model that any node ever told this router of."""
-        return frozenset(name for each in self._told_of(model) for name in each.loras)
-
-    def extras(self, model: str) -> frozenset[str]:
-        """What else runs of a model may need, as far as any node ever told this router that it has it."""
-        return frozenset(words for each in self._told_of(model) for words in each.extras)
-
-    def _told_of(self, model: str) -> list[ModelStatus]:
-        """What each node says of one model."""
-        if model not in self._told:
-            statuses = [node.status for node in self._nodes.values() if node.status is not None]
-            told = [each for status in statuses for each in status.models if each.id == model]
-            if not told:
-                # Clients can name any number of models that nobody has.
-                return told
-            self._told[model] = told
-        return self._told[model]
+        known = self._abilities.get(model)
+        if known is not None:
+            return known
+        statuses = [node.status for node in self._nodes.values() if node.status is not None]
+        told = [each for status in statuses for each in status.models if each.id == model]
+        found = abilities(told)
+        if told:  # Clients can name any number of models that nobody has.
+            self._abilities[model] = found
+        return found
 
     async def keep_costs(self) -> None:
         """Write down what was learned of costs since the last time. Raises: CatalogUnavailable: it is kept for the next."""

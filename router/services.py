@@ -9,6 +9,7 @@ from starlette.datastructures import URL
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
+from common.web.headers import headers_of
 from router.accepting import Acceptance
 from router.answers import Answers
 from router.async_runs import AsyncCarrier
@@ -67,9 +68,8 @@ def public_url(request: Request, services: Services) -> str:
     if services.settings.public_url:
         return services.settings.public_url
     scope = request.scope
-    host = next((value for name, value in scope["headers"] if name == b"host"), None)
     server = scope.get("server")
-    return _called_address(scope["scheme"], host, None if server is None else tuple(server))
+    return _called_address(scope["scheme"], headers_of(scope).get(b"host"), None if server is None else tuple(server))
 
 
 @lru_cache(maxsize=256)

@@ -234,7 +234,7 @@ def _parts_of(accepted: Accepted, plan: Plan) -> list[Accepted]:
     parts, request, first = list[Accepted](), accepted.request, 0
     assert request.seed is not None
     for index, ask in enumerate(plan.asks()):
-        part = replace(request, n=ask.pictures, seed=request.seed + first)
+        part = request._replace(n=ask.pictures, seed=request.seed + first)
         first += ask.pictures
         parts.append(
             replace(

@@ -1,12 +1,33 @@
 """One model as several nodes tell of it: clients ask the fleet, not a node. Pure."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from common.node_api import ModelStatus
 
 EACH_NODES_OWN = ("loras", "controls", "upscalers")
 """Capabilities that are lists of what lies beside the model on a node: names, or objects with a `name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a model can be asked for, on one node or another."""
+
+    tasks: frozenset[str]
+    loras: frozenset[str]
+    """Their names."""
+    extras: frozenset[str]
+    """What else its runs may need, in the words of `common.node_api.extras_of`."""
+
+
+def abilities(told: Sequence[ModelStatus]) -> Abilities:
+    """What all of them together say."""
+    return Abilities(
+        tasks=frozenset(task for each in told for task in each.tasks),
+        loras=frozenset(name for each in told for name in each.loras),
+        extras=frozenset(words for each in told for words in each.extras),
+    )
 
 
 def spokesman(told: Sequence[ModelStatus]) -> ModelStatus:

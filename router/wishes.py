@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
-from starlette.requests import Request
-
-from common.catalog import KeyRecord
+from common.catalog import KeyRecord, Limits
 from common.errors import InvalidRequest
+from common.web.headers import Headers
 
 DEADLINE_HEADER = "x-deadline-s"
 PRIORITY_HEADER = "x-priority"
 MAX_DEADLINE_S = 86_400.0
+_DEADLINE, _PRIORITY = DEADLINE_HEADER.encode(), PRIORITY_HEADER.encode()
 
 
 class Priority(IntEnum):
@@ -33,29 +33,37 @@ class Wishes:
     deadline_s: float | None = None
 
 
-def wishes_of(request: Request, key: KeyRecord, *, is_async: bool) -> Wishes:
+NONE = Wishes()
+"""As most come."""
+
+
+def wishes_of(headers: Headers, key: KeyRecord, *, is_async: bool) -> Wishes:
     """What the headers say, else the key. Raises: InvalidRequest: they cannot be read, or go with an async run."""
-    asked = [name for name in (DEADLINE_HEADER, PRIORITY_HEADER) if name in request.headers]
-    if is_async:
-        if asked:
-            raise _invalid(asked[0], "it is for requests that wait for their answer, not for 'Prefer: respond-async'")
-        return Wishes()
-    return Wishes(_priority(request.headers.get(PRIORITY_HEADER), key), _deadline_s(request.headers.get(DEADLINE_HEADER), key))
+    deadline, priority, limits = headers.get(_DEADLINE), headers.get(_PRIORITY), key.limits
+    asked = deadline is not None or priority is not None
+    if is_async and asked:
+        name = PRIORITY_HEADER if deadline is None else DEADLINE_HEADER
+        raise _invalid(name, "it is for requests that wait for their answer, not for 'Prefer: respond-async'")
+    if is_async or not (asked or limits.deadline_s is not None or limits.priority is not None):
+        return NONE
+    return Wishes(_priority(priority, limits), _deadline_s(deadline, limits))
 
 
-def _priority(asked: str | None, key: KeyRecord) -> Priority:
+def _priority(given: bytes | None, limits: Limits) -> Priority:
     """Not above the key's highest, which is normal where none is set: whoever asks for more gets that."""
-    highest = Priority.NORMAL if key.limits.priority is None else Priority[key.limits.priority.upper()]
-    if asked is None:
+    highest = Priority.NORMAL if limits.priority is None else Priority[limits.priority.upper()]
+    if given is None:
         return max(Priority.NORMAL, highest)
+    asked = given.decode("latin-1")
     if asked not in NAMES:
         raise _invalid(PRIORITY_HEADER, f"expected one of {', '.join(NAMES)}, but got {asked[:40]!r}")
     return max(Priority[asked.upper()], highest)
 
 
-def _deadline_s(asked: str | None, key: KeyRecord) -> float | None:
-    if asked is None:
-        return key.limits.deadline_s
+def _deadline_s(given: bytes | None, limits: Limits) -> float | None:
+    if given is None:
+        return limits.deadline_s
+    asked = given.decode("latin-1")
     try:
         seconds = float(asked)
     except ValueError:

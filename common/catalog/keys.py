@@ -92,9 +92,9 @@ class Keys:
 
     async def authenticate(self, secret: str) -> KeyRecord | None:
         """Whose secret this is; None when it is unknown, expired or revoked, which takes the same path."""
-        digest, now = _digest(secret), utc_now()
+        digest = _digest(secret)
         known, until_s = self._good.get(digest, (None, 0.0))
-        if known is not None and time.monotonic() < until_s and (known.expires_at is None or now < known.expires_at):
+        if known is not None and time.monotonic() < until_s and (known.expires_at is None or utc_now() < known.expires_at):
             return known
         self._good.pop(digest, None)
         return await self._reads.get(digest)

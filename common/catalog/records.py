@@ -254,8 +254,12 @@ class Limits:
     @property
     def counted(self) -> bool:
         """Whether there is one that requests are counted for."""
-        amounts = (self.requests_per_minute, self.images_per_day, self.gpu_seconds_per_day, self.max_in_flight)
-        return any(each is not None for each in amounts)
+        return (
+            self.requests_per_minute is not None
+            or self.images_per_day is not None
+            or self.gpu_seconds_per_day is not None
+            or self.max_in_flight is not None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

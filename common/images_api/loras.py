@@ -118,6 +118,8 @@ def tags_in(prompt: str) -> tuple[str, tuple[LoraAsk, ...]]:
 
     Raises: InvalidRequest: a scale outside the limits.
     """
+    if "<lora:" not in prompt:
+        return prompt, ()
     asks: list[LoraAsk] = []
 
     def take(match: re.Match[str]) -> str:

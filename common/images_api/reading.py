@@ -8,7 +8,7 @@ import orjson
 
 from common.errors import InvalidRequest, UnreadableBody, UserImageError
 from common.images_api.control import with_pictures
-from common.images_api.fields import FIELDS, Field
+from common.images_api.fields import FIELDS
 from common.images_api.kinds import json_type
 from common.images_api.request import MAX_SEED, ImageRequest, Size, Task, Upload
 from common.images_api.uploads import Attached, attached, from_json, same_size
@@ -55,53 +55,46 @@ def read_json_request(
     """
     given = parse_json_object(body)
     limits = limits or UploadLimits()
-    return _read(
-        task,
-        given,
-        lambda field, name, value: field.kind.read(name, value),
-        lambda: from_json(given, limits, fetched),
-        (),
-        limits,
-    )
+    return _read(task, given, lambda: from_json(given, limits, fetched), (), limits)
 
 
 def read_form_request(task: Task, texts: Mapping[str, Any], files: Attached, limits: UploadLimits) -> ImageRequest:
     """Read a form: text parts by name (nested ones already gathered), and its files. Raises as `read_json_request`."""
-
-    def read(field: Field, name: str, value: Any) -> Any:
-        if not isinstance(value, str):
-            return field.kind.read(name, value)
-        return field.kind.read_text(name, value)
-
     # An empty part is how forms say "not given"; only a prompt may be told that it is empty.
     given = {name: value for name, value in texts.items() if value != "" or name == "prompt"}
-    return _read(task, given, read, lambda: files, files.controls, limits)
+    return _read(task, given, lambda: files, files.controls, limits, form=True)
 
 
 def _read(
     task: Task,
     given: Mapping[str, Any],
-    read: Callable[[Field, str, Any], Any],
     files: Callable[[], Attached],
     control_files: Sequence[tuple[str, bytes]],
     limits: UploadLimits,
+    *,
+    form: bool = False,
 ) -> ImageRequest:
-    """Check what is given of the table's fields, in its order, images before `n`, and build the request."""
+    """Check what is given of the table's fields, in its order, images before `n`, and build the request.
+
+    form: whether values that are texts may be written for another type.
+    """
     values: dict[str, Any] = {}
     places = _PLACES[task]
     images: tuple[Upload, ...] = ()
     mask: Upload | None = None
-    for place in sorted(_ALWAYS[task].union(places[name] for name in given if name in places)):
+    for place in sorted(_ALWAYS[task] | {places[name] for name in given if name in places}):
         field = FIELDS[place]
         if field.name == "n" and task is not Task.GENERATION:
             images, mask = attached(files(), limits, most=1 if task is Task.VARIATION else 16)
-        # Under several names at once each must be right, and the first of the table's order counts.
-        sent = [read(field, name, given[name]) for name in field.names if given.get(name) is not None]
-        if sent:
-            values[field.name] = sent[0]
-        elif field.name == "prompt":
+        for name in field.names:
+            if (value := given.get(name)) is not None:
+                read = field.kind.read_text if form and isinstance(value, str) else field.kind.read
+                # Under several names at once each must be right, and the first of the table's order counts.
+                values.setdefault(field.name, read(name, value))
+        if field.name == "prompt" and "prompt" not in values:
             raise _missing("prompt", given)
-    values["control"] = with_pictures(values.get("control", ()), control_files, limits)
+    if "control" in values or control_files:
+        values["control"] = with_pictures(values.get("control", ()), control_files, limits)
     _check_together(values, images, mask)
     kept = {name: value for name, value in values.items() if name in _KEPT}
     kept |= {"task": task, "size": _size(values), "seed": _seed(values), "prompt": kept.get("prompt", "")}

@@ -1,9 +1,10 @@
 """Request bodies, bounded while they arrive."""
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from common.errors import PayloadTooLarge, RunCancelled
 
+LEFT_EARLY = "The client left before its request was complete."
 DRAIN_BYTES = 64 * 1024 * 1024
 """How much of a refused body is read and dropped. A client that is still sending when the connection closes sees a
 reset instead of the 413, and an SDK then retries the same upload twice."""
@@ -14,17 +15,19 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
 
     Raises: PayloadTooLarge: more than `max_bytes`, declared or really sent; RunCancelled: the client left while sending.
     """
+    receive = request.receive
     chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= max_bytes:
-                chunks.append(chunk)
-            elif size > DRAIN_BYTES:
-                break
-    except ClientDisconnect:
-        raise RunCancelled("The client left before its request was complete.") from None
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RunCancelled(LEFT_EARLY)
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        size += len(chunk)
+        if size <= max_bytes:
+            chunks.append(chunk)
+        elif size > DRAIN_BYTES:
+            break
     if size > max_bytes:
         raise too_large(max_bytes)
     return b"".join(chunks)

@@ -9,7 +9,8 @@ from common.images_api.control import max_control_bytes
 from common.images_api.reading import parse_json_object
 from common.images_api.remote import fetch_named
 from common.images_api.uploads import MAX_IMAGES
-from common.web.bodies import read_body, too_large
+from common.web.bodies import LEFT_EARLY, read_body, too_large
+from common.web.headers import headers_of
 
 NOWHERE = ImageOrigins()
 CONTROL = b'"control"'
@@ -25,12 +26,12 @@ async def read_image_request(
 
     Raises: InvalidRequest, PayloadTooLarge; RunCancelled: the client left while sending.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = headers_of(request.scope).get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         try:
             texts, files = await parse_form(request.headers, request.stream(), limits)
         except ClientDisconnect:
-            raise RunCancelled("The client left before its request was complete.") from None
+            raise RunCancelled(LEFT_EARLY) from None
         return read_form_request(task, texts, files, limits)
     if task is Task.VARIATION:
         raise InvalidRequest("A variation is sent as multipart/form-data.", code="invalid_content_type")

@@ -1,8 +1,9 @@
 """The secret a request comes with, wherever its client puts it."""
 
-from starlette.requests import Request
+from starlette.types import Scope
 
 from common.errors import Unauthorized
+from common.web.headers import headers_of
 
 NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -10,14 +11,15 @@ NO_KEY = (
 )
 
 
-def presented_key(request: Request) -> str:
+def presented_key(scope: Scope) -> str:
     """The key of a Bearer header, or of Azure-style clients' `api-key` header.
 
     Raises: Unauthorized: neither is there.
     """
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    headers = headers_of(scope)
+    scheme, _, credentials = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     bearer = credentials.strip() if scheme.lower() == "bearer" else ""
-    secret = bearer or request.headers.get("api-key", "")
+    secret = bearer or headers.get(b"api-key", b"").decode("latin-1")
     if not secret:
         raise Unauthorized(NO_KEY)
     return secret

@@ -16,6 +16,7 @@ from common.logs import bind
 from common.node_api import RUN_ID_HEADER
 from common.web import until_client_leaves
 from common.web.background import ended
+from common.web.headers import Headers, headers_of
 from common.web.image_requests import read_image_request
 from router.accepting import Sender
 from router.answers import REPLAYED
@@ -39,6 +40,7 @@ TOLD_EVERY_S = 2.0
 """How often a streamed request that waits is told its place."""
 
 RESPOND_ASYNC = "respond-async"
+_DEBUG = DEBUG_HEADER.encode()
 EVENTS_AFTER_S = 10.0
 """How long a streamed request may still be answered with an ordinary error; then the stream begins, with keep-alives."""
 
@@ -73,16 +75,17 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
     asked = await _read(task, request, services)
     if asked.dry_run:
         return await _estimated(asked, request, key, services)
-    is_async = _wants_async(request, asked)
+    headers = headers_of(request.scope)
+    is_async = _wants_async(headers, asked)
     if asked.webhook_url is not None:
         services.webhooks.checked(asked.webhook_url, is_async=is_async)
-    claim = await claim_of(request, key, asked, is_async=is_async)
+    claim = await claim_of(headers, key, asked, is_async=is_async)
     if claim is not None and (earlier := await services.catalog.idempotency.earlier(claim)) is not None:
         if is_async:
             return await _promised(earlier.run_id, request, key, services, replayed=True)
         base_url = public_url(request, services)
         return _answer(await services.answers.replay(earlier, stream=asked.stream, public_url=base_url), asked)
-    accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services))
+    accepted = await services.acceptance.accept(asked, _sender(asked, claim, request, key, services, is_async=is_async))
     asked = accepted.request  # What was read is not kept while this waits.
     gpu_s = None
     if key.limits.gpu_seconds_per_day is not None:
@@ -101,17 +104,13 @@ async def _carry(task: Task, request: Request, key: KeyRecord, services: Service
 async def _read(task: Task, request: Request, services: Services) -> ImageRequest:
     """The request. Where the server does not tell when it has come, it has when it was read; and pictures that it names by
     their address come when they are fetched."""
-    origins, arrival = services.settings.image_origins, _arrival(request)
+    arrival: Arrival = request.scope["state"]["arrival"]
+    origins = services.settings.image_origins
     if task is Task.EDIT and origins.origins:
         arrival.comes_later()
     asked = await read_image_request(task, request, services.settings.upload_limits, origins)
     arrival.came()
     return asked
-
-
-def _arrival(request: Request) -> Arrival:
-    arrival: Arrival = request.state.arrival
-    return arrival
 
 
 async def _admitted(accepted: Accepted, request: Request, services: Services) -> Response:
@@ -127,7 +126,8 @@ async def _admitted(accepted: Accepted, request: Request, services: Services) ->
 
 async def _estimated(asked: ImageRequest, request: Request, key: KeyRecord, services: Services) -> Response:
     """A dry run: what dispatch would predict just now."""
-    accepted = await services.acceptance.accept(asked, _sender(asked, None, request, key, services))
+    is_async = _wants_async(headers_of(request.scope), asked)
+    accepted = await services.acceptance.accept(asked, _sender(asked, None, request, key, services, is_async=is_async))
     found, plan = _estimate(accepted, services), services.splitter.plan(accepted)
     return JSONResponse(found.shown(accepted.ask, plan, nodes="admin" in key.scopes))
 
@@ -137,25 +137,30 @@ def _estimate(accepted: Accepted, services: Services) -> Estimate:
     return estimate(accepted.ask, services.registry.fleet, foreseen, now_s=time.monotonic())
 
 
-def _wants_async(request: Request, asked: ImageRequest) -> bool:
+def _wants_async(headers: Headers, asked: ImageRequest) -> bool:
     """Whether the client asks for the run instead of its answer (RFC 7240). A stream is the better progress report."""
-    wanted = {each.partition(";")[0].strip().lower() for each in request.headers.get("prefer", "").split(",")}
-    return RESPOND_ASYNC in wanted and not asked.stream
+    prefer = headers.get(b"prefer")
+    if prefer is None or asked.stream:
+        return False
+    return RESPOND_ASYNC in {each.partition(";")[0].strip().lower() for each in prefer.decode("latin-1").split(",")}
 
 
-def _sender(asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services) -> Sender:
-    arrival = _arrival(request)
+def _sender(
+    asked: ImageRequest, claim: Claim | None, request: Request, key: KeyRecord, services: Services, *, is_async: bool
+) -> Sender:
+    state, headers = request.scope["state"], headers_of(request.scope)
+    arrival: Arrival = state["arrival"]
     return Sender(
         run_id=arrival.run_id,
         arrived_s=arrival.at_s,
         arrival=arrival,
-        request_id=request.state.request_id,
+        request_id=state["request_id"],
         requested_model=asked.model,
         key_id=key.id,
         public_url=public_url(request, services),
         claim=claim,
-        wishes=wishes_of(request, key, is_async=_wants_async(request, asked)),
-        debug=request.headers.get(DEBUG_HEADER) == "1" and "admin" in key.scopes,
+        wishes=wishes_of(headers, key, is_async=is_async),
+        debug=headers.get(_DEBUG) == b"1" and "admin" in key.scopes,
     )
 
 

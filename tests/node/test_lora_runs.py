@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ async def sqlite_catalog(sqlite_catalog_url: str, secret_key: bytes) -> AsyncGen
 
 
 async def make(runs: Runs, **changes: Any) -> Answer:
-    return await runs.make(replace(ASK, **changes), SENDER)
+    return await runs.make(ASK._replace(**changes), SENDER)
 
 
 def opened(answer: Answer) -> Image.Image:

@@ -10,7 +10,7 @@ from node.status import UNKNOWN_DEVICE
 from node.worker.handle import Worker
 from node.worker.orders import Memory
 from tests.node.test_residency import Clock
-from tests.node.test_runs import ASK, BOUND_S, Bench, bench, replace, worker
+from tests.node.test_runs import ASK, BOUND_S, Bench, bench, worker
 
 __all__ = ["bench", "worker"]
 
@@ -31,7 +31,7 @@ def seem_large(worker: Worker) -> None:
 async def test_a_worker_that_holds_too_much_is_replaced_between_two_runs_and_both_are_right(bench: Bench):
     before = await bench.make(ASK)
     replaced, pid = bench.worker.replacements, bench.worker.pid
-    at_work = bench.make(replace(ASK, size=Size(256, 256), num_inference_steps=30))
+    at_work = bench.make(ASK._replace(size=Size(256, 256), num_inference_steps=30))
     await bench.step_made()
     seem_large(bench.worker)
     looking = asyncio.create_task(recycling(bench, allowed_bytes=1).look())

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from node.worker.handle import Worker
 
 BOUND_S = 90.0
 ASK = ImageRequest(task=Task.GENERATION, prompt="a fox", model="sd15", seed=41, size=Size(64, 64), num_inference_steps=2)
-ENDLESS = replace(ASK, n=10, size=Size(512, 512), num_inference_steps=150)
+ENDLESS = ASK._replace(n=10, size=Size(512, 512), num_inference_steps=150)
 
 
 @dataclass
@@ -103,7 +103,7 @@ async def bench(worker: Worker, tiny_models: Models, catalog: Catalog, tmp_path:
 
 
 async def test_a_run_that_succeeds_is_recorded_whole(bench: Bench):
-    answer = await bench.make(replace(ASK, n=2, user="me", ignored=("odd",)))
+    answer = await bench.make(ASK._replace(n=2, user="me", ignored=("odd",)))
 
     body = orjson.loads(answer_bytes(answer.head, answer.pictures))
     run = await bench.catalog.runs.get(answer.run_id)
@@ -144,7 +144,7 @@ async def test_a_run_of_a_router_with_another_catalog_is_recorded_here_too(bench
 
 async def test_an_attempt_that_was_overtaken_stores_nothing(bench: Bench):
     attempt = await bench.router_opened("run_routers")
-    task = bench.make(replace(ASK, num_inference_steps=20), run_id="run_routers", attempt=attempt)
+    task = bench.make(ASK._replace(num_inference_steps=20), run_id="run_routers", attempt=attempt)
     await bench.step_made()
     await bench.catalog.runs.begin_attempt("run_routers", node="other")
 
@@ -210,9 +210,9 @@ async def test_a_worker_killed_under_a_run_is_a_failed_run_with_a_cause(bench: B
 async def test_who_was_sent_while_another_run_ended_is_made_all_the_same_when_that_ends_the_worker(
     bench: Bench, preset: Preset
 ):
-    ask, joins = replace(ASK, preset=preset), preset is Preset.FULL
+    ask, joins = ASK._replace(preset=preset), preset is Preset.FULL
     before = await asyncio.wait_for(bench.make(ask), BOUND_S)
-    tasks = [bench.make(replace(ASK, size=Size(512, 512))), bench.make(ask)]
+    tasks = [bench.make(ASK._replace(size=Size(512, 512))), bench.make(ask)]
 
     def both_sent() -> bool:
         shares = [job.share for job in bench.scheduler.jobs if job.share is not None]
@@ -275,7 +275,7 @@ async def test_a_full_queue_opens_no_run(bench: Bench):
 
 @pytest.mark.parametrize(
     ("request_", "error"),
-    [(replace(ASK, model="nobody"), UnknownModel), (replace(ASK, num_inference_steps=1000), InvalidRequest)],
+    [(ASK._replace(model="nobody"), UnknownModel), (ASK._replace(num_inference_steps=1000), InvalidRequest)],
 )
 async def test_a_wrong_request_is_refused_before_anything_is_recorded(
     bench: Bench, request_: ImageRequest, error: type[AquatintError]
@@ -297,7 +297,7 @@ async def test_a_worker_without_memory_for_a_picture_says_so_and_makes_the_next(
     process = psutil.Process(bench.worker.pid)
     unlimited = process.rlimit(psutil.RLIMIT_AS)
     process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms, unlimited[1]))
-    large = replace(ASK, size=Size(512, 512))
+    large = ASK._replace(size=Size(512, 512))
     try:
         with pytest.raises(OutOfDeviceMemory, match=r"512x512 by 'sd15'; .* 360x360 should fit"):
             await asyncio.wait_for(bench.make(large), BOUND_S)

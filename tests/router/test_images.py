@@ -344,14 +344,14 @@ async def test_a_task_that_no_node_has_a_pipeline_for_is_refused_before_it_waits
     house = await make_house("a", "b")
     for node in house.nodes.values():
         node.tasks = ["generation"]
-    await until(lambda: house.services.registry.tasks(MODEL) == {"generation"})
+    await until(lambda: house.services.registry.abilities(MODEL).tasks == {"generation"})
     ask = {"model": MODEL, "prompt": "x"}
     png = io.BytesIO()
     Image.new("RGB", (8, 8)).save(png, "PNG")
 
     refused = await house.client.post("/v1/images/edits", data=ask, files={"image": png.getvalue()})
     house.nodes["b"].tasks = ["edit"]
-    await until(lambda: house.services.registry.tasks(MODEL) == {"generation", "edit"})
+    await until(lambda: house.services.registry.abilities(MODEL).tasks == {"generation", "edit"})
     edited = await house.client.post("/v1/images/edits", data=ask, files={"image": png.getvalue()})
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_task")
@@ -363,7 +363,7 @@ async def test_a_task_that_no_node_has_a_pipeline_for_is_refused_before_it_waits
 async def test_a_lora_goes_to_a_node_that_has_it_whether_named_in_the_field_or_in_the_prompt(make_house: MakeHouse):
     house = await make_house("a", "b", "c")
     house.nodes["b"].loras = ["ink"]
-    await until(lambda: bool(house.services.registry.loras(MODEL)))
+    await until(lambda: bool(house.services.registry.abilities(MODEL).loras))
 
     replies = [await house.generate(loras=[{"name": "ink", "weight": 0.5}]) for _ in range(2)]
     replies += [await house.generate("a cat <lora:ink:0.8>") for _ in range(2)]
@@ -402,7 +402,7 @@ async def test_a_lora_beyond_its_scale_is_refused_before_it_is_queued(make_house
 async def test_a_control_net_is_asked_of_a_node_that_has_it_and_its_picture_goes_along(make_house: MakeHouse):
     house = await make_house("a", "b", "c")
     house.nodes["b"].extras = ["the ControlNet 'edges'", "a ControlNet for canny"]
-    await until(lambda: bool(house.services.registry.extras(MODEL)))
+    await until(lambda: bool(house.services.registry.abilities(MODEL).extras))
     picture = bytes_of(Image.new("RGB", (8, 8)))
     control = {"image": base64.b64encode(picture).decode(), "scale": 0.5}
 

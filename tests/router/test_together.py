@@ -61,7 +61,7 @@ async def test_the_loras_of_all_nodes_are_listed_as_long_as_their_nodes_are_ther
     house = await make_house("a", "b", "c")
     for name, loras in {"a": ["ink"], "b": ["detail", "ink"]}.items():
         house.nodes[name].loras = loras
-    await until(lambda: house.services.registry.loras(MODEL) == {"ink", "detail"})
+    await until(lambda: house.services.registry.abilities(MODEL).loras == {"ink", "detail"})
 
     assert await _listed(house) == ["detail", "ink"]
 

@@ -170,7 +170,7 @@ async def test_wishes_that_cannot_be_read_are_refused_by_name(make_house: MakeHo
 async def test_what_no_node_could_ever_take_is_refused_at_once_and_not_worth_a_retry(make_house: MakeHouse):
     house = await make_house("a", "b", no_capacity_wait_s=60)
     house.nodes["a"].loras, house.nodes["b"].loras = ["one"], ["other"]
-    await until(lambda: house.services.registry.loras(MODEL) == {"one", "other"})
+    await until(lambda: house.services.registry.abilities(MODEL).loras == {"one", "other"})
 
     reply = await post(house, loras=[{"name": "one"}, {"name": "other"}])
 

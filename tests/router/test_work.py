@@ -12,7 +12,7 @@ from node.engines.base import UpscaleUse
 from node.pipeline_classes import class_of
 from node.profile import Profile, profiles
 from node.resolve import resolve, usual_preset, usual_strength
-from router.work import work_units
+from router.work import ask_of
 
 PICTURE = Upload("image", b"", OutputFormat.PNG, 512, 768)
 SIZE = Size(512, 512)
@@ -69,4 +69,6 @@ def test_predicted_units_are_the_nodes(name: str, fields: dict[str, Any]):
         use = UpscaleUse(by=1.5, method="latent", strength=request.upscale.second_pass, size=large, drawn=large)
         spec = replace(spec, upscale=use)
 
-    assert work_units(request, told(name, profile)) == pytest.approx(spec.work_units)
+    ask = ask_of(request, name, told(name, profile), loras=frozenset(), extras=frozenset())
+
+    assert ask.units == pytest.approx(spec.work_units)
