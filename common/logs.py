@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -36,8 +36,7 @@ def bound() -> Mapping[str, Any]:
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose calls read `log.info("event_name", key=value)`."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
-    return logger
+    return cast(structlog.typing.FilteringBoundLogger, _Once(structlog.get_logger(name)))
 
 
 def configure_logging(*, level: str, style: str, process: str) -> None:
@@ -50,11 +49,11 @@ def configure_logging(*, level: str, style: str, process: str) -> None:
     # The plain traceback: the pretty one prints local variables, and those hold prompts and keys.
     render = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback) if console else _json
 
-    def complete(logger: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def complete(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """In one step, as each that structlog takes costs several calls a line."""
         # What a line says itself stands first, and wins over what is bound.
         event = {**event, **_bound.get(), **event}
-        event["level"] = level
+        event["level"] = method
         event["logger"] = event["_record"].name if "_record" in event else logger.name
         event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         event["process"] = process
@@ -79,6 +78,20 @@ def configure_logging(*, level: str, style: str, process: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+class _Once:
+    """A logger of structlog's that is made before logging is configured, and would look for its method at each line. Here
+    each is looked for once, as soon as it is the one that was configured."""
+
+    def __init__(self, lazy: Any) -> None:
+        self._lazy = lazy
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._lazy, name)
+        if structlog.get_config()["cache_logger_on_first_use"]:
+            setattr(self, name, found)
+        return found
+
+
 class _Lines:
     """Writes each line at once. One that cannot be written, because a disk is full or a pipe has no reader, is lost: nothing
     else may fail by it."""
@@ -98,9 +111,9 @@ class _Lines:
     debug = warning = error = critical = info
 
 
-def _json(logger: Any, level: str, event: structlog.typing.EventDict) -> str:
+def _json(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
     if "exc_info" in event:
-        event = structlog.processors.format_exc_info(logger, level, event)
+        event = structlog.processors.format_exc_info(logger, method, event)
     try:
         return orjson.dumps(event, default=repr).decode()
     except TypeError:

@@ -84,11 +84,11 @@ class Level:
         if self.count == 1:
             # The first run on a model also pays for warming up: of two, the quicker one says more.
             return Level(min(self.log_s, log_s), self.spread, 2)
-        off = (log_s - self.log_s) / self.spread
-        loss = _RHO_SCALE * (1 - (1 - min(1.0, (off / BOUND) ** 2)) ** 3)
+        off = min(BOUND, max(-BOUND, (log_s - self.log_s) / self.spread))
+        loss = _RHO_SCALE * (1 - (1 - (off / BOUND) ** 2) ** 3)
         spread = max(LEAST_SPREAD, self.spread * math.sqrt(SPREAD_WEIGHT * loss + 1 - SPREAD_WEIGHT))
         weight = max(WEIGHT, 1 / (self.count + 1))
-        return Level(self.log_s + weight * min(BOUND, max(-BOUND, off)) * self.spread, spread, self.count + 1)
+        return Level(self.log_s + weight * off * self.spread, spread, self.count + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,23 @@ def test_every_line_is_an_object_with_what_is_bound_and_where_it_comes_from():
     assert "ZeroDivisionError" in str(failed["exception"])
 
 
+def test_a_logger_that_has_spoken_before_logging_is_configured_does_as_it_is_told_from_then_on():
+    script = """
+from common.logs import configure_logging, get_logger
+log = get_logger("router.early")
+log.debug("before")
+configure_logging(level="warning", style="json", process="router")
+for _ in range(2):
+    log.info("not_shown")
+    log.warning("after")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+    assert b"before" in ran.stdout
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [(line["event"], line["logger"]) for line in lines] == [("after", "router.early")] * 2
+
+
 def test_a_line_that_cannot_be_written_is_lost_and_nothing_else():
     _, out = said("sys.stderr.close(); log.info('lost'); log.warning('lost')")
 
