@@ -403,10 +403,9 @@ class Dispatcher:
         body, content_type = encoded(accepted.request, journey.row.request)
         places = self._registry.places(node, journey.ask.model)
         headers = node_headers(accepted, this.no, places) | {"content-type": content_type} | tracing.outgoing()
-        left_s = max(0, journey.deadline_s - time.monotonic())
+        task, deadline_s = accepted.request.task, journey.deadline_s
         try:
-            async with asyncio.timeout(left_s):
-                return await self._client.start(node.address, accepted.request.task, body, headers, lost=node.lost)
+            return await self._client.start(node.address, task, body, headers, lost=node.lost, deadline_s=deadline_s)
         except TimeoutError:
             raise DeadlineExceeded("The run did not end in the time it was given.", retryable=False) from None
 

@@ -68,15 +68,16 @@ class NodeClient:
         await self._small.aclose()
 
     async def start(
-        self, node: Address, task: Task, body: bytes, headers: Mapping[str, str], *, lost: asyncio.Event | None = None
+        self, node: Address, task: Task, body: bytes, headers: Mapping[str, str], *, lost: asyncio.Event, deadline_s: float
     ) -> wire.Answer:
         """Send a run, `headers` saying what kind of body it has; returns when the answer begins. The caller closes it.
 
-        lost: gives up soon after it is set. Raises: NodeUnreachable, NodeLost.
+        lost: gives up soon after it is set. deadline_s: on the monotonic clock.
+        Raises: NodeUnreachable, NodeLost, TimeoutError.
         """
         try:
             url = node.url.rstrip("/") + ROUTES[task]
-            return await self._pool.post(url, {**headers, **node.headers()}, body, lost=lost)
+            return await self._pool.post(url, {**headers, **node.headers()}, body, lost=lost, deadline_s=deadline_s)
         except wire.Refused as error:
             raise NodeUnreachable(str(error)) from error
         except wire.Broken as error:

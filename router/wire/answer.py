@@ -43,7 +43,7 @@ class Patience:
 class Answer:
     """Status and headers (in small letters); the body is read once, and `close` called in any case."""
 
-    def __init__(self, connection: Connection, give_back: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, give_back: Callable[[Connection], None]) -> None:
         self._connection = connection
         self._give_back = give_back
         self._closed = False
@@ -136,19 +136,4 @@ class Answer:
         """Give the connection back if all was read, else close it, which tells the node that nobody waits any more."""
         if not self._closed:
             self._closed = True
-            self._give_back()
-
-
-async def answer_on(connection: Connection, give_back: Callable[[], None], *, lost: asyncio.Event | None) -> Answer:
-    """The answer to what was sent on `connection`, as soon as its head is here. Raises: Broken."""
-    try:
-        while not connection.status:
-            if connection.broken is not None:
-                raise Broken(connection.broken)
-            if lost is not None and lost.is_set():
-                raise Broken("the node no longer answers")
-            await connection.arrival(LOOK_EVERY_S)
-    except BaseException:
-        connection.abort()
-        raise
-    return Answer(connection, give_back)
+            self._give_back(self._connection)

@@ -12,19 +12,30 @@ from router.wire import pouring
 
 HIGH_WATER_BYTES = 256 * 1024
 """Bytes of an answer held here before the node has to wait; half of it, and it goes on."""
+READ_BYTES = 64 * 1024
+"""Read at a time: of a body that goes past us (`pouring.py`), what comes with its head is copied twice."""
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
+END_OF_HEAD = b"\r\n\r\n"
+
+Origin = tuple[str, str]
+"""Scheme, and host with port."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """What arrived and was not taken yet, and whether it can be trusted. `Answer` is its only reader."""
 
-    def __init__(self, lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, origin: Origin, buffer: bytearray, lost: Callable[["Connection"], None]) -> None:
+        """buffer: of all connections of one loop, which reads into it for one after another."""
+        self.origin = origin
+        self._buffer = buffer
+        self._view = memoryview(buffer)
         self._lost = lost
         self.broken: str | None = None
         """Why nothing more will come; None while all is well."""
         self.idle_since_s = 0.0
         self._transport: Any = None
+        self._unread = select.poll()
         self._waiter: asyncio.Future[None] | None = None
         self._idle = True
         self._paused = False
@@ -134,11 +145,7 @@ class Connection(asyncio.Protocol):
 
     def quiet(self) -> bool:
         """Whether an idle connection can still be used: its end, or bytes nobody asked for, may lie in the socket unread."""
-        if self.broken is not None:
-            return False
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return self.broken is None and not self._unread.poll(0)
 
     def finish(self) -> bool:
         """The answer was read to its end. Whether the connection can carry another."""
@@ -171,23 +178,27 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._plain = pouring.POSSIBLE and transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail("the connection was reset" if error is not None else "the connection was closed")
         self._lost(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, count: int) -> None:
         if self._idle or self.done:
             # Nobody asked for this: whatever it is, it must not become the next request's answer.
             self._fail("bytes that nobody asked for")
             self._transport.abort()
             return
         try:
-            if self.status and self._left is not None:
-                self._of_known_length(data)
+            if self.status:
+                self._of_body(0, count)
             else:
-                self._parsed(data)
+                self._of_head(count)
         except (httptools.HttpParserError, _Doubtful) as error:
             if self.done:  # It is whole; what follows it is not trusted with another.
                 self._keep = False
@@ -196,6 +207,27 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
         self._wake()
 
+    def _of_head(self, count: int) -> None:
+        """What follows a head of known length in the buffer, the parser need not see. Cut in its blank line, it sees it all."""
+        end = self._buffer.find(END_OF_HEAD, 0, count)
+        size = count if end < 0 else end + len(END_OF_HEAD)
+        self._parser.feed_data(self._view[:size])
+        if size < count:
+            self._of_body(size, count)
+        self._head_bytes += count
+        if not self.status and self._head_bytes > MAX_HEAD_BYTES:
+            raise _Doubtful("the head of the answer has no end")
+        if self._left is not None and self._left >= pouring.LEAST_BYTES and self._plain and not self._paused:
+            self._held_back = True
+            self._pause()
+
+    def _of_body(self, at: int, end: int) -> None:
+        """at, end: where it is in the buffer."""
+        if self.status and self._left is not None:
+            self._of_known_length(bytes(self._view[at:end]))
+        else:  # Chunks; or another head, after one of 1xx.
+            self._parser.feed_data(self._view[at:end])
+
     def _of_known_length(self, data: bytes) -> None:
         assert self._left is not None
         if len(data) > self._left:
@@ -203,16 +235,6 @@ class Connection(asyncio.Protocol):
         self._left -= len(data)
         self.done = self._left == 0
         self._push(data)
-
-    def _parsed(self, data: bytes) -> None:
-        if not self.status:
-            self._head_bytes += min(len(data), MAX_HEAD_BYTES + 1)
-        self._parser.feed_data(data)
-        if not self.status and self._head_bytes > MAX_HEAD_BYTES:
-            raise _Doubtful("the head of the answer has no end")
-        if self._left is not None and self._left >= pouring.LEAST_BYTES and self._plain and not self._paused:
-            self._held_back = True
-            self._pause()
 
     def _push(self, data: bytes) -> None:
         self._chunks.append(data)

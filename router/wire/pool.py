@@ -1,13 +1,16 @@
 """Connections to nodes: made when needed, kept while they are good."""
 
 import asyncio
+import math
 import ssl
 import time
 from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from router.wire.answer import Answer, Refused, answer_on
-from router.wire.connection import Connection
+from router.wire.answer import LOOK_EVERY_S, Answer, Broken, Refused
+from router.wire.connection import READ_BYTES, Connection, Origin
 
 MAX_IDLE = 64
 """Idle connections kept for one node."""
@@ -23,27 +26,47 @@ class Pool:
 
     def __init__(self, *, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._idle: dict[tuple[str, str], list[Connection]] = {}
+        self._buffer = bytearray(READ_BYTES)
+        self._idle: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, *, lost: asyncio.Event | None = None) -> Answer:
+    async def post(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        lost: asyncio.Event | None = None,
+        deadline_s: float = math.inf,
+        method: str = "POST",
+    ) -> Answer:
         """Send a request; returns when the head of the answer is here. Cancelling closes the connection.
 
-        lost: gives up soon after it is set.
-        Raises: Refused: nothing was sent. Broken: it was, and no whole head came back.
+        lost: gives up soon after it is set. deadline_s: on the monotonic clock.
+        Raises: Refused: nothing was sent. Broken: it was, and no whole head came back. TimeoutError: nor did it in time.
         """
-        parts = urlsplit(url)
-        connection = self._kept(parts) or await self._connected(parts)
-        connection.send(_head("POST", parts, headers, len(body)), body)
-        return await answer_on(connection, lambda: self._give_back(parts, connection), lost=lost)
+        place = _place_of(url)
+        connection = self._kept(place.origin) or await self._connected(place, deadline_s)
+        connection.send(_head(method, place, headers, len(body)), body)
+        try:
+            while not connection.status:
+                if connection.broken is not None:
+                    raise Broken(connection.broken)
+                if lost is not None and lost.is_set():
+                    raise Broken("the node no longer answers")
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError
+                await connection.arrival(min(LOOK_EVERY_S, left_s))
+        except BaseException:
+            connection.abort()
+            raise
+        return Answer(connection, self._give_back)
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Answer:
         """As `post`, without a body. Raises: Refused, Broken."""
-        parts = urlsplit(url)
-        connection = self._kept(parts) or await self._connected(parts)
-        connection.send(_head("GET", parts, headers, 0), b"")
-        return await answer_on(connection, lambda: self._give_back(parts, connection), lost=None)
+        return await self.post(url, headers, b"", method="GET")
 
     def close(self) -> None:
         """Close all connections, those in use too."""
@@ -51,9 +74,9 @@ class Pool:
             connection.abort()
         self._idle.clear()
 
-    def _kept(self, parts: SplitResult) -> Connection | None:
+    def _kept(self, origin: Origin) -> Connection | None:
         """The connection used last of those that lie idle."""
-        idle = self._idle.get((parts.scheme, parts.netloc), [])
+        idle = self._idle.get(origin, [])
         while idle:
             connection = idle.pop()
             if time.monotonic() - connection.idle_since_s < IDLE_S and connection.quiet():
@@ -61,7 +84,8 @@ class Pool:
             connection.abort()
         return None
 
-    async def _connected(self, parts: SplitResult) -> Connection:
+    async def _connected(self, place: "_Place", deadline_s: float) -> Connection:
+        parts = place.parts
         if parts.scheme == "https" and self._tls is None:
             self._tls = ssl.create_default_context()
         secure = self._tls if parts.scheme == "https" else None
@@ -69,17 +93,20 @@ class Pool:
             if parts.hostname is None:
                 raise ValueError("an address without a host")
             port = parts.port or (80 if secure is None else 443)
-            async with asyncio.timeout(self._connect_timeout_s):
+            make = partial(Connection, place.origin, self._buffer, self._open.discard)
+            async with asyncio.timeout(min(self._connect_timeout_s, max(0.0, deadline_s - time.monotonic()))):
                 loop = asyncio.get_running_loop()
-                _, made = await loop.create_connection(lambda: Connection(self._open.discard), parts.hostname, port, ssl=secure)
+                _, made = await loop.create_connection(make, parts.hostname, port, ssl=secure)
         except (OSError, ValueError, TimeoutError) as error:
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError from error
             # Never the address: reasons reach clients.
             raise Refused(type(error).__name__) from error
         self._open.add(made)
         return made
 
-    def _give_back(self, parts: SplitResult, connection: Connection) -> None:
-        idle = self._idle.setdefault((parts.scheme, parts.netloc), [])
+    def _give_back(self, connection: Connection) -> None:
+        idle = self._idle.setdefault(connection.origin, [])
         if connection.finish() and len(idle) < MAX_IDLE:
             connection.idle_since_s = time.monotonic()
             idle.append(connection)
@@ -87,8 +114,24 @@ class Pool:
             connection.abort()
 
 
-def _head(method: str, parts: SplitResult, headers: Mapping[str, str], length: int) -> bytes:
-    path = parts.path or "/"
-    lines = [f"{method} {path} HTTP/1.1", f"host: {parts.netloc.rpartition('@')[2]}", f"content-length: {length}"]
-    lines += [f"{name}: {value.translate(_CONTROLS)}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1", "backslashreplace")
+class _Place(NamedTuple):
+    """What a URL says, as every request to it needs it."""
+
+    parts: SplitResult
+    origin: Origin
+    opening: str
+    """Of a head: what stands between the method and the length of the body."""
+
+
+@lru_cache(maxsize=1024)
+def _place_of(url: str) -> _Place:
+    parts = urlsplit(url)
+    opening = f" {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\ncontent-length: "
+    return _Place(parts, (parts.scheme, parts.netloc), opening)
+
+
+def _head(method: str, place: _Place, headers: Mapping[str, str], length: int) -> bytes:
+    if not "".join(headers.values()).isprintable():
+        headers = {name: value.translate(_CONTROLS) for name, value in headers.items()}
+    lines = "".join([f"\r\n{name}: {value}" for name, value in headers.items()])
+    return f"{method}{place.opening}{length}{lines}\r\n\r\n".encode("latin-1", "backslashreplace")

@@ -1,6 +1,8 @@
 """The client for runs, before nodes that break every rule of the wire. Real sockets, bytes as they would come."""
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -167,6 +169,40 @@ async def test_a_body_that_is_cut_or_misframed_is_never_taken_for_a_whole_one(po
             await asked(pool, url)
 
 
+@pytest.mark.parametrize("framing", [b"content-length: 100000", b"transfer-encoding: chunked"])
+@pytest.mark.parametrize("from_its_end", [-1, 0, 1, 2, 3, 4, 20])
+async def test_a_head_may_come_in_two_pieces_wherever_it_is_cut(pool: wire.Pool, framing: bytes, from_its_end: int):
+    head, body = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n", b"x" * 100_000
+    sent = head + (body if b"length" in framing else b"186a0\r\n" + body + b"\r\n0\r\n\r\n")
+    at, connections = len(head) - from_its_end, 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while await request_of(reader):
+            writer.write(sent[:at])
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.write(sent[at:])
+
+    async with node(script) as url:
+        for _ in range(2):
+            assert await asked(pool, url) == (200, body)
+        assert connections == 1
+
+
+async def test_heads_without_an_end_are_given_up(pool: wire.Pool):
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        while not writer.is_closing():
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+            await writer.drain()
+
+    async with node(script) as url:
+        with pytest.raises(wire.Broken, match="no end"):
+            await asked(pool, url)
+
+
 @pytest.mark.parametrize("at", [0, 20, len(CL_11) + 7], ids=["before the head", "in the head", "in the body"])
 async def test_a_reset_is_noticed_wherever_it_comes(pool: wire.Pool, at: int):
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -327,6 +363,42 @@ async def test_whoever_waits_for_a_node_that_is_given_up_waits_no_longer(pool: w
         with pytest.raises(wire.Broken, match="no longer answers"):
             async with asyncio.timeout(5):
                 await pool.post(url, {}, b"", lost=lost)
+
+
+@pytest.mark.parametrize("asked_before", [False, True], ids=["a new connection", "a kept one"])
+async def test_whoever_waits_for_a_node_waits_no_longer_than_his_time(pool: wire.Pool, asked_before: bool):
+    arrived, told = asyncio.Event(), asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if asked_before:
+            await says(WHOLE, end=True)(reader, writer)
+        await request_of(reader)
+        arrived.set()
+        await reader.read()
+        told.set()
+
+    async with node(script) as url, asyncio.timeout(5):
+        if asked_before:
+            await asked(pool, url)
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await pool.post(url, {}, b"", deadline_s=began_s + 0.1)
+        assert time.monotonic() >= began_s + 0.1
+        await arrived.wait()
+        await told.wait()
+
+
+async def test_a_time_that_is_over_before_there_is_a_connection_says_so():
+    pool = wire.Pool(connect_timeout_s=0.3)
+    with socket.socket() as listener:
+        # Its backlog is full, so nobody is let in any more, nor sent away.
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            for wanted, error in ((time.monotonic() + 0.1, TimeoutError), (time.monotonic() + 60, wire.Refused)):
+                with pytest.raises(error):
+                    await pool.post(f"http://127.0.0.1:{port}/", {}, b"", deadline_s=wanted)
 
 
 @pytest.mark.parametrize(
