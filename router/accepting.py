@@ -1,7 +1,6 @@
 """From a request that was read to one that can be dispatched: the model behind its name, a seed, its work."""
 
-import time
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from common.catalog import Claim
 from common.errors import UnsupportedTask
@@ -12,14 +11,13 @@ from router.model_names import ModelNames
 from router.registry import Registry
 from router.relay import Accepted
 from router.result_cache import result_key_of
-from router.wishes import Wishes
+from router.wishes import AS_MOST, Wishes
 from router.work import ask_of
 
 NONE: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
+class Sender(NamedTuple):
     """Who asks, and under which names."""
 
     run_id: str
@@ -27,12 +25,12 @@ class Sender:
     requested_model: str | None
     key_id: str | None
     public_url: str
+    arrived_s: float
+    """When its request had come, on the monotonic clock."""
     claim: Claim | None = None
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: Wishes = AS_MOST
     debug: bool = False
     """Whether it may be told, and wants to be, where its run is made and why."""
-    arrived_s: float = field(default_factory=time.monotonic)
-    """When its request had come, on the monotonic clock."""
     arrival: Arrival | None = None
     """Its way to the line, where a client waits for it on a connection."""
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from common.catalog import CostRecord
@@ -39,6 +40,7 @@ LEAST_S = 1e-6
 TERMS = STEP, PICTURE, LOAD = "step", "picture", "load"
 
 
+@lru_cache(maxsize=1024)
 def bucket_of(pixels: int) -> int:
     """The bucket of a picture's area: 0 about 1024x1024, -4 about 512x512. Half an octave each."""
     return round(2 * math.log2(max(1, pixels) / 1024**2))

@@ -33,8 +33,8 @@ class Wishes:
     deadline_s: float | None = None
 
 
-NONE = Wishes()
-"""As most come."""
+AS_MOST = Wishes()
+"""What most requests want: nothing of their own."""
 
 
 def wishes_of(headers: Headers, key: KeyRecord, *, is_async: bool) -> Wishes:
@@ -45,7 +45,7 @@ def wishes_of(headers: Headers, key: KeyRecord, *, is_async: bool) -> Wishes:
         name = PRIORITY_HEADER if deadline is None else DEADLINE_HEADER
         raise _invalid(name, "it is for requests that wait for their answer, not for 'Prefer: respond-async'")
     if is_async or not (asked or limits.deadline_s is not None or limits.priority is not None):
-        return NONE
+        return AS_MOST
     return Wishes(_priority(priority, limits), _deadline_s(deadline, limits))
 
 

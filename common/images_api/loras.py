@@ -118,8 +118,6 @@ def tags_in(prompt: str) -> tuple[str, tuple[LoraAsk, ...]]:
 
     Raises: InvalidRequest: a scale outside the limits.
     """
-    if "<lora:" not in prompt:
-        return prompt, ()
     asks: list[LoraAsk] = []
 
     def take(match: re.Match[str]) -> str:
@@ -141,6 +139,8 @@ def asked_for(prompt: str, loras: tuple[LoraAsk, ...]) -> tuple[str, tuple[LoraA
 
     Raises: InvalidRequest: more than MAX_LORAS, or a scale outside the limits.
     """
+    if not loras and "<lora:" not in prompt:
+        return prompt, ()
     text, tagged = tags_in(prompt)
     asks = (*loras, *tagged)
     _check_number(asks, "loras")

@@ -25,7 +25,6 @@ _PLACES = {
 _ALWAYS = {task: {places[name] for name in ("prompt", "n") if name in places} for task, places in _PLACES.items()}
 """Fields that are looked at whether they are given or not."""
 _KEPT = frozenset(field.name for field in FIELDS if field.keeps)
-_TOLD = frozenset(field.name for field in FIELDS if field.told)
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
@@ -82,6 +81,7 @@ def _read(
     places = _PLACES[task]
     images: tuple[Upload, ...] = ()
     mask: Upload | None = None
+    told: list[str] = []
     for place in sorted(_ALWAYS[task] | {places[name] for name in given if name in places}):
         field = FIELDS[place]
         if field.name == "n" and task is not Task.GENERATION:
@@ -93,12 +93,13 @@ def _read(
                 values.setdefault(field.name, read(name, value))
         if field.name == "prompt" and "prompt" not in values:
             raise _missing("prompt", given)
+        if field.told and field.name in values:
+            told.append(field.name)
     if "control" in values or control_files:
         values["control"] = with_pictures(values.get("control", ()), control_files, limits)
     _check_together(values, images, mask)
     kept = {name: value for name, value in values.items() if name in _KEPT}
     kept |= {"task": task, "size": _size(values), "seed": _seed(values), "prompt": kept.get("prompt", "")}
-    told = [name for name in values if name in _TOLD]
     told += [printable(key) for key in given if key not in places and (task is Task.GENERATION or key not in _FILE_KEYS)]
     return ImageRequest(**kept, images=images, mask=mask, ignored=tuple(told))
 
@@ -120,7 +121,7 @@ def _check_together(values: dict[str, Any], images: tuple[Upload, ...], mask: Up
     """Rules that hold between fields."""
     if values.get("stream") and values.get("n", 1) > 1:
         raise InvalidRequest("Streaming is only supported with n=1.", param="n", code="unsupported_value")
-    if not same_size(images, mask):
+    if mask is not None and not same_size(images, mask):
         raise UserImageError(
             "Invalid mask image format - mask size does not match image size", code="invalid_mask_image_format"
         )

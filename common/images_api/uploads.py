@@ -149,6 +149,6 @@ def data_url(where: str, url: str, limits: UploadLimits) -> bytes:
         raise InvalidRequest(f"Invalid {where!r}: not valid base64.", param=where) from None
 
 
-def same_size(images: Sequence[Upload], mask: Upload | None) -> bool:
-    """Whether a mask, if any, is as large as the first image. Sizes before turning by EXIF: a mask has none."""
-    return mask is None or (mask.width_px, mask.height_px) == (images[0].width_px, images[0].height_px)
+def same_size(images: Sequence[Upload], mask: Upload) -> bool:
+    """Whether a mask is as large as the first image. Sizes before turning by EXIF: a mask has none."""
+    return (mask.width_px, mask.height_px) == (images[0].width_px, images[0].height_px)
