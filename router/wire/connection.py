@@ -25,9 +25,10 @@ Origin = tuple[str, str]
 class Connection(asyncio.BufferedProtocol):
     """What arrived and was not taken yet, and whether it can be trusted. `Answer` is its only reader."""
 
-    def __init__(self, origin: Origin, buffer: bytearray, lost: Callable[["Connection"], None]) -> None:
-        """buffer: of all connections of one loop, which reads into it for one after another."""
+    def __init__(self, origin: Origin, buffer: bytearray, pipes: pouring.Pipes, lost: Callable[["Connection"], None]) -> None:
+        """buffer: of all connections of one loop, which reads into it for one after another; so are the pipes."""
         self.origin = origin
+        self._pipes = pipes
         self._buffer = buffer
         self._view = memoryview(buffer)
         self._lost = lost
@@ -121,18 +122,14 @@ class Connection(asyncio.BufferedProtocol):
         while (chunk := self._next()) is not None:
             await pouring.write(chunk, sink)
         turn_bytes = 0
-        with pouring.Channel(self._transport.get_extra_info("socket").fileno(), sink) as channel:
+        with pouring.Channel(self._transport.get_extra_info("socket").fileno(), sink, self._pipes) as channel:
             while self._left and self.broken is None:
-                try:
-                    count = channel.fill(self._left)
-                except OSError:
-                    count = 0
+                count = await channel.move(self._left)
                 if count is None:
                     await wait(channel.source)
                 elif count == 0:
                     self._fail("the connection was closed")
                 else:
-                    await channel.drain(count)
                     self._left -= count
                     self.taken_bytes += count
                     turn_bytes += count

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from router.wire.answer import LOOK_EVERY_S, Answer, Broken, Refused
 from router.wire.connection import READ_BYTES, Connection, Origin
+from router.wire.pouring import Pipes
 
 MAX_IDLE = 64
 """Idle connections kept for one node."""
@@ -27,6 +28,7 @@ class Pool:
     def __init__(self, *, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._buffer = bytearray(READ_BYTES)
+        self._pipes = Pipes()
         self._idle: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
@@ -73,6 +75,7 @@ class Pool:
         for connection in list(self._open):
             connection.abort()
         self._idle.clear()
+        self._pipes.close()
 
     def _kept(self, origin: Origin) -> Connection | None:
         """The connection used last of those that lie idle."""
@@ -93,7 +96,7 @@ class Pool:
             if parts.hostname is None:
                 raise ValueError("an address without a host")
             port = parts.port or (80 if secure is None else 443)
-            make = partial(Connection, place.origin, self._buffer, self._open.discard)
+            make = partial(Connection, place.origin, self._buffer, self._pipes, self._open.discard)
             async with asyncio.timeout(min(self._connect_timeout_s, max(0.0, deadline_s - time.monotonic()))):
                 loop = asyncio.get_running_loop()
                 _, made = await loop.create_connection(make, parts.hostname, port, ssl=secure)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from router import wire
+from router.wire import connection as limits
 from router.wire import pouring
 from tests.router.conftest import MakeHouse, until
 from tests.router.test_broken_nodes import JSON, broken
@@ -226,12 +227,52 @@ async def test_descriptors_are_given_back(pool: wire.Pool, pair: Pair):
             await asyncio.gather(answer.pour(pair.sink, PATIENCE), pair.read(len(CONTENT)))
             answer.close()
             counts.append(len(os.listdir("/proc/self/fd")))
+        assert max(counts) - min(counts) <= 1
         cut = asyncio.create_task((await pool.post(url, {}, b"")).pour(pair.sink, PATIENCE))
         await pair.read(100)
         cut.cancel()
         await asyncio.gather(cut, return_exceptions=True)
-        counts.append(len(os.listdir("/proc/self/fd")))
-    assert max(counts) - min(counts) <= 1
+        assert len(os.listdir("/proc/self/fd")) <= counts[0]
+
+
+async def test_what_a_body_left_behind_on_its_way_is_in_no_other(pool: wire.Pool):
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await request_of(reader):
+            writer.write(HEAD % len(CONTENT) + CONTENT)
+
+    async with node(script) as url:
+        for _ in range(3):
+            stalled, whole = Pair(), Pair()
+            cut = asyncio.create_task((await pool.post(url, {}, b"")).pour(stalled.sink, PATIENCE))
+            await until(lambda stalled=stalled: stalled.sink.count > limits.READ_BYTES)
+            cut.cancel()
+            await asyncio.gather(cut, return_exceptions=True)
+
+            answer = await pool.post(url, {}, b"")
+            _, read = await asyncio.gather(answer.pour(whole.sink, PATIENCE), whole.read(len(CONTENT)))
+            answer.close()
+            assert read == CONTENT
+            stalled.close()
+            whole.close()
+
+
+def test_pipes_are_kept_while_they_are_empty_and_few_until_all_are_closed():
+    pipes = pouring.Pipes()
+    before = len(os.listdir("/proc/self/fd"))
+    taken = [pipes.take() for _ in range(pouring.MAX_IDLE_PIPES + 2)]
+    assert len(set(taken)) == len(taken)
+    for ends in taken:
+        pipes.give_back(ends, empty=True)
+    assert len(os.listdir("/proc/self/fd")) == before + 2 * pouring.MAX_IDLE_PIPES
+
+    left, late = pipes.take(), pipes.take()
+    os.write(left[1], b"the rest of a picture")
+    pipes.give_back(left, empty=False)
+    assert len(os.listdir("/proc/self/fd")) == before + 2 * (pouring.MAX_IDLE_PIPES - 1)
+
+    pipes.close()
+    pipes.give_back(late, empty=True)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # Through a whole router.
