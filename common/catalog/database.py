@@ -261,11 +261,13 @@ class Database:
             older = table.__table__.c[age] < new.excluded[age]
             await session.execute(new.on_conflict_do_update(index_elements=list(key), set_=changed, where=older))
 
+    def insert_at_once(self, inserts: Sequence[Insert]) -> bool:
+        """The same as `insert_all`, where nothing has to be waited for. Returns: whether it was done; if not, nothing was."""
+        return self._inserts is not None and not self._lock.locked() and self._inserts.write_at_once(inserts)
+
     async def insert_all(self, inserts: Sequence[Insert]) -> None:
         """Insert rows into several tables, in a transaction of their own. Raises as `write`."""
         if self._inserts is not None:
-            if not self._lock.locked() and self._inserts.write_at_once(inserts):
-                return
             async with _Guarded(self._timeout_s), self._turn:
                 await self._inserts.write(inserts)
             return

@@ -17,12 +17,18 @@ MOST = 200
 
 
 class GroupedWrites(Generic[T]):
-    """Items are handed to `write` in groups, in their order; one group at a time."""
+    """Items are handed on in groups, in their order; one group at a time."""
 
-    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+    def __init__(
+        self, write: Callable[[Sequence[T]], Awaitable[None]], *, at_once: Callable[[Sequence[T]], bool] | None = None
+    ) -> None:
+        """at_once: tried before `write`, as what needs no waiting needs no task. Returns: whether the items are committed."""
         self._write = write
+        self._at_once = at_once
         self._waiting: dict[asyncio.Future[None], T] = {}
         """In their order. One that leaves is found at once: as many may leave together as wait."""
+        self._is_begun = False
+        """Whether what waits will be written without anybody's asking."""
         self._writer: asyncio.Task[None] | None = None
         self._under_way: asyncio.Future[None] | None = None
         """Done when the group is that is being written."""
@@ -32,10 +38,13 @@ class GroupedWrites(Generic[T]):
 
         Raises: what `write` raises for this item.
         """
-        committed = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        committed = loop.create_future()
         self._waiting[committed] = item
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
+        if not self._is_begun:
+            self._is_begun = True
+            # With all that come before the loop's next turn.
+            loop.call_soon(self._begin)
         try:
             await committed
         except asyncio.CancelledError:
@@ -45,32 +54,51 @@ class GroupedWrites(Generic[T]):
                 await asyncio.wait({self._under_way})
             raise
 
-    async def _write_all(self) -> None:
-        while self._waiting:
-            group = [(item, committed) for committed, item in islice(self._waiting.items(), MOST)]
-            for _, committed in group:
-                del self._waiting[committed]
-            self._under_way = asyncio.get_running_loop().create_future()
-            try:
-                await self._write_group(group)
-            finally:
-                self._under_way.set_result(None)
-                for _, committed in group:
-                    committed.cancel()  # Where it is not done, as this task was cancelled: the process is about to end.
+    def _begin(self) -> None:
+        if self._at_once is not None and 0 < len(self._waiting) <= MOST and self._at_once(list(self._waiting.values())):
+            committed = list(self._waiting)
+            self._waiting.clear()
+            _tell(committed)
+        if self._waiting:
+            self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
+        else:
+            self._is_begun = False
 
-    async def _write_group(self, group: list[tuple[T, asyncio.Future[None]]]) -> None:
+    async def _write_all(self) -> None:
         try:
-            await self._write([item for item, _ in group])
+            while self._waiting:
+                group = list(islice(self._waiting.items(), MOST))
+                for committed, _ in group:
+                    del self._waiting[committed]
+                self._under_way = asyncio.get_running_loop().create_future()
+                try:
+                    await self._write_group(group)
+                finally:
+                    self._under_way.set_result(None)
+                    for committed, _ in group:
+                        committed.cancel()  # Where it is not done, as this task was cancelled: the process is about to end.
+        finally:
+            self._is_begun = False
+
+    async def _write_group(self, group: Sequence[tuple[asyncio.Future[None], T]]) -> None:
+        try:
+            await self._write([item for _, item in group])
         except Exception as error:
             if len(group) > 1 and isinstance(error, AquatintError) and error.status < 500:
                 # One item that the database cannot hold must not cost the others their commit.
                 for entry in group:
                     await self._write_group([entry])
                 return
-            for _, committed in group:
-                if not committed.done():  # Cancelled.
-                    committed.set_exception(error)
+            _tell([committed for committed, _ in group], error)
             return
-        for _, committed in group:
-            if not committed.done():
-                committed.set_result(None)
+        _tell([committed for committed, _ in group])
+
+
+def _tell(committed: Sequence[asyncio.Future[None]], error: Exception | None = None) -> None:
+    for each in committed:
+        if each.done():  # Cancelled.
+            continue
+        if error is None:
+            each.set_result(None)
+        else:
+            each.set_exception(error)

@@ -36,6 +36,7 @@ from common.catalog.records import (
 from common.catalog.rows import image_record, run_record, select_images, select_runs
 from common.catalog.run_ends import INTERRUPTED, close_attempts
 from common.catalog.run_rows import row_of_run
+from common.catalog.sqlite_inserts import Insert
 from common.catalog.tables import Asset, AsyncRun, Attempt, Image, Run, RunInput, RunTag, Tag
 from common.clock import utc_now
 from common.errors import InvalidRequest, NotFound
@@ -43,6 +44,9 @@ from common.errors import InvalidRequest, NotFound
 MAX_TAG_LENGTH = 64
 _BATCH = 500
 """Rows in one statement: SQLite takes 32,766 parameters, and a lock is not held for long."""
+
+_New = tuple[NewRun, str | None]
+"""A run, and the node that it is about to be sent to."""
 
 RunRecords = list[RunRecord]
 Ids = list[str]
@@ -53,7 +57,7 @@ class Runs:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._new = GroupedWrites(self._write_new)
+        self._new = GroupedWrites(self._write_new, at_once=lambda new: self._db.insert_at_once(_rows_of_new(new)))
 
     async def open(self, run: NewRun, claim: Claim | None = None, new_async: NewAsync | None = None) -> Earlier | None:
         """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
@@ -80,11 +84,8 @@ class Runs:
         """
         await self._new.put((run, first_node))
 
-    async def _write_new(self, new: Sequence[tuple[NewRun, str | None]]) -> None:
-        now = utc_now()
-        rows = [row_of_run(run, now) | {"current_attempt": 0 if node is None else 1} for run, node in new]
-        attempts = [_attempt_row(run.id, 1, node, now) for run, node in new if node is not None]
-        await self._db.insert_all([(Run, rows), (Attempt, attempts)])
+    async def _write_new(self, new: Sequence[_New]) -> None:
+        await self._db.insert_all(_rows_of_new(new))
 
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
         """Record that the run is about to be sent to `node`, and fence the attempts before.
@@ -315,6 +316,12 @@ async def _stored_already(session: AsyncSession, run: Run, images: Sequence[NewI
     if stored.keys() != {(image.index, image.sha256) for image in images}:
         raise AttemptFenced(f"Run {run.id} has ended with other pictures.")
     return [stored[image.index, image.sha256] for image in images]
+
+
+def _rows_of_new(new: Sequence[_New]) -> list[Insert]:
+    now = utc_now()
+    runs = [row_of_run(run, now) | {"current_attempt": 0 if node is None else 1} for run, node in new]
+    return [(Run, runs), (Attempt, [_attempt_row(run.id, 1, node, now) for run, node in new if node is not None])]
 
 
 def _attempt_row(run_id: str, no: int, node: str, now: datetime) -> dict[str, Any]:

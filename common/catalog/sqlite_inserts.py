@@ -37,7 +37,7 @@ _dialect = SQLiteDialect_pysqlite(paramstyle="qmark", json_serializer=json_text)
 SLOW_S = 0.01
 """So long may what else goes on wait for a write: as for other pauses of this process. SQLite flushes once in some hundred
 transactions here, when its log begins anew."""
-SLOW_FOR_S = 30.0
+SLOW_FOR_S = 5.0
 """How long the disk is taken to be slow after a slow write."""
 
 
@@ -58,7 +58,7 @@ class SqliteInserts:
             return False
         try:
             self._at_once.write(inserts)
-        except sqlite3.Error:
+        except Exception:
             # Somebody else is writing; or it is an error, which the thread will meet as well.
             return False
         ended_s = time.monotonic()

@@ -45,6 +45,23 @@ async def test_what_comes_while_a_commit_is_under_way_shares_the_next():
     assert disk.groups == [["first"], ["second", "third"], ["fourth"]]
 
 
+async def test_what_needs_no_waiting_is_committed_with_all_that_comes_before_the_loops_next_turn():
+    disk, at_once, free = Disk(), list[list[str]](), [True, False, True]
+
+    def written(items: Sequence[str]) -> bool:
+        if now := free.pop(0):
+            at_once.append(list(items))
+        return now
+
+    grouped = GroupedWrites(disk.write, at_once=written)
+    disk.free.set()
+    for names in (["a", "b"], ["c", "d"], ["e"]):
+        await asyncio.gather(*(grouped.put(name) for name in names))
+
+    assert at_once == [["a", "b"], ["e"]]
+    assert disk.groups == [["c", "d"]]
+
+
 async def test_an_item_that_cannot_be_written_costs_the_others_nothing():
     disk = Disk()
     disk.free.set()
