@@ -182,19 +182,6 @@ class Dispatcher:
         self._retries.earn(time.monotonic())
         self.held[accepted.run_id] = accepted
         try:
-            return await self._to_the_end(journey)
-        finally:
-            self.let_go(accepted)
-
-    def let_go(self, accepted: Accepted) -> None:
-        """This router answers for a run no more. One whose parts were given up was held twice, and is let go of twice."""
-        self.held.pop(accepted.run_id, None)
-        if self._interrupted:
-            self._one_less.set()
-
-    async def _to_the_end(self, journey: _Journey) -> Reply:
-        accepted = journey.accepted
-        try:
             return await self._try_nodes(journey)
         except asyncio.CancelledError:
             if not accepted.lasting:
@@ -211,6 +198,13 @@ class Dispatcher:
         finally:
             if journey.ticket is not None:
                 self._queue.withdraw(journey.ticket)
+            self.let_go(accepted)
+
+    def let_go(self, accepted: Accepted) -> None:
+        """This router answers for a run no more. One whose parts were given up was held twice, and is let go of twice."""
+        self.held.pop(accepted.run_id, None)
+        if self._interrupted:
+            self._one_less.set()
 
     def why_cancelled(self, accepted: Accepted) -> AquatintError:
         """How a run ended whose dispatch is cancelled just now."""

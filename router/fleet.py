@@ -120,13 +120,22 @@ class Fleet:
         return plan(ask, self.nodes_having(ask.model), now_s=now_s, want=self.want)
 
     def work_s(self, ask: Ask) -> float:
-        """Seconds of the run's own work on the quickest node that has the model: what order and fairness go by."""
+        """Seconds of the run's own work on the quickest node that has the model: what order and fairness go by.
+
+        `Offer.own_s` of each is written out, as in a pick.
+        """
+        model, kind, units, pictures = ask.model, ask.kind, ask.units, ask.pictures
         least_s = math.inf
-        for node_id in self._having.get(ask.model, ()):
-            own_s = self.candidates[node_id].offers[ask.model].own_s(ask)
+        for node_id in self._having.get(model, ()):
+            offer = self.candidates[node_id].offers[model]
+            if offer.costs:
+                cost = offer.costs[kind]
+                own_s = units * cost.step_s + pictures * cost.picture_s
+            else:
+                own_s = units * offer.pace
             if own_s < least_s:
                 least_s = own_s
-        return least_s if least_s < math.inf else ask.units * PRIOR_PACE["cuda"]
+        return least_s if least_s < math.inf else units * PRIOR_PACE["cuda"]
 
     @property
     def has_place(self) -> bool:

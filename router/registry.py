@@ -290,9 +290,10 @@ class Registry:
         told_before = {job.run_id for job in node.status.jobs} if node.status is not None else set()
         node.status = status
         for job in status.jobs:
-            if job.run_id in node.ours:
-                node.ours[job.run_id] = replace(node.ours[job.run_id], told=True)
-            elif job.run_id not in told_before:
+            sent = node.ours.get(job.run_id)
+            if sent is not None and not sent.told:
+                node.ours[job.run_id] = replace(sent, told=True)
+            elif sent is None and job.run_id not in told_before:
                 # A model that others ask for is wanted as well: or each router would evict what the next has to load again.
                 ask = ask_of_job(job)
                 self.fleet.demand.note(ask.model, self.fleet.work_s(ask), time.monotonic())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common.node_api import DeviceStatus, JobPhase, JobStatus, MemoryLimit, ModelStatus, NodePhase, NodeStatus
 from router.candidates import Kept, Known, Sent, candidate_of
 from router.costs import Cost, CostBook, Learned
+from router.fleet import Fleet
 from router.placement import (
     Ask,
     Candidate,
@@ -378,3 +379,18 @@ def test_a_node_of_which_nothing_is_learned_is_not_made_anew_for_each_run_that_i
     first, second = (candidate_of(replace(known, learned=book.of("a")), depth=1, kept=kept) for _ in range(2))
 
     assert first.offers is second.offers
+
+
+PACES = st.tuples(
+    st.sampled_from([0.5, 1.0, 2.0]), st.none() | st.builds(Cost, st.sampled_from([0.1, 1.5]), st.sampled_from([0.0, 4.0]))
+)
+
+
+@given(st.lists(PACES, min_size=1, max_size=5))
+def test_order_goes_by_what_a_run_needs_on_the_quickest_node_that_has_its_model(paces: list[tuple[float, Cost | None]]):
+    fleet, ask = Fleet(), Ask(MODEL, "generation", 3.0, pictures=2, kind="generation@0")
+    offers = [Offer(frozenset(), pace, 9.0, costs={} if cost is None else {ask.kind: cost}) for pace, cost in paces]
+    for number, offer in enumerate(offers):
+        fleet.put(Candidate(f"n{number}", f"n{number}", {MODEL: offer}, 1))
+
+    assert fleet.work_s(ask) == min(offer.own_s(ask) for offer in offers)
