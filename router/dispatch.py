@@ -293,7 +293,7 @@ class Dispatcher:
         if journey.accepted.arrival is not None:
             journey.accepted.arrival.over()
         if journey.foreseen is None:
-            journey.foreseen = self._queue.foreseen(run_id)
+            journey.foreseen = self._queue.foreseen_of(ticket)
         try:
             if not journey.recorded:
                 first = ticket.node

@@ -130,6 +130,10 @@ class Queue:
             return None
         return self._with_beside(ticket.foreseen, time.monotonic() - ticket.foreseen_at_s)
 
+    def foreseen_of(self, coming: Ticket) -> Foreseen | None:
+        """The same of one that has entered in this moment; None where its wait has ended already."""
+        return None if coming.foreseen is None else self._with_beside(coming.foreseen, 0.0)
+
     def _with_beside(self, found: Foreseen, since_s: float) -> Foreseen:
         """As the client will see it. since_s: seconds since it was foreseen."""
         if found.finish_s is None:
