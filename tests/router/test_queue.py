@@ -3,7 +3,10 @@
 import asyncio
 import time
 
+import pytest
+
 from common.node_api import JobPhase, JobStatus
+from router import queue
 from router.candidates import candidate_of
 from router.circuit import FAILURES
 from router.placement import Ask
@@ -112,3 +115,26 @@ async def test_a_node_is_shown_with_what_it_has_to_do_as_a_look_at_all_of_it_wou
     registry.ended(node, "run_3")
     registry.ended(node, "run_1")
     assert shown()
+
+
+async def test_one_that_comes_when_all_who_waited_have_left_is_not_foreseen_behind_them(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+):
+    # As on a fleet too large to play the line forward for each that comes.
+    monkeypatch.setattr(queue, "LOOKS_OF_ONE", 0)
+    services = (await make_house("a", node_depth=0)).services
+    ask, deadline_s = Ask(MODEL, "generation", 10.0), time.monotonic() + 30
+
+    def finish_s(run_id: str) -> float:
+        foreseen = services.queue.enter(run_id, ask, key_id=None, wishes=Wishes(), deadline_s=deadline_s).foreseen
+        assert foreseen is not None
+        assert foreseen.finish_s is not None
+        return foreseen.finish_s
+
+    alone_s = finish_s("runs")
+    behind_s = [finish_s(f"leaves {number}") for number in range(5)]
+    for ticket in services.queue.line:
+        services.queue.withdraw(ticket)
+
+    assert behind_s[-1] == pytest.approx(6 * alone_s, rel=0.1)
+    assert finish_s("stays") == pytest.approx(2 * alone_s, rel=0.1)
