@@ -33,6 +33,7 @@ from common.errors import (
     RunCancelled,
 )
 from common.images_api import encoded, events
+from common.later import soon
 from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
@@ -237,8 +238,9 @@ class Dispatcher:
                 goes_on = took_s is not None and journey.accepted.request.partial_images > 0
                 if this is not None and not goes_on:
                     if took_s is not None:
-                        self._note_answered(journey)
-                    self._left(journey, this, took_s is not None)
+                        soon(self._answered, journey, this)
+                    else:
+                        self._left(journey, this, False)
             if reply is not None:
                 if this is not None and goes_on:
                     this.streams = True
@@ -258,12 +260,14 @@ class Dispatcher:
         if not this.turned_away:
             self._queue.release(this.node, journey.accepted.run_id, took_s=took_s if began else None)
 
-    def _note_answered(self, journey: _Journey) -> None:
+    def _answered(self, journey: _Journey, this: _Try) -> None:
+        """A try has left its node with the whole of its answer."""
         total_s = time.monotonic() - journey.began_s
         if journey.foreseen is not None and journey.foreseen.finish_s is not None:
             self._metrics.predicted("answer", journey.foreseen.finish_s, total_s)
         if journey.attempts == 1:
             self._queue.answered(journey.accepted.run_id, total_s)
+        self._left(journey, this, True)
 
     def _tell(self, reply: Reply, journey: _Journey, this: _Try) -> None:
         """Add to an answer what was predicted of it, and why it was made where it was made, if that was asked."""
@@ -318,7 +322,7 @@ class Dispatcher:
         """One try. None: try elsewhere; `journey` knows why."""
         accepted, node = journey.accepted, this.node
         journey.attempts += 1
-        log.info("dispatched", node=node.name, attempt=this.no, model=accepted.request.model)
+        soon(partial(log.info, "dispatched", node=node.name, attempt=this.no, model=accepted.request.model))
         try:
             answer = await self._answer_of(this, journey)
         except NodeUnreachable as error:

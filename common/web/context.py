@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import AquatintError, Unavailable
+from common.later import soon
 from common.logs import bind_only, get_logger
 from common.node_api import REQUEST_ID_HEADER
 from common.tracing import request_span
@@ -65,17 +66,16 @@ class RequestContext:
             ours = error if isinstance(error, AquatintError) else unexpected(error)
             await answer_error(ours)(scope, receive, send_with_id)
         finally:
-            attributes = self._report(scope, status, time.perf_counter() - began)
-        return attributes
+            # The template, never the path: paths hold ids and whatever a scanner sends.
+            route = str(getattr(scope.get("route"), "path", "unmatched"))
+            soon(self._report, scope["method"], route, status, time.perf_counter() - began)
+        return {"http.route": route, "http.response.status_code": status}
 
-    def _report(self, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
-        # The template, never the path: paths hold ids and whatever a scanner sends.
-        method, route = scope["method"], str(getattr(scope.get("route"), "path", "unmatched"))
+    def _report(self, method: str, route: str, status: int, seconds: float) -> None:
         if self._observe is not None:
             self._observe(method, route, status, seconds)
         quiet = route in ("/health", "/ready", "/metrics", "/node/v1/status", "/node/v1/events")
         (log.debug if quiet else log.info)("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
-        return {"http.route": route, "http.response.status_code": status}
 
 
 def _id_of(scope: Scope) -> str:

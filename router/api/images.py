@@ -12,6 +12,7 @@ from common.catalog import Claim, KeyRecord
 from common.errors import AquatintError, RunCancelled
 from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
+from common.later import soon
 from common.logs import bind
 from common.node_api import RUN_ID_HEADER
 from common.web import until_client_leaves
@@ -187,7 +188,7 @@ async def _counted(accepted: Accepted, services: Services) -> Reply:
         await remember(services.catalog, accepted, error)
         raise
     finally:
-        services.metrics.run(accepted.label, outcome, time.monotonic() - began_s, run_id=accepted.run_id)
+        soon(partial(services.metrics.run, accepted.label, outcome, time.monotonic() - began_s, run_id=accepted.run_id))
 
 
 async def _streamed(accepted: Accepted, request: Request, services: Services) -> Response:
