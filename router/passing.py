@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from common.errors import RunCancelled
 from common.web import until_client_leaves
@@ -34,27 +34,25 @@ class Passed(Response):
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if isinstance(self._body, Whole):
             # Whether or not its client is still there, nobody waits for anything.
-            await self._begin(send)
+            await send(start)
             await send({"type": "http.response.body", "body": self._body.take(), "more_body": False})
             return
         try:
-            await until_client_leaves(Request(scope, receive), self._send(self._body, scope, send))
+            await until_client_leaves(Request(scope, receive), self._send(start, scope, send))
         except RunCancelled:
             # Nobody is there to be told.
             return
         finally:
             await self._body.aclose()
 
-    async def _begin(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-
-    async def _send(self, body: Body, scope: Scope, send: Send) -> None:
-        await self._begin(send)
+    async def _send(self, start: Message, scope: Scope, send: Send) -> None:
+        await send(start)
         if self._pour is not None:
             await self._poured(self._pour, scope)
-        async for chunk in body:
+        async for chunk in self._body:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
