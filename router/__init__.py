@@ -57,6 +57,9 @@ Decisions:
   own, as httpx costs several times what the bytes cost; everything small goes over httpx.
 - One request for a picture: front.py > api/images.py > accepting.py > dispatch.py > queue.py > node_client.py > wire/, and
   its answer's bytes from wire/ by dispatch.py to passing.py. FastAPI declares the route and is not on the way.
+- A request costs what its calls cost, each a microsecond in caches that are cold after every wait; so the usual way is short:
+  one that finds a node with room and nobody waiting enters no line, its row is written without a thread, an answer that is
+  here whole is sent without a generator, and accounts are done when it is sent (`aquatint bench router`).
 - A node is given up on two failed looks or a broken connection, and then asked through the catalog whether it had
   finished; only the current attempt may store a result, so a node that comes back late does no harm.
 - A model that failed three times in a row on a node is held off there for 5 s, doubling to 60 s, and then tried by one
