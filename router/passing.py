@@ -24,7 +24,7 @@ class Passed(Response):
         *,
         status: int,
         headers: Mapping[str, str],
-        pour: Callable[[Sink], Awaitable[None]] | None = None,
+        pour: Callable[[Sink], Awaitable[bool]] | None = None,
     ) -> None:
         """headers: their names in small letters."""
         self._body = body
@@ -50,21 +50,22 @@ class Passed(Response):
 
     async def _send(self, start: Message, scope: Scope, send: Send) -> None:
         await send(start)
-        if self._pour is not None:
-            await self._poured(self._pour, scope)
-        async for chunk in self._body:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if self._pour is None or not await self._poured(self._pour, scope):
+            async for chunk in self._body:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _poured(self, pour: Callable[[Sink], Awaitable[None]], scope: Scope) -> None:
+    async def _poured(self, pour: Callable[[Sink], Awaitable[bool]], scope: Scope) -> bool:
+        """Whether all of the body has left."""
         socket = client_socket(scope)
         lent = None if socket is None else await socket.lend()
         if lent is None:
-            return
+            return False
         try:
-            await pour(lent)
+            return await pour(lent)
         except SinkGone:
             lent.hang_up()
             await asyncio.Event().wait()  # Until that is noticed where the client's leaving always is.
+            return False
         finally:
             lent.give_back()

@@ -84,7 +84,7 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: Body
-    pour: Callable[[Sink], Awaitable[None]] | None = None
+    pour: Callable[[Sink], Awaitable[bool]] | None = None
     """Moves as much of the body as it can past this process, before `body` gives what is left of it. Raises: SinkGone."""
 
 

@@ -86,10 +86,10 @@ class Answer:
                 await connection.arrival(LOOK_EVERY_S)
                 self._note_wait(began_s, patience)
 
-    async def pour(self, sink: pouring.Sink, patience: Patience) -> None:
+    async def pour(self, sink: pouring.Sink, patience: Patience) -> bool:
         """Have the kernel move the body into a sink, as far as it comes; then `chunks` gives nothing more, or says why not.
 
-        Raises: SinkGone.
+        Returns: whether that was all of it. Raises: SinkGone.
         """
 
         async def wait(source: int) -> None:
@@ -101,6 +101,7 @@ class Answer:
             await self._connection.pour(sink, wait)
         except Broken as error:
             self._connection.give_up(str(error))
+        return self._connection.done
 
     def _note_wait(self, began_s: float, patience: Patience) -> None:
         self._waited_s += time.monotonic() - began_s
