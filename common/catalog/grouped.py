@@ -55,7 +55,7 @@ class GroupedWrites(Generic[T]):
             raise
 
     def _begin(self) -> None:
-        if self._at_once is not None and 0 < len(self._waiting) <= MOST and self._at_once(list(self._waiting.values())):
+        if self._is_written_at_once():
             committed = list(self._waiting)
             self._waiting.clear()
             _tell(committed)
@@ -63,6 +63,15 @@ class GroupedWrites(Generic[T]):
             self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
         else:
             self._is_begun = False
+
+    def _is_written_at_once(self) -> bool:
+        if self._at_once is None or not 0 < len(self._waiting) <= MOST:
+            return False
+        try:
+            return self._at_once(list(self._waiting.values()))
+        except Exception:
+            # `write` meets it as well, and tells those whom it concerns. Nobody hears of it here, and all would wait for ever.
+            return False
 
     async def _write_all(self) -> None:
         try:

@@ -46,8 +46,9 @@ class SqliteInserts:
 
     def __init__(self, url: URL, *, busy_timeout_s: float) -> None:
         """busy_timeout_s: how long to wait for another process's write, where `url` does not say it."""
-        self._at_once = _Writer(url, {"timeout": 0.0})
-        self._patient = _Writer(url, {"timeout": busy_timeout_s, **_told(url), "check_same_thread": False})
+        (file,), told = _dialect.create_connect_args(url)
+        self._at_once = _Writer(file, {**told, "timeout": 0.0})
+        self._patient = _Writer(file, {"timeout": busy_timeout_s, **told, "check_same_thread": False})
         self._thread = OwnThread("catalog inserts")
         self._slow_until_s = 0.0
 
@@ -58,7 +59,7 @@ class SqliteInserts:
             return False
         try:
             self._at_once.write(inserts)
-        except Exception:
+        except sqlite3.Error:
             # Somebody else is writing; or it is an error, which the thread will meet as well.
             return False
         ended_s = time.monotonic()
@@ -77,17 +78,13 @@ class SqliteInserts:
         self._thread.end()
 
 
-def _told(url: URL) -> dict[str, Any]:
-    return dict(_dialect.create_connect_args(url)[1])
-
-
 class _Writer:
     """One connection, made when it is first needed and made anew after an error."""
 
-    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
+    def __init__(self, file: str, options: Mapping[str, Any]) -> None:
         """options: of `sqlite3.connect`."""
-        (self._file,), _ = _dialect.create_connect_args(url)
-        self._options = {**_told(url), **options, "isolation_level": None}
+        self._file = file
+        self._options = {**options, "isolation_level": None}
         self._connection: sqlite3.Connection | None = None
         self._statements: dict[tuple[str, ...], _Statement] = {}
 

@@ -15,6 +15,7 @@ from common.logs import bind_only, get_logger
 from common.node_api import REQUEST_ID_HEADER
 from common.tracing import request_span
 from common.web.errors import answer_error, unexpected
+from common.web.headers import headers_of
 
 log = get_logger(__name__)
 _HEADER = REQUEST_ID_HEADER.encode()
@@ -80,10 +81,5 @@ class RequestContext:
 
 def _id_of(scope: Scope) -> str:
     """What the client calls its request, if that is fit for a log; else a name of ours."""
-    for name, value in scope["headers"]:
-        if name == _HEADER:
-            given: str = value.decode("latin-1")
-            if _GOOD_ID.fullmatch(given):
-                return given
-            break
-    return f"req_{os.urandom(16).hex()}"
+    given = headers_of(scope).get(_HEADER, b"").decode("latin-1")
+    return given if _GOOD_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"

@@ -182,7 +182,8 @@ async def test_a_head_may_come_in_two_pieces_wherever_it_is_cut(pool: wire.Pool,
         while await request_of(reader):
             writer.write(sent[:at])
             await writer.drain()
-            await asyncio.sleep(0.02)
+            while not any(each._head_bytes for each in pool._open):  # Until the first piece was read.
+                await asyncio.sleep(0)
             writer.write(sent[at:])
 
     async with node(script) as url:

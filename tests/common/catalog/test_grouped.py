@@ -62,6 +62,19 @@ async def test_what_needs_no_waiting_is_committed_with_all_that_comes_before_the
     assert disk.groups == [["c", "d"]]
 
 
+async def test_what_fails_unforeseen_at_once_is_written_after_all():
+    disk = Disk()
+    disk.free.set()
+
+    def broken(_: Sequence[str]) -> bool:
+        raise OverflowError
+
+    grouped = GroupedWrites(disk.write, at_once=broken)
+    await asyncio.wait_for(asyncio.gather(grouped.put("a"), grouped.put("b")), 10)
+
+    assert disk.groups == [["a", "b"]]
+
+
 async def test_an_item_that_cannot_be_written_costs_the_others_nothing():
     disk = Disk()
     disk.free.set()
