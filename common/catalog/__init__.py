@@ -16,7 +16,7 @@
     sweeper.py     closes what a crash left open, removes bytes nobody refers to
     database.py    engine, transactions, errors; ids.py columns.py tables.py migrate.py revisions.py migrations/
     grouped.py     one commit for many writes; shared_reads.py: one read for many
-    own_thread.py  sqlite_inserts.py: the quick way of what is written for every run
+    own_thread.py  sqlite_inserts.py: the quick way of what is written for every run; futures.py: of both
     records.py     what callers give and get
 
 Decisions:

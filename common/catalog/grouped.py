@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
+from common.catalog.futures import settle
 from common.errors import AquatintError
 
 T = TypeVar("T")
@@ -56,9 +57,10 @@ class GroupedWrites(Generic[T]):
 
     def _begin(self) -> None:
         if self._is_written_at_once():
-            committed = list(self._waiting)
+            written = list(self._waiting)
             self._waiting.clear()
-            _tell(committed)
+            for committed in written:
+                settle(committed, None)
         if self._waiting:
             self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
         else:
@@ -98,16 +100,8 @@ class GroupedWrites(Generic[T]):
                 for entry in group:
                     await self._write_group([entry])
                 return
-            _tell([committed for committed, _ in group], error)
+            for committed, _ in group:
+                settle(committed, None, error)
             return
-        _tell([committed for committed, _ in group])
-
-
-def _tell(committed: Sequence[asyncio.Future[None]], error: Exception | None = None) -> None:
-    for each in committed:
-        if each.done():  # Cancelled.
-            continue
-        if error is None:
-            each.set_result(None)
-        else:
-            each.set_exception(error)
+        for committed, _ in group:
+            settle(committed, None)

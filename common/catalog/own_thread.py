@@ -11,6 +11,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+from common.catalog.futures import settle
+
 T = TypeVar("T")
 
 _Work = Callable[[], Any]
@@ -53,13 +55,4 @@ def _make(work: _Work, done: asyncio.Future[Any]) -> None:
         error = raised
     # Where its loop is closed nobody waits for it any more.
     with suppress(RuntimeError):
-        done.get_loop().call_soon_threadsafe(_tell, done, found, error)
-
-
-def _tell(done: asyncio.Future[Any], found: Any, error: BaseException | None) -> None:
-    if done.done():  # Cancelled.
-        return
-    if error is None:
-        done.set_result(found)
-    else:
-        done.set_exception(error)
+        done.get_loop().call_soon_threadsafe(settle, done, found, error)
