@@ -11,7 +11,9 @@ before their turn take two kilobytes a connection, though hardly any connection 
 """
 
 import asyncio
+import fcntl
 import os
+import termios
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -86,7 +88,11 @@ class _Few(list[Any]):
 
 
 class LendingProtocol(HttpToolsProtocol):
-    """uvicorn's own, with the offer."""
+    """uvicorn's own, with the offer, and with an end that no request is lost by."""
+
+    comes = False
+    """Whether the head of a request has begun to come."""
+    _ends = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -102,9 +108,17 @@ class LendingProtocol(HttpToolsProtocol):
             if socket is not None:
                 socket.has_left()
 
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        super().on_message_begin()
+        self.comes = True
+
     def on_headers_complete(self) -> None:
         """A request begins."""
         super().on_headers_complete()
+        self.comes = False
+        if self._ends and self.cycle is not None:
+            self.cycle.keep_alive = False
         if self.cycle is not None and self.cycle.scope is self.scope:
             self.cycle.message_event = Flag()  # type: ignore[assignment]
             if self.scheme == "http":
@@ -117,6 +131,28 @@ class LendingProtocol(HttpToolsProtocol):
         socket = client_socket(self.scope)
         if socket is not None:
             socket.is_whole()
+
+    def end_with_answer(self) -> None:
+        """The server is about to stop: the next answer, or the one in the making, is the last, and says so."""
+        self._ends = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def close_if_idle(self) -> None:
+        """Hang up on a client that asks for nothing; not on one whose request is on its way to us."""
+        answers = self.cycle is not None and not self.cycle.response_complete
+        if not (self.transport.is_closing() or answers or self.comes or self._has_unread()):
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing has come on it for as long as it may stay open."""
+        self.close_if_idle()
+
+    def _has_unread(self) -> bool:
+        socket = self.transport.get_extra_info("socket")
+        waiting = bytearray(4)
+        fcntl.ioctl(socket.fileno(), termios.FIONREAD, waiting)
+        return any(waiting)
 
 
 class ClientSocket:

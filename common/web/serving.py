@@ -1,11 +1,14 @@
 """uvicorn, set up alike for router and node."""
 
 import asyncio
+import os
 import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -14,21 +17,33 @@ from fastapi import FastAPI
 from common.web.lending import LendingProtocol
 
 LOOK_EVERY_S = 0.05
+LINGER_S = 0.5
+"""How long clients that ask for nothing may stay connected to a server that was told to stop."""
 MOST_OPEN_FILES = 65_536
 STARTUP_FAILED = 3
 """uvicorn's own exit code for it."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which told a second time to stop ends what is in flight, and still closes the app in good order.
+    """uvicorn, which loses no request when it is told to stop, and told so a second time ends what is in flight, and still
+    closes the app in good order.
 
-    By itself it knows only a second Ctrl-C, and then leaves without closing the app.
+    By itself it hangs up on clients that it has not read from yet, and on those that ask again in that very moment; and it
+    knows only a second Ctrl-C, and then leaves without closing the app.
     """
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None], on_interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_stop: Callable[[], None] = lambda: None,
+        on_interrupt: Callable[[], None] = lambda: None,
+        linger_s: float = LINGER_S,
+    ) -> None:
         super().__init__(config)
         self._on_stop = on_stop
         self._on_interrupt = on_interrupt
+        self._linger_s = linger_s
         self._stop_now = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -38,23 +53,50 @@ class Server(uvicorn.Server):
         super().handle_exit(signal.SIGTERM, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, let what is in flight end, close the app."""
+        """Take no more connections, answer what has come and what still comes on those there are, close the app."""
         self._on_stop()
-        await super().shutdown(sockets)
+        await self._stop_listening()
+        for connection in list(self.server_state.connections):
+            connection.end_with_answer()  # type: ignore[union-attr]
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                await self._wait_tasks_to_complete()
+        except TimeoutError:  # Told to stop now, or the time to drain is over.
+            self._on_interrupt()
+            for task in list(self.server_state.tasks):
+                task.cancel()
+        await self.lifespan.shutdown()
+
+    async def _stop_listening(self) -> None:
+        """Take those clients that have connected: the system sends away what nobody took from a socket that is closed."""
+        came: list[socket.socket] = []
+        for server in self.servers:
+            waiting = [socket.socket(fileno=os.dup(listener.fileno())) for listener in server.sockets]
+            server.close()
+            for listener in waiting:
+                with listener, suppress(OSError):
+                    listener.setblocking(False)
+                    while True:
+                        came.append(listener.accept()[0])
+        for client in came:
+            client.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, client)
+
+    def _protocol(self) -> LendingProtocol:
+        return LendingProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def _wait_tasks_to_complete(self) -> None:
-        """Until nothing is in flight. Raises: TimeoutError: told to stop now; uvicorn then cancels what is in flight."""
-        waiting = asyncio.ensure_future(super()._wait_tasks_to_complete())
-        try:
-            while not waiting.done():
-                if self._stop_now:
-                    raise TimeoutError
-                await asyncio.wait({waiting}, timeout=LOOK_EVERY_S)
-            await waiting
-        except BaseException:  # Told to stop now, or the time to drain is over.
-            waiting.cancel()
-            self._on_interrupt()
-            raise
+        """Until nothing is in flight and nobody connected. Raises: TimeoutError: told to stop now."""
+        stays_until_s = time.monotonic() + self._linger_s
+        while self.server_state.connections or self.server_state.tasks:
+            if self._stop_now:
+                raise TimeoutError
+            if time.monotonic() >= stays_until_s:
+                for connection in list(self.server_state.connections):
+                    connection.close_if_idle()  # type: ignore[union-attr]
+            await asyncio.sleep(LOOK_EVERY_S)
+        for server in self.servers:
+            await server.wait_closed()
 
 
 def allow_open_files() -> None:
@@ -97,7 +139,7 @@ def serve(
         backlog=4096,
         server_header=False,
     )
-    server = Server(config, on_stop, on_interrupt)
+    server = Server(config, on_stop=on_stop, on_interrupt=on_interrupt)
     server.run()
     if not server.started:
         sys.exit(STARTUP_FAILED)

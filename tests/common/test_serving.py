@@ -1,0 +1,172 @@
+"""A server that is told to stop answers all that asked it before, and those who had no word of it yet."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from common.web.lending import LendingProtocol
+from common.web.serving import Server
+
+HEAD = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+class Asked:
+    """An app one of whose answers waits until it is let, while another holds up the whole server until then."""
+
+    def __init__(self) -> None:
+        self.app = FastAPI()
+        self.begun, self.let = asyncio.Event(), asyncio.Event()
+        self.held_up, self.go_on = threading.Event(), threading.Event()
+        for answer in (self.at_once, self.once_let, self.holding_up):
+            self.app.get(f"/{answer.__name__}")(answer)
+
+    async def at_once(self) -> None:
+        pass
+
+    async def once_let(self) -> None:
+        self.begun.set()
+        await self.let.wait()
+
+    async def holding_up(self) -> None:
+        self.held_up.set()
+        self.go_on.wait(10)
+
+
+def listening() -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def server_of(app: FastAPI, *, linger_s: float) -> Server:
+    return Server(uvicorn.Config(app, http=LendingProtocol, log_config=None, timeout_graceful_shutdown=10), linger_s=linger_s)
+
+
+@asynccontextmanager
+async def served(app: FastAPI, *, linger_s: float) -> AsyncIterator[tuple[Server, int]]:
+    """A server of this loop, and its port; all has ended when this has."""
+    listener = listening()
+    server = server_of(app, linger_s=linger_s)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    await until(lambda: server.started)
+    yield server, listener.getsockname()[1]
+    async with asyncio.timeout(10):
+        await running
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def head(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(10):
+        return await reader.readuntil(b"\r\n\r\n")
+
+
+async def refuses(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.005)
+
+
+async def test_who_is_connected_is_answered_once_more_by_a_server_that_stops_and_told_that_this_was_the_last():
+    asked = Asked()
+    async with served(asked.app, linger_s=60) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % b"at_once")
+        assert b"connection: close" not in await head(reader)
+        assert await reader.readexactly(4) == b"null"
+
+        server.should_exit = True
+        await refuses(port)
+        writer.write(HEAD % b"at_once")
+
+        told = await head(reader)
+        assert told.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in told
+        assert await reader.read() == b"null"
+        writer.close()
+
+
+async def test_an_answer_in_the_making_is_the_last_on_its_connection():
+    asked = Asked()
+    async with served(asked.app, linger_s=60) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % b"once_let")
+        await asked.begun.wait()
+
+        server.should_exit = True
+        await refuses(port)
+        asked.let.set()
+
+        assert b"connection: close" in await head(reader)
+        assert await reader.read() == b"null"
+        writer.close()
+
+
+async def test_a_server_that_stops_does_not_wait_for_clients_that_ask_for_nothing():
+    asked = Asked()
+    async with served(asked.app, linger_s=0) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % b"at_once")
+        await head(reader)
+        await reader.readexactly(4)
+
+        server.should_exit = True
+
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_request_whose_head_has_begun_to_come_is_answered():
+    asked = Asked()
+    async with served(asked.app, linger_s=0) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+        first, rest = (HEAD % b"at_once")[:20], (HEAD % b"at_once")[20:]
+        writer.write(first)
+        await until(lambda: any(connection.comes for connection in server.server_state.connections))  # type: ignore[union-attr]
+
+        server.should_exit = True
+        async with asyncio.timeout(10):
+            assert await idle_reader.read() == b""
+        writer.write(rest)
+
+        assert (await head(reader)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        idle_writer.close()
+
+
+def test_who_connected_while_the_server_was_busy_and_then_told_to_stop_is_answered():
+    asked = Asked()
+    listener = listening()
+    server = server_of(asked.app, linger_s=0)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+    thread.start()
+    with socket.create_connection(listener.getsockname()) as busy:
+        busy.sendall(HEAD % b"holding_up")
+        assert asked.held_up.wait(10)
+
+        with socket.create_connection(listener.getsockname()) as late:
+            late.sendall(HEAD % b"at_once")
+            server.should_exit = True
+            asked.go_on.set()
+
+            late.settimeout(10)
+            assert late.recv(64).startswith(b"HTTP/1.1 200 ")
+    thread.join(10)
+    assert not thread.is_alive()
