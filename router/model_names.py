@@ -1,6 +1,7 @@
 """Names clients use -> models nodes have: aliases, the default, and the difference between "unknown" and "not now"."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.catalog import Catalog
@@ -51,32 +52,44 @@ class ModelNames:
 
         Raises: UnknownModel: no node ever had it. NoCapacity: one that this router has not heard of yet may have it.
         """
-        models = self._registry.models(online=False)
+        name = self._default if name is None else name
+        if not self._registry.has_looked and (name is None or await self._target(name) not in self._heard_of()):
+            # Or what came first would go to the model of the node that happened to answer first, or be told there is none.
+            await self._registry.first_looks()
+        models = self._heard_of()
         if name is None:
-            name = self._default or next(iter(sorted(self._registry.models(online=True)) or sorted(models)), None)
+            name = next(iter(sorted(self._registry.models(online=True)) or sorted(models)), None)
             if name is None:
-                self._refuse_too_early("default")
+                self._refuse_unheard("default")
                 raise UnknownModel("default")
-        built_in = DEMO_MODEL if name in OPENAI_NAMES and DEMO_MODEL in models else name
-        target = (await self._operators()).get(name, built_in)
+        target = await self._target(name)
         if target in models:
             return target, models[target]
         try:
             await self._catalog.models.get(target)
         except NotFound:
             if target in OPENAI_NAMES:
-                self._refuse_too_early(name or target)
+                self._refuse_unheard(name)
             raise UnknownModel(name) from None
         return target, None
 
-    def _refuse_too_early(self, name: str) -> None:
-        """What a router that has just started cannot know of its nodes it will know in a moment. Raises: NoCapacity."""
+    async def _target(self, name: str) -> str:
+        """What a name leads to: itself, if it is nobody's alias."""
+        built_in = DEMO_MODEL if name in OPENAI_NAMES and DEMO_MODEL in self._heard_of() else name
+        return (await self._operators()).get(name, built_in)
+
+    def _heard_of(self) -> Mapping[str, ModelStatus]:
+        return self._registry.models(online=False)
+
+    def _refuse_unheard(self, name: str) -> None:
+        """A node that has not answered yet may have what others have not. Raises: NoCapacity."""
         unheard = {node.name: str(node.health) for node in self._registry.nodes() if node.status is None}
         if unheard:
             raise NoCapacity(name, unheard, retry_after_s=1)
 
     async def listed(self) -> list[Listed]:
         """Models of online nodes and the aliases that lead to them, by name."""
+        await self._registry.first_looks()
         models = self._registry.listed()
         found = [Listed(name, model) for name, model in models.items()]
         found += [Listed(a, models[t], t) for a, t in (await self.aliases()).items() if t in models and a not in models]
@@ -85,7 +98,7 @@ class ModelNames:
     async def aliases(self) -> dict[str, str]:
         """alias -> model, the built-in ones included."""
         operators = await self._operators()
-        built_in = dict.fromkeys(OPENAI_NAMES, DEMO_MODEL) if DEMO_MODEL in self._registry.models(online=False) else {}
+        built_in = dict.fromkeys(OPENAI_NAMES, DEMO_MODEL) if DEMO_MODEL in self._heard_of() else {}
         return built_in | operators
 
     async def _operators(self) -> dict[str, str]:

@@ -113,11 +113,26 @@ class Registry:
         self._models: dict[bool, dict[str, ModelStatus]] = {}
         self._abilities: dict[str, Abilities] = {}
         """What `models` and `abilities` found; nothing once a node has said something new."""
+        self._first_looks = asyncio.Event()
+        """Set once every node was looked at that this router knew of when it began."""
         self.changed: Callable[[], None] = lambda: None
 
     def nodes(self) -> list[Node]:
         """Every node, by name."""
         return sorted(self._nodes.values(), key=lambda node: node.name)
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether this router, which may just have begun, has tried to ask all its nodes what they have."""
+        return self._first_looks.is_set()
+
+    async def first_looks(self) -> None:
+        """Returns once it has."""
+        await self._first_looks.wait()
+
+    def _note_look(self) -> None:
+        if not self.has_looked and all(node.status is not None or node.failures for node in self._nodes.values()):
+            self._first_looks.set()
 
     def get(self, name_or_id: str) -> Node:
         """One node. Raises: NotFound."""
@@ -260,6 +275,7 @@ class Registry:
                 self._look(self._nodes[record.id])
             elif (record.url, record.token, record.state) != (node.record.url, node.record.token, node.record.state):
                 self._take_over(node, record)
+        self._note_look()
 
     def _take_over(self, node: Node, record: NodeRecord) -> None:
         node.known_as(record)
@@ -272,6 +288,7 @@ class Registry:
         """A good look."""
         self._take(node, status)
         node.failures, node.last_error = 0, None
+        self._note_look()
         self.costs.hear(node.id, status)
         self._back(node)
         before = node.health
@@ -312,6 +329,7 @@ class Registry:
         """A bad look, or a run that could not reach the node. gone: the connection was refused or cut, no need to wait."""
         node.failures += 1
         node.last_error = why
+        self._note_look()
         before = node.health
         if node.failures >= OFFLINE_AFTER_FAILURES:
             self._lost(node)

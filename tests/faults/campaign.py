@@ -118,8 +118,8 @@ def _row(fault: Fault, scene: Scene, found: Findings, title: str) -> Row:
     answered = [each.ended_s - each.sent_s for each in asked if each.outcome == "2xx" and each.ended_s is not None]
     wrong = [breach for name in found.breaches for breach in (f"{name}: {each}" for each in found.breaches[name])]
     allowed = {"failed": fault.may_fail, "refused": fault.may_refuse}
-    ends = Counter((each.outcome, each.status, each.error) for each in unwell if not allowed[each.outcome])
-    wrong += [f"{outcome}: {count} times {status} {error}" for (outcome, status, error), count in ends.items()]
+    ends = Counter((each.outcome, each.status, each.error, each.told) for each in unwell if not allowed[each.outcome])
+    wrong += [f"{outcome}: {count} times {status} {error} {told}" for (outcome, status, error, told), count in ends.items()]
     allowed_s = fault.recovers_within_s * scene.slow
     if recovered_s > allowed_s:
         wrong.append(f"it took {recovered_s:.2f} s to recover, where {allowed_s:.2f} s are allowed")

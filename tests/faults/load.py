@@ -53,6 +53,8 @@ class Asked:
     status: int | None = None
     """None: the connection ended without an answer."""
     error: str = ""
+    told: str = ""
+    """The error in words."""
     retry_after_s: int | None = None
     run_id: str | None = None
     digests: list[str] = field(default_factory=list)
@@ -233,7 +235,8 @@ class Load:
 
     async def _read(self, asked: Asked, reply: httpx.Response) -> None:
         if reply.status_code != 200:
-            asked.error = reply.json()["error"]["code"] or ""
+            error = reply.json()["error"]
+            asked.error, asked.told = error["code"] or "", error["message"]
             asked.retry_after_s = int(reply.headers["retry-after"]) if "retry-after" in reply.headers else None
             asked.status = reply.status_code
             return
@@ -270,6 +273,6 @@ def _last_event(asked: Asked, text: str) -> list[dict[str, Any]] | None:
     last = [line for line in text.splitlines() if line.startswith("data:")][-1]
     event = orjson.loads(last.removeprefix("data:"))
     if "error" in event:
-        asked.error = str(event["error"]["code"])
+        asked.error, asked.told = str(event["error"]["code"]), event["error"]["message"]
         return None
     return [event]

@@ -1,8 +1,13 @@
 """Names of models before and after a router has heard of its nodes."""
 
+import asyncio
+
 import pytest
 
 from common.errors import UnknownModel
+from router.costs import CostBook
+from router.model_names import ModelNames
+from router.registry import Registry
 from tests.router.conftest import House, MakeHouse
 
 NOWHERE = "http://127.0.0.1:9"
@@ -31,3 +36,38 @@ async def test_what_all_nodes_have_said_they_have_not_does_not_exist(make_house:
     house = await make_house("a", models={"a": []})
 
     assert await asked(house, model) == (400, UnknownModel("").code, None)
+
+
+async def begun(house: House) -> tuple[Registry, ModelNames]:
+    """Of a router that has not asked its nodes anything yet."""
+    registry = Registry(house.catalog, depth=1, costs=CostBook(await house.catalog.costs.all()))
+    await registry.refresh()
+    return registry, ModelNames(registry, house.catalog, default=None)
+
+
+@pytest.mark.parametrize(("model", "meant"), [(None, "ape"), ("ape", "ape"), ("dall-e-3", "aquatint-demo")])
+async def test_a_request_waits_until_a_router_that_just_began_has_asked_all_its_nodes(
+    make_house: MakeHouse, model: str | None, meant: str
+):
+    house = await make_house("a", "b", models={"a": ["zebra"], "b": ["ape", "aquatint-demo"]})
+    registry, names = await begun(house)
+    asked, listed = asyncio.create_task(names.resolve(model)), asyncio.create_task(names.listed())
+    a, b = registry.nodes()
+
+    await registry.seen(a, house.nodes["a"].status())
+    await registry.seen(b, house.nodes["b"].status())
+
+    assert (await asked)[0] == meant
+    assert {"ape", "zebra"} <= {each.id for each in await listed}
+
+
+async def test_a_node_that_does_not_answer_is_waited_for_no_longer_than_it_takes_to_see_that(make_house: MakeHouse):
+    house = await make_house("a", "b", models={"a": ["zebra"], "b": ["ape"]})
+    registry, names = await begun(house)
+    asked = asyncio.create_task(names.resolve(None))
+    a, b = registry.nodes()
+
+    await registry.seen(a, house.nodes["a"].status())
+    await registry.failed(b, "unreachable", gone=True)
+
+    assert (await asked)[0] == "zebra"
