@@ -7,7 +7,6 @@ is full, the catalog is away) does not end it: it is put back, until it is older
 """
 
 import asyncio
-import dataclasses
 import secrets
 import time
 
@@ -175,7 +174,7 @@ class AsyncCarrier:
         try:
             accepted = await self._again(run, record, age_s)
             # Made in parts once at most: which parts of an earlier try still run elsewhere, nobody knows.
-            again = dataclasses.replace(accepted, lasting=lasting, recorded=True, whole=bool(run.parts))
+            again = accepted._replace(lasting=lasting, recorded=True, whole=bool(run.parts))
             reply = await self._dispatcher.run(again)
             async for _ in reply.body:
                 # A few hundred bytes: links, whatever the client wants in the end.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import NamedTuple
 
 from common.node_api import JobStatus, ModelStatus, NodePhase, NodeStatus
 from router.costs import Cost, Costs, Kind, Learned, bucket_of, kind_of
@@ -16,8 +17,7 @@ PRIOR_LOAD_S = 20.0
 NOTHING = Learned()
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A run of ours at a node, unanswered. at_s: when it was sent, on the monotonic clock."""
 
     ask: Ask

@@ -10,8 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import nsmallest
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.catalog import Catalog
 from common.clock import clock
@@ -38,8 +37,7 @@ UNWRITTEN = 2000
 """Decisions that wait for a catalog that is away; beyond, the oldest are lost."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pick:
+class Pick(NamedTuple):
     """A node was picked for a run: all that the pick went by."""
 
     node: str
@@ -55,7 +53,7 @@ class Pick:
     """How many have it not."""
     now_s: float
     want: Want
-    at_s: float = field(default_factory=clock.now_s)
+    at_s: float
     """Seconds since 1970, UTC."""
 
     def told(self) -> dict[str, Any]:
@@ -66,7 +64,7 @@ class Pick:
             for each in self.looked_at
             if each.name not in refused and each.name != self.node
         ]
-        best = nsmallest(NAMED, fit, key=lambda other: (other[0].cost_s, other[1]))
+        best = sorted(fit, key=lambda other: (other[0].cost_s, other[1]))[:NAMED]
         named = dict(sorted(refused.items())[:NAMED])
         work, _, _ = self.ask.kind.rpartition("@")
         return {
@@ -97,12 +95,19 @@ def pick_of(placement: Placement, ask: Ask, fleet: Fleet, *, now_s: float, waite
         without=len(fleet.candidates) - having,
         now_s=now_s,
         want=fleet.want,
+        at_s=clock.now_s(),
     )
 
 
 def _shown(terms: Terms) -> dict[str, Any]:
-    parts = {"waiting": terms.waiting_s, "load": terms.load_s, "eviction": terms.eviction_s, "own": terms.own_s}
-    return {"terms_s": {name: round(seconds, 3) for name, seconds in parts.items()}, "predicted_s": round(terms.finish_s, 3)}
+    waiting_s, load_s, eviction_s, own_s = terms
+    parts = {
+        "waiting": round(waiting_s, 3),
+        "load": round(load_s, 3),
+        "eviction": round(eviction_s, 3),
+        "own": round(own_s, 3),
+    }
+    return {"terms_s": parts, "predicted_s": round(terms.finish_s, 3)}
 
 
 @dataclass(slots=True, eq=False)

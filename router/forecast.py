@@ -7,7 +7,7 @@ ahead, being short or of a key that had less, is not foreseen; nor is a node tha
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.fleet import Fleet
 from router.line import Waiting
@@ -21,8 +21,7 @@ MOST_LOOKS = 4096
 """Nodes looked at in one forecast, about 2 ms; for those behind, times are told by the mean."""
 
 
-@dataclass(frozen=True, slots=True)
-class Foreseen:
+class Foreseen(NamedTuple):
     """What is predicted of one run."""
 
     position: int

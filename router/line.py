@@ -16,7 +16,7 @@ share the devices as 16 to 4 to 1, so none of them starves.
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count, islice
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -294,4 +294,4 @@ class _Lane(Generic[W]):
 
 def _kind(waiting: Waiting) -> Ask:
     """What those that ask for the same have in common: not where they were tried."""
-    return replace(waiting.ask, tried=frozenset()) if waiting.ask.tried else waiting.ask
+    return waiting.ask._replace(tried=frozenset()) if waiting.ask.tried else waiting.ask

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from common.node_api import MemoryLimit
 from router.costs import Cost, Kind
@@ -35,8 +37,7 @@ class Health(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What one run needs. `units`: megapixel-steps."""
 
     model: str
@@ -167,8 +168,7 @@ class Outlook(IntEnum):
     """A node will take it as soon as it has a place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """The predicted finish, taken apart; all in seconds."""
 
     waiting_s: float
@@ -188,8 +188,7 @@ class Terms:
         return self.waiting_s + self.load_s + self.eviction_s + self.own_s
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """The pick, or why every node was turned away."""
 
     node_id: str | None
@@ -197,7 +196,7 @@ class Placement:
     has_place: bool
     """Whether that node can be sent the run now."""
     terms: Terms | None
-    turned_away: Mapping[str, str] = field(default_factory=dict)
+    turned_away: Mapping[str, str] = MappingProxyType({})
     """name of node -> why; told only where none can take it, as every run that waits is placed again and again"""
     outlook: Outlook = Outlook.FULL
     fits_px: int | None = None

@@ -7,7 +7,7 @@ idle nodes take part, and only those that would make the very same pictures: see
 
 import heapq
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from router.placement import Ask, Candidate, Want, place, refusal, terms_of
@@ -49,7 +49,7 @@ class Plan:
         """What placement is asked for each part."""
         shares = [part.pictures / self.ask.pictures for part in self.parts]
         counts = [part.pictures for part in self.parts]
-        return [replace(self.ask, units=self.ask.units * s, pictures=n) for s, n in zip(shares, counts, strict=True)]
+        return [self.ask._replace(units=self.ask.units * s, pictures=n) for s, n in zip(shares, counts, strict=True)]
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
@@ -75,8 +75,8 @@ def plan(ask: Ask, candidates: Collection[Candidate], *, now_s: float, want: Wan
     if ask.pictures < 2 or best.node_id is None or best.terms is None:
         return None
     first = next(each for each in candidates if each.node_id == best.node_id)
-    alike = replace(ask, build=first.offers[ask.model].build)
-    one = replace(alike, units=ask.units / ask.pictures, pictures=1)
+    alike = ask._replace(build=first.offers[ask.model].build)
+    one = alike._replace(units=ask.units / ask.pictures, pictures=1)
     idle = [_idle(one, each, now_s, want) for each in candidates if not each.held and refusal(alike, each) is None]
     shares = _shares(idle, ask.pictures)
     warm = _shares([each for each in idle if not each.load_s], ask.pictures)

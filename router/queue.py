@@ -7,7 +7,6 @@ whose best node is full does not hold up one behind it that another node can tak
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice, takewhile
 
 from common.errors import AquatintError, DeadlineTooSoon, TooManyRequests, bounded_s
@@ -121,7 +120,7 @@ class Queue:
         alone = Forecast().join(position, coming.ask, fleet, now_s, keep=False)
         wait_s = max(0.0, before.wait_s - (now_s - ahead[-1].foreseen_at_s))
         finish_s = None if alone.finish_s is None else wait_s + alone.own_s
-        return replace(alone, finish_s=finish_s, sure=alone.sure and before.sure)
+        return alone._replace(finish_s=finish_s, sure=alone.sure and before.sure)
 
     def foreseen(self, run_id: str) -> Foreseen | None:
         """What is predicted of a run that waits here or was sent from here, as of now; None of any other."""
@@ -338,4 +337,4 @@ MAX_CHARGE = 10.0
 
 def excluding(ask: Ask, node: Node) -> Ask:
     """The same ask, not for `node` again."""
-    return replace(ask, tried=ask.tried | {node.id})
+    return ask._replace(tried=ask.tried | {node.id})

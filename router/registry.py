@@ -8,7 +8,7 @@ Health by looks (`probe.py`) and by work (`dispatch.py`): one failure is `error`
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from common.catalog import Catalog, NodeRecord
 from common.errors import CatalogUnavailable, NotFound
@@ -309,7 +309,7 @@ class Registry:
         for job in status.jobs:
             sent = node.ours.get(job.run_id)
             if sent is not None and not sent.told:
-                node.ours[job.run_id] = replace(sent, told=True)
+                node.ours[job.run_id] = sent._replace(told=True)
             elif sent is None and job.run_id not in told_before:
                 # A model that others ask for is wanted as well: or each router would evict what the next has to load again.
                 ask = ask_of_job(job)

@@ -1,8 +1,8 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -31,7 +31,7 @@ from router.arrivals import Arrival
 from router.body import Body
 from router.placement import Ask
 from router.wire import Answer, Broken, Sink
-from router.wishes import Wishes
+from router.wishes import AS_MOST, Wishes
 
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_SILENCE_S = 10.0
@@ -42,8 +42,7 @@ SHARED = (CatalogUnavailable, StorageFull)
 """Errors of what all nodes share: another would make the same pictures, and lose them the same way."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A request after every check the router makes: what is dispatched."""
 
     run_id: str
@@ -54,6 +53,8 @@ class Accepted:
     ask: Ask
     key_id: str | None
     public_url: str
+    arrived_s: float
+    """When its request had come, on the monotonic clock: its place among those of its key."""
     label: str = "other"
     """The model as a metrics label: only names that nodes have told of."""
     claim: Claim | None = None
@@ -62,15 +63,13 @@ class Accepted:
     """Its row is in the catalog already."""
     result_key: str | None = None
     """What its result can be found by when the same is asked for again."""
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: Wishes = AS_MOST
     parent_id: str | None = None
     """The run that it is a part of."""
     whole: bool = False
     """Whether it must not be made in parts (any more)."""
     debug: bool = False
     """Whether its answer tells why it was made where it was made."""
-    arrived_s: float = field(default_factory=time.monotonic)
-    """When its request had come, on the monotonic clock: its place among those of its key."""
     arrival: Arrival | None = None
     """Its way to the line, where those of its key wait for it."""
     lasting: bool = False

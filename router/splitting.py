@@ -15,7 +15,6 @@ import asyncio
 import json
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from typing import Any
 
 from common.catalog import AttemptFenced, Catalog, RunRecord
@@ -145,7 +144,7 @@ class Splitter:
             replies = await self._made(accepted, plan)
         except _BetterAsOne as better:
             log.info("run_made_as_one", run_id=accepted.run_id)
-            return await self._dispatcher.run(replace(accepted, ask=better.ask, claim=None, recorded=True, whole=True))
+            return await self._dispatcher.run(accepted._replace(ask=better.ask, claim=None, recorded=True, whole=True))
         except _PartRefused as refused:
             part = await self._catalog.runs.get(refused.part.run_id)
             message = part.error_message or "A node refused it."
@@ -192,7 +191,7 @@ class Splitter:
         """Raises: _BetterAsOne."""
         for stranded in filter(None, (self._queue.stranded(part.run_id) for part in parts)):
             # What a node did to a part it may do to the whole.
-            ask = replace(accepted.ask, tried=stranded[0].tried)
+            ask = accepted.ask._replace(tried=stranded[0].tried)
             if self._could_be_made(ask):
                 raise _BetterAsOne(ask)
 
@@ -237,8 +236,7 @@ def _parts_of(accepted: Accepted, plan: Plan) -> list[Accepted]:
         part = request._replace(n=ask.pictures, seed=request.seed + first)
         first += ask.pictures
         parts.append(
-            replace(
-                accepted,
+            accepted._replace(
                 run_id=part_id(accepted.run_id, index),
                 request=part,
                 ask=ask,

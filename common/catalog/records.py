@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class RunStatus(StrEnum):
@@ -41,8 +41,7 @@ OPEN_RUN = (RunStatus.QUEUED, RunStatus.RUNNING)
 OPEN_ATTEMPT = (AttemptStatus.SENT, AttemptStatus.RUNNING)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
+class NewRun(NamedTuple):
     """An accepted request, about to be recorded."""
 
     id: str
@@ -50,15 +49,15 @@ class NewRun:
     """generation, edit or variation"""
     model: str
     """The public name, after aliases."""
-    requested_model: str | None = None
-    """The name the client used."""
     prompt: str
     request: Mapping[str, Any]
     """The request as accepted, without image bytes."""
-    key_id: str | None = None
     request_id: str
     source: str
     """router or node: which process accepted it."""
+    requested_model: str | None = None
+    """The name the client used."""
+    key_id: str | None = None
     seed: int | None = None
     n: int = 1
     width_px: int | None = None

@@ -1,8 +1,9 @@
 """Inserts into SQLite past SQLAlchemy and aiosqlite: what every run costs, at the price of what the database does for it.
 
 aiosqlite goes to its thread and back for each step of a transaction, and SQLAlchemy's session is made for objects that
-change: for two rows both together take five times as long as SQLite. Here a transaction is one call. Its statements, and
-what becomes of Python's values, are SQLAlchemy's all the same, so a row is the same whoever wrote it.
+change: for two rows both together take five times as long as SQLite. Here a transaction is one call. Its statements
+are SQLAlchemy's all the same, and what becomes of Python's values is what it makes of them, so a row is the same whoever
+wrote it.
 
 It is made where it is asked for, as the way to a thread and back takes as long as SQLite does; by a thread where something
 would have to be waited for: another's write, or a disk that was slow just now.
@@ -22,8 +23,9 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.types import TypeEngine
 
-from common.catalog.columns import json_text
+from common.catalog.columns import IN_SQLITE, json_text
 from common.catalog.own_thread import OwnThread
 from common.catalog.tables import Table
 
@@ -136,11 +138,17 @@ class _Statement:
     def __init__(self, table: type[Table], columns: list[str]) -> None:
         compiled = insert(table).compile(dialect=_dialect, column_keys=columns)
         self.sql = str(compiled)
-        types = [(name, table.__table__.columns[name].type.dialect_impl(_dialect)) for name in compiled.positiontup or ()]
-        self._columns: list[tuple[str, Callable[[Any], Any] | None]] = [
-            (name, kind.bind_processor(_dialect)) for name, kind in types
-        ]
+        types = [(name, table.__table__.columns[name].type) for name in compiled.positiontup or ()]
+        self._columns = [(name, _converter_of(kind)) for name, kind in types]
 
     def values(self, row: Mapping[str, Any]) -> list[Any]:
         """In the order of the statement."""
         return [row[name] if convert is None else convert(row[name]) for name, convert in self._columns]
+
+
+def _converter_of(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
+    """What makes of a value what is stored; None where that is the value."""
+    for own, convert in IN_SQLITE.items():
+        if isinstance(kind, own):
+            return convert
+    return kind.dialect_impl(_dialect).bind_processor(_dialect)

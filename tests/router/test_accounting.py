@@ -84,7 +84,7 @@ class Places(RuleBasedStateMachine):
             self.held = [place for place in self.held if place.node != name]
             for place in lost:
                 # Tried elsewhere, as dispatch does it: it waits again, not for that node.
-                ask = replace(place.waiting.ask, tried=place.waiting.ask.tried | {name})
+                ask = place.waiting.ask._replace(tried=place.waiting.ask.tried | {name})
                 self.line.add(replace(place.waiting, ask=ask))
             self._pump()
 

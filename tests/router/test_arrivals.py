@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 
 from common.images_api import ImageRequest, Task
 from router.accepting import Sender
@@ -136,7 +135,7 @@ async def test_parts_of_one_request_do_not_wait_for_each_other(make_house: MakeH
     arrivals = Arrivals()
     first, whole = come(arrivals), come(arrivals)
     parts = [await accepted(house.services, name, whole) for name in ("part 0", "part 1")]
-    parts[1] = replace(parts[1], run_id=come(Arrivals()).run_id)
+    parts[1] = parts[1]._replace(run_id=come(Arrivals()).run_id)
     making = asyncio.gather(*map(house.services.dispatcher.run, parts))
     await asyncio.sleep(0)
 

@@ -73,8 +73,8 @@ def test_only_idle_nodes_take_part_that_make_the_same_pictures():
 
 
 def test_what_is_hardly_won_is_not_split():
-    assert planned(replace(FOUR, units=0.4), node("a"), node("b")) is None
-    assert planned(replace(FOUR, pictures=1), node("a"), node("b")) is None
+    assert planned(FOUR._replace(units=0.4), node("a"), node("b")) is None
+    assert planned(FOUR._replace(pictures=1), node("a"), node("b")) is None
     assert planned(FOUR, node("a"), node("b", pace=39.0)) is None
 
 
