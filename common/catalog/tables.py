@@ -59,6 +59,7 @@ class Attempt(Table):
     """One try at one node."""
 
     __tablename__ = "attempts"
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
     run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     no: Mapped[int] = mapped_column(Count, primary_key=True, autoincrement=False)

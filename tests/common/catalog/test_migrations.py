@@ -76,6 +76,32 @@ async def test_each_migration_starts_from_the_one_before(revision: str, empty_da
     assert at == revision
 
 
+OF_LONG_AGO = (
+    """
+    INSERT INTO runs (id, status, task, model, prompt, request, request_id, source, n, current_attempt,
+        created_at, heartbeat_at)
+    VALUES ('run_1', 'queued', 'edit', 'm', 'p', '{}', 'r', 'router', 1, 2, '2026-01-01 00:00:00', '2026-01-01 00:00:00')
+    """,
+    """
+    INSERT INTO attempts (run_id, no, node, status, created_at)
+    VALUES ('run_1', 1, 'a', 'failed', '2026-01-01 00:00:00'), ('run_1', 2, 'b', 'sent', '2026-01-01 00:00:00')
+    """,
+)
+
+
+async def test_attempts_outlive_the_making_anew_of_their_table(empty_database_url: str):
+    await migrate(empty_database_url, "0013")
+    for statement in OF_LONG_AGO:
+        await on_connection(empty_database_url, lambda connection, sql=statement: connection.exec_driver_sql(sql))
+
+    await migrate(empty_database_url)
+
+    catalog = await Catalog.open(empty_database_url)
+    run = await catalog.runs.get("run_1")
+    await catalog.close()
+    assert [(each.no, each.node, each.status) for each in run.attempts] == [(1, "a", "failed"), (2, "b", "sent")]
+
+
 async def test_migrating_again_changes_nothing(catalog_url: str):
     await migrate(catalog_url)
 
