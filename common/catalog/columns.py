@@ -114,10 +114,25 @@ def _time_in_sqlite(value: datetime | None) -> str | None:
     return value.astimezone(UTC).isoformat(" ", "microseconds")[:-6]  # Without the zone.
 
 
+def _remembering(convert: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    """The same, not worked out again for the very value that came last: all times of a row are mostly one."""
+    last: tuple[Any, str | None] = None, None
+
+    def remembered(value: Any) -> str | None:
+        nonlocal last
+        # By another name, as threads write too.
+        found = last
+        if value is not found[0]:
+            found = last = value, convert(value)
+        return found[1]
+
+    return remembered
+
+
 IN_SQLITE: Mapping[type[TypeDecorator[Any]], Callable[[Any], str | None]] = {
     FreeText: _text_in_sqlite,
     Json: _json_in_sqlite,
-    UtcDateTime: _time_in_sqlite,
+    UtcDateTime: _remembering(_time_in_sqlite),
 }
 """What these types make of a value in SQLite, in one call each: by SQLAlchemy it is the same in three to six."""
 
