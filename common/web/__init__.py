@@ -3,6 +3,10 @@
 Errors have one writer: `answer_error`. It serves three callers, because an error can surface in three places: raised by
 a handler (exception handlers), raised by Starlette's own routing (404, 405), or by code no handler guards (the
 outermost middleware). All three give the same envelope.
+
+A server that is told to stop loses no request: it takes whoever has connected, answers what still comes on connections that
+are open, with word that this was the last, and hangs up on nobody whose request is on its way. So routers and nodes can be
+replaced one after another under load; a client needs to know no more than HTTP's `connection: close`.
 """
 
 from common.web.bodies import read_body
