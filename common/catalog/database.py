@@ -261,6 +261,11 @@ class Database:
             older = table.__table__.c[age] < new.excluded[age]
             await session.execute(new.on_conflict_do_update(index_elements=list(key), set_=changed, where=older))
 
+    @property
+    def may_insert_at_once(self) -> bool:
+        """Whether `insert_at_once` ever does it."""
+        return self._inserts is not None
+
     def insert_at_once(self, inserts: Sequence[Insert]) -> bool:
         """The same as `insert_all`, where nothing has to be waited for. Returns: whether it was done; if not, nothing was."""
         return self._inserts is not None and not self._lock.locked() and self._inserts.write_at_once(inserts)

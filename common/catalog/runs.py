@@ -57,7 +57,7 @@ class Runs:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._new = GroupedWrites(self._write_new, at_once=lambda new: self._db.insert_at_once(_rows_of_new(new)))
+        self._new = GroupedWrites(self._write_new, at_once=self._write_new_at_once if database.may_insert_at_once else None)
 
     async def open(self, run: NewRun, claim: Claim | None = None, new_async: NewAsync | None = None) -> Earlier | None:
         """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
@@ -83,6 +83,9 @@ class Runs:
         first_node: the node that it is about to be sent to: its first attempt is recorded with it.
         """
         await self._new.put((run, first_node))
+
+    def _write_new_at_once(self, new: Sequence[_New]) -> bool:
+        return self._db.insert_at_once(_rows_of_new(new))
 
     async def _write_new(self, new: Sequence[_New]) -> None:
         await self._db.insert_all(_rows_of_new(new))

@@ -132,6 +132,7 @@ def serve(
         host=host,
         port=port,
         http=LendingProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=drain_s,
