@@ -175,11 +175,13 @@ def at_work(idle: Candidate, status: NodeStatus, ours: Mapping[str, Sent], *, sa
     at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
     for model, kind, units, pictures, loading_s in work:
         offer = idle.offers.get(model)
-        load_s = offer.load_s if model not in resident and offer is not None else 0.0
-        own_s = offer.seconds(kind, units, pictures) if offer is not None else 0.0
-        # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
-        seconds.append(max(load_s - loading_s, SHARE_OF_RUNNING * load_s) + own_s)
-        resident = resident_with(model, resident, idle)
+        took_s = offer.seconds(kind, units, pictures) if offer is not None else 0.0
+        if offer is not None and model not in resident:
+            # A load that takes longer than it should is taken to need a share of its time still, as a run that is late.
+            took_s += max(offer.load_s - loading_s, SHARE_OF_RUNNING * offer.load_s)
+        seconds.append(took_s)
+        if not resident or resident[-1] != model:
+            resident = resident_with(model, resident, idle)
     began_s = said_at_s if status.jobs else min(untold_at_s)
     # With a place beside what runs, the next run waits for nothing.
     whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0
