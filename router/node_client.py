@@ -4,7 +4,7 @@ Two clients: httpx for everything small, and `router.wire` for runs, whose answe
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -68,11 +68,18 @@ class NodeClient:
         await self._small.aclose()
 
     async def start(
-        self, node: Address, task: Task, body: bytes, headers: Mapping[str, str], *, lost: asyncio.Event, deadline_s: float
+        self,
+        node: Address,
+        task: Task,
+        body: Sequence[bytes],
+        headers: Mapping[str, str],
+        *,
+        lost: asyncio.Event,
+        deadline_s: float,
     ) -> wire.Answer:
         """Send a run, `headers` saying what kind of body it has; returns when the answer begins. The caller closes it.
 
-        lost: gives up soon after it is set. deadline_s: on the monotonic clock.
+        body: in pieces. lost: gives up soon after it is set. deadline_s: on the monotonic clock.
         Raises: NodeUnreachable, NodeLost, TimeoutError.
         """
         try:

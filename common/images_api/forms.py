@@ -1,7 +1,8 @@
 """multipart/form-data as image clients really send it: one image or many, under four names, with nested fields flattened."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers, UploadFile
@@ -16,6 +17,8 @@ MAX_TEXT_BYTES = 256 * 1024
 MAX_FIELDS = 100
 OVERHEAD_BYTES = 2 * 1024 * 1024
 """Room for text parts and part headers in the limit of a whole body."""
+ROOM_BYTES = 256 * 1024 * 1024
+"""Memory of a process for forms that are arriving."""
 
 # image, image[], image[0] and the same of mask and control_image; `name[]`, `name[][key]`, `name[key]` as SDKs flatten
 # nested values.
@@ -29,22 +32,52 @@ class _FileTooLarge(Exception):
         self.name = name
 
 
+class Room:
+    """Memory that forms share while they arrive. A client may be as slow as it likes, and there may be many."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+
+    @contextmanager
+    def held(self, size: int | None) -> Iterator[bool]:
+        """Whether there is room for a form of so many bytes, which it then has. None: nobody knows how large it is."""
+        has_room = size is not None and size <= self.free_bytes
+        taken = size if size is not None and has_room else 0
+        self.free_bytes -= taken
+        try:
+            yield has_room
+        finally:
+            self.free_bytes += taken
+
+
+ROOM = Room(ROOM_BYTES)
+
+
 class _Parser(MultiPartParser):
     """Starlette's parser, which bounds text parts but not files, and reads as Latin-1 what is no UTF-8: here a file that is
-    too large is refused while it arrives, and a text that is none is refused as JSON would refuse it."""
+    too large is refused while it arrives, and a text that is none is refused as JSON would refuse it.
+
+    Nor does it keep more than a megabyte of a file in memory, and each piece that it writes to disk goes to a thread and back.
+    Here files for which there is room are kept as they come, and found among the items as bytes.
+    """
 
     max_file_bytes = 0
     max_control_bytes = 0
+    in_memory = False
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
         self._file_bytes = 0
+        self._pieces: list[bytes] = []
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._current_part.file is not None:
             self._file_bytes += end - start
             if self._file_bytes > self.max_file_bytes:
                 raise _FileTooLarge(self._current_part.field_name)
+            if self.in_memory:
+                self._pieces.append(data[start:end])
+                return
         elif self._current_part.field_name.partition("[")[0] == "control":
             # The only texts that may hold a picture.
             self.max_part_size = self.max_control_bytes
@@ -53,10 +86,14 @@ class _Parser(MultiPartParser):
         super().on_part_data(data, start, end)
 
     def on_part_end(self) -> None:
-        if self._current_part.file is not None:
-            super().on_part_end()
-            return
         name = self._current_part.field_name
+        if self._current_part.file is not None:
+            if self.in_memory:
+                self._current_part.file.file.close()
+                self.items.append((name, b"".join(self._pieces)))  # type: ignore[arg-type]
+            else:
+                super().on_part_end()
+            return
         try:
             self.items.append((name, self._current_part.data.decode()))
         except UnicodeDecodeError:
@@ -68,12 +105,27 @@ def max_body_bytes(limits: UploadLimits) -> int:
     return limits.max_bytes * (MAX_IMAGES + 1) + max_control_bytes(limits) + OVERHEAD_BYTES
 
 
-async def parse_form(headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits) -> tuple[dict[str, Any], Attached]:
+async def parse_form(
+    headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits, room: Room = ROOM
+) -> tuple[dict[str, Any], Attached]:
     """Text parts by name, nested ones gathered (`loras[][name]` -> `loras: [{"name": ...}]`), and the files.
 
-    Files go to disk above 1 MB while they arrive; names and types of files are never looked at.
+    Files for which there is no room go to disk above 1 MB while they arrive, and so do those of a form that does not say how
+    large it is; names and types of files are never looked at.
     Raises: InvalidRequest: no form, broken, a file too large; PayloadTooLarge: the whole is.
     """
+    with room.held(_declared_bytes(headers)) as in_memory:
+        return await _parsed(headers, stream, limits, in_memory=in_memory)
+
+
+def _declared_bytes(headers: Headers) -> int | None:
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdigit() else None
+
+
+async def _parsed(
+    headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits, *, in_memory: bool
+) -> tuple[dict[str, Any], Attached]:
     parser = _Parser(
         headers,
         _bounded(stream, max_body_bytes(limits)),
@@ -83,6 +135,7 @@ async def parse_form(headers: Headers, stream: AsyncIterator[bytes], limits: Upl
     )
     parser.max_file_bytes = limits.max_bytes
     parser.max_control_bytes = max_control_bytes(limits)
+    parser.in_memory = in_memory
     try:
         form = await parser.parse()
     except _FileTooLarge as error:
@@ -95,8 +148,9 @@ async def parse_form(headers: Headers, stream: AsyncIterator[bytes], limits: Upl
     files = Attached()
     try:
         for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                await _take_file(name, value, files)
+            if not isinstance(value, str):
+                content: bytes = await value.read() if isinstance(value, UploadFile) else value
+                _take_file(name, content, files)
             else:
                 _refuse_text_for_file(name)
                 texts.append((name, value))
@@ -114,13 +168,12 @@ async def _bounded(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerat
         yield chunk
 
 
-async def _take_file(name: str, file: UploadFile, files: Attached) -> None:
+def _take_file(name: str, content: bytes, files: Attached) -> None:
     match = _FILE.fullmatch(name)
     if match is None:
         raise InvalidRequest(
             f"Invalid type for {name[:64]!r}: expected a string, but got a file instead.", param=name[:64], code="invalid_type"
         )
-    content = await file.read()
     if match[1] == "mask":
         files.mask = content
     elif match[1] == "control_image":

@@ -1,7 +1,7 @@
 """A request on its way to a node: JSON without files, a form with them. The node reads it with the same code as a client's."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -9,12 +9,15 @@ import orjson
 from common.images_api.request import ImageRequest
 
 
-def encoded(request: ImageRequest, fields: Mapping[str, Any] | None = None) -> tuple[bytes, str]:
-    """(body, content type). fields: what `to_json` gives, where that was asked before."""
+def encoded(request: ImageRequest, fields: Mapping[str, Any] | None = None) -> tuple[Sequence[bytes], str]:
+    """(the pieces of the body, content type): pictures are megabytes, and stay where they are.
+
+    fields: what `to_json` gives, where that was asked before.
+    """
     if fields is None:
         fields = request.to_json()
     if not request.images and not request.control:
-        return orjson.dumps(fields), "application/json"
+        return (orjson.dumps(fields),), "application/json"
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
 
@@ -33,4 +36,4 @@ def encoded(request: ImageRequest, fields: Mapping[str, Any] | None = None) -> t
     for control in request.control:
         add('name="control_image[]"; filename="image"', control.image.content, control.image.format.media_type)
     parts.append(f"--{boundary}--\r\n".encode())
-    return b"".join(parts), f"multipart/form-data; boundary={boundary}"
+    return parts, f"multipart/form-data; boundary={boundary}"

@@ -3,7 +3,7 @@
 import asyncio
 import select
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httptools
@@ -63,15 +63,15 @@ class Connection(asyncio.BufferedProtocol):
 
     # What an answer asks for.
 
-    def send(self, head: bytes, body: bytes) -> None:
-        """Begin a request; the connection is this request's until `finish` or `abort`."""
+    def send(self, pieces: Sequence[bytes]) -> None:
+        """Begin a request: its head and its body; the connection is this request's until `finish` or `abort`."""
         self._reset()
         self._idle = False
         self._parser = httptools.HttpResponseParser(self)
-        if len(body) <= HIGH_WATER_BYTES:
-            self._transport.write(head + body)
-        else:  # Joining would copy the body.
-            self._transport.writelines((head, body))
+        if sum(map(len, pieces)) <= HIGH_WATER_BYTES:
+            self._transport.write(b"".join(pieces))
+        else:  # Joining would copy them.
+            self._transport.writelines(pieces)
 
     async def arrival(self, timeout_s: float | None) -> None:
         """Wait until something has come, or the end has, at most `timeout_s`."""

@@ -4,7 +4,7 @@ import asyncio
 import math
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -37,7 +37,7 @@ class Pool:
         self,
         url: str,
         headers: Mapping[str, str],
-        body: bytes,
+        body: bytes | Sequence[bytes],
         *,
         lost: asyncio.Event | None = None,
         deadline_s: float = math.inf,
@@ -45,12 +45,13 @@ class Pool:
     ) -> Answer:
         """Send a request; returns when the head of the answer is here. Cancelling closes the connection.
 
-        lost: gives up soon after it is set. deadline_s: on the monotonic clock.
+        body: as a whole or in pieces. lost: gives up soon after it is set. deadline_s: on the monotonic clock.
         Raises: Refused: nothing was sent. Broken: it was, and no whole head came back. TimeoutError: nor did it in time.
         """
         place = _place_of(url)
         connection = self._kept(place.origin) or await self._connected(place, deadline_s)
-        connection.send(_head(method, place, headers, len(body)), body)
+        pieces = (body,) if isinstance(body, bytes) else body
+        connection.send((_head(method, place, headers, sum(map(len, pieces))), *pieces))
         try:
             while not connection.status:
                 if connection.broken is not None:

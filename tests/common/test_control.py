@@ -110,10 +110,10 @@ async def test_a_request_with_controls_survives_the_way_to_a_node(task: Task):
         ("control", orjson.dumps([{"kind": "canny", "image": URL, "scale": 0.25}, {"name": "p", "image": TEXT}]).decode()),
     ]
     asked = await read(task, given if task is Task.GENERATION else [*given, ("image", picture())])
-    body, content_type = encoded(asked)
+    pieces, content_type = encoded(asked)
 
     boundary = content_type.partition("boundary=")[2]
-    again = await read_again(task, body, boundary)
+    again = await read_again(task, b"".join(pieces), boundary)
 
     assert [(each.to_json(), each.image.content) for each in again.control] == [
         (each.to_json(), each.image.content) for each in asked.control

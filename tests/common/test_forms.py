@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,6 +14,7 @@ from starlette.datastructures import Headers
 
 from common.errors import AquatintError, InvalidRequest, PayloadTooLarge
 from common.images_api import ImageRequest, Task, UploadLimits, parse_form, read_form_request
+from common.images_api.forms import Room
 
 LIMITS = UploadLimits(max_bytes=20_000, max_pixels=1_000_000, max_side_px=4096)
 MANY = settings(max_examples=80, deadline=None, derandomize=True)
@@ -77,16 +79,20 @@ def written(parts: list[Part], boundary: str = "b0undary", before: bytes = b"") 
     return before + b"".join(mark + b"\r\n" + p.head() + b"\r\n\r\n" + p.content + b"\r\n" for p in parts) + mark + b"--\r\n"
 
 
-async def verdict(body: bytes, content_type: str, cuts: list[int] | None = None) -> ImageRequest | tuple[Any, ...]:
-    """The request, or what the refusal tells. Raises whatever is no refusal."""
+async def verdict(
+    body: bytes, content_type: str, cuts: list[int] | None = None, *, room: Room | None = None
+) -> ImageRequest | tuple[Any, ...]:
+    """The request, or what the refusal tells. room: for it to arrive in, as much as it wants if absent. Raises whatever is no
+    refusal."""
     edges = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts or [])})
 
     async def stream() -> AsyncIterator[bytes]:
         for start, end in itertools.pairwise(edges):
             yield body[start:end]
 
+    headers = Headers({"content-type": content_type, "content-length": str(len(body))})
     try:
-        texts, attached = await parse_form(Headers({"content-type": content_type}), stream(), LIMITS)
+        texts, attached = await parse_form(headers, stream(), LIMITS, room or Room(len(body)))
         return read_form_request(Task.EDIT, texts, attached, LIMITS)
     except (InvalidRequest, PayloadTooLarge) as error:
         return (error.status, error.type, error.param, error.code, error.message)
@@ -103,6 +109,32 @@ async def test_how_a_form_is_cut_changes_neither_the_verdict_nor_the_request(par
     body = written(parts)
 
     assert await verdict(body, kind(), cuts) == await verdict(body, kind())
+
+
+@MANY
+@given(PARTS, CUTS)
+async def test_a_form_is_the_same_where_memory_has_no_room_for_its_files(parts: list[Part], cuts: list[int]):
+    body = written(parts)
+
+    assert await verdict(body, kind(), cuts, room=Room(len(body) - 1)) == await verdict(body, kind())
+
+
+async def test_forms_have_their_room_while_they_arrive_and_no_longer():
+    room, seen = Room(1000), list[int]()
+    headers = {"content-type": kind()}
+
+    async def stream(*, broken: bool = False) -> AsyncIterator[bytes]:
+        seen.append(room.free_bytes)
+        yield b"broken" if broken else written([Part("prompt", b"x", file=False)])
+
+    await parse_form(Headers(headers | {"content-length": "600"}), stream(), LIMITS, room)
+    await parse_form(Headers(headers | {"content-length": "1001"}), stream(), LIMITS, room)
+    await parse_form(Headers(headers), stream(), LIMITS, room)
+    with pytest.raises(InvalidRequest):
+        await parse_form(Headers(headers | {"content-length": "1000"}), stream(broken=True), LIMITS, room)
+
+    assert seen == [400, 1000, 1000, 0]
+    assert room.free_bytes == 1000
 
 
 @settings(MANY, max_examples=10)

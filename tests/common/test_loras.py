@@ -40,7 +40,7 @@ def test_a_request_with_loras_survives_the_way_to_a_node():
         Task.GENERATION, orjson.dumps({"prompt": "x", "loras": [{"name": "a b", "scale": -4, "trigger": True}, "c"]})
     )
 
-    assert read_json_request(Task.GENERATION, encoded(asked)[0]) == asked
+    assert read_json_request(Task.GENERATION, b"".join(encoded(asked)[0])) == asked
 
 
 @pytest.mark.parametrize(

@@ -280,10 +280,11 @@ async def test_what_a_node_reads_is_what_the_router_read():
     ]  # fmt: skip
     asked = await read(Task.EDIT, parts)
 
-    body, content_type = encoded(asked)
+    pieces, content_type = encoded(asked)
 
     async def stream() -> AsyncIterator[bytes]:
-        yield body
+        for piece in pieces:
+            yield piece
 
     texts, files = await parse_form(Headers({"content-type": content_type}), stream(), LIMITS)
     again = read_form_request(Task.EDIT, texts, files, LIMITS)
