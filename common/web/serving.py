@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from common.web.lending import LendingProtocol
 
 LOOK_EVERY_S = 0.05
-LINGER_S = 0.5
+LINGER_S = 0.2
 """How long clients that ask for nothing may stay connected to a server that was told to stop."""
 MOST_OPEN_FILES = 65_536
 STARTUP_FAILED = 3
