@@ -16,7 +16,7 @@ from common.errors import AquatintError, CatalogUnavailable, TooManyRequests
 from common.images_api import ImageRequest, ResponseFormat, Task, UploadLimits, read_form_request
 from common.images_api.uploads import Attached
 from common.logs import get_logger
-from common.web.background import ended
+from common.web.background import ended, set_within
 from router.accepting import Acceptance, Sender
 from router.carried import Carried
 from router.relay import Accepted, may_pass, row_of
@@ -104,10 +104,7 @@ class AsyncCarrier:
                 except CatalogUnavailable as error:
                     log.warning("async_runs_not_looked_for", why=error.message)
                 self._wake.clear()
-                try:
-                    await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
-                except TimeoutError:
-                    continue
+                await set_within(self._wake, LOOK_EVERY_S)
         finally:
             await asyncio.gather(*(ended(task) for task in list(self._tasks.values())))
 

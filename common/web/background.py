@@ -17,6 +17,16 @@ async def ended(task: asyncio.Task[Any]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is set, or will be within so many seconds. One who is cancelled hears of it."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 async def beside(main: Coroutine[Any, Any, T], aside: Coroutine[Any, Any, None]) -> T:
     """Do two things at once and give what the first one gives. When `aside` fails `main` is cancelled; when `main` fails, or
     the caller is cancelled, `aside` is still brought to its end."""

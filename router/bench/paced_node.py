@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 
 import uvicorn
@@ -88,11 +89,9 @@ class PacedNode:
             now = self.status()
             yield line_of(before, now)
             before = now
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait(), SAID_EVERY_S)
-                except TimeoutError:
-                    continue
+            with suppress(TimeoutError):
+                async with self._changed, asyncio.timeout(SAID_EVERY_S):
+                    await self._changed.wait()
 
     async def make(self, run_id: str, model: str, pixels: int, steps: int) -> None:
         """One run, from its entry to its end."""

@@ -9,6 +9,7 @@ from common.catalog import Catalog, NewJob
 from common.clock import clock
 from common.errors import CatalogUnavailable, Conflict, Unavailable
 from common.logs import get_logger
+from common.web.background import set_within
 from router.jobs.schedules import Schedule, period_of
 from router.settings import RouterSettings
 
@@ -50,11 +51,7 @@ class JobRunner:
 
     async def until_retired(self, within_s: float) -> bool:
         """Whether the process was told to stop, now or within that time."""
-        try:
-            await asyncio.wait_for(self._retired.wait(), within_s)
-        except TimeoutError:
-            return False
-        return True
+        return await set_within(self._retired, within_s)
 
     async def run(self) -> None:
         """Take up jobs until cancelled; then leave those that are worked on to others."""
@@ -69,10 +66,7 @@ class JobRunner:
                 except Unavailable as error:
                     log.warning("jobs_not_looked_for", why=error.message)
                 self._wake.clear()
-                try:
-                    await asyncio.wait_for(self._wake.wait(), min(LOOK_EVERY_S, self._lease_s / RENEWALS))
-                except TimeoutError:
-                    continue
+                await set_within(self._wake, min(LOOK_EVERY_S, self._lease_s / RENEWALS))
         finally:
             await asyncio.shield(self._stop())
 

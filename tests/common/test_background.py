@@ -4,13 +4,41 @@ import asyncio
 
 import pytest
 
-from common.web.background import beside
+from common.web.background import beside, set_within
 
 pytestmark = pytest.mark.anyio
 
 
 class Told(Exception):
     """What one of the two fails with."""
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_is_cancelled_in_the_moment_of_being_woken_hears_of_it(turns: int):
+    event = asyncio.Event()
+    waiting = asyncio.create_task(set_within(event, 60))
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    event.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    if waiting.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    else:
+        assert turns > 0
+        assert await waiting
+
+
+async def test_an_event_is_waited_for_no_longer_than_that():
+    event = asyncio.Event()
+    assert not await set_within(event, 0.01)
+
+    event.set()
+
+    assert await set_within(event, 0.01)
 
 
 async def test_both_are_done_at_once():
