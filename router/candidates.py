@@ -47,6 +47,23 @@ class Known:
     """Whether it has just refused a run for want of a place."""
 
 
+_TOLD: Callable[[NodeStatus], tuple[object, ...]] = attrgetter(
+    "phase",
+    "version",
+    "device.kind",
+    "device.name",
+    "seconds_per_unit",
+    "load_s",
+    "max_concurrency",
+    "max_queued",
+    "resident",
+    "pinned",
+    "budget_bytes",
+    "max_resident",
+)
+"""All that `_idle` reads of a status beside its models."""
+
+
 @dataclass(slots=True)
 class Kept:
     """The last candidate without its work. A node takes on and ends many runs between two things it says of itself."""
@@ -56,7 +73,11 @@ class Kept:
 
     def of(self, known: Known, status: NodeStatus, depth: int) -> Candidate:
         """The same again as long as only what the node does has changed: copies of `status` then keep its list of models."""
-        made_of = (status.models, known.learned, known.likely, known.sitting_out, known.health, status.phase, known.name)
+        made_of = (
+            # Those that may be large are compared by identity.
+            *(status.models, known.learned, known.likely),
+            *(known.sitting_out, known.health, known.name, *_TOLD(status)),
+        )
         same = self.idle is not None and all(one is other for one, other in zip(made_of[:3], self.made_of[:3], strict=True))
         if self.idle is None or not same or made_of[3:] != self.made_of[3:]:
             self.idle, self.made_of = _idle(known, status, depth), made_of

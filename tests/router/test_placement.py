@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import fields, replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -362,6 +363,32 @@ def test_a_candidate_made_from_what_was_kept_is_the_same_as_one_made_anew():
     for step in steps:
         known = replace(known, **step)
         assert candidate_of(known, depth=1, kept=kept) == candidate_of(known, depth=1), step
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"version": "1"},
+    {"device": DeviceStatus(kind="cpu", name="gpu", memory_total_bytes=1, memory_free_bytes=1)},
+    {"device": DeviceStatus(kind="cuda", name="another", memory_total_bytes=1, memory_free_bytes=1)},
+    {"seconds_per_unit": {}},
+    {"load_s": {MODEL: 9.0}},
+    {"max_concurrency": 3},
+    {"max_queued": 0},
+    {"resident": ["other", MODEL]},
+    {"pinned": [MODEL]},
+    {"budget_bytes": 5},
+    {"max_resident": 1},
+    {"phase": NodePhase.DRAINING},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_a_node_says_anew_is_seen_though_its_models_are_the_same(change: dict[str, Any]):
+    told, kept = status(models={MODEL: True, "other": True}), Kept()
+    before = Known(node_id="a", name="a", health=Health.ONLINE, status=told, ours={}, sitting_out={})
+    after = replace(before, status=told.model_copy(update=change))
+    candidate_of(before, depth=1, kept=kept)
+
+    assert candidate_of(after, depth=1, kept=kept) == candidate_of(after, depth=1) != candidate_of(before, depth=1)
 
 
 def test_what_a_node_offers_is_not_made_anew_for_its_jobs():
