@@ -18,16 +18,18 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone")
-        return value.astimezone(UTC)
+        return None if value is None else _in_utc(value)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _in_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError(f"{value} has no time zone")
+    return value.astimezone(UTC)
 
 
 def storable_text(text: str) -> str:
@@ -39,11 +41,16 @@ def storable_text(text: str) -> str:
 
 def storable_json(value: Any) -> Any:
     """`value` as `json_text` takes it, with its strings made storable; itself, where nothing has to be done."""
+    return _mended(value) if _plain_json(value) is None else value
+
+
+def _plain_json(value: Any) -> str | None:
+    """`value` as JSON; None where something in it has to be mended first."""
     try:
         text = orjson.dumps(value)
     except TypeError:
-        return _mended(value)
-    return _mended(value) if rb"\u0000" in text else value
+        return None
+    return None if rb"\u0000" in text else text.decode()
 
 
 def json_text(value: Any) -> str:
@@ -99,19 +106,12 @@ def _text_in_sqlite(text: str | None) -> str | None:
 def _json_in_sqlite(value: Any) -> str | None:
     if value is None:
         return None
-    try:
-        text = orjson.dumps(value)
-    except TypeError:
-        return json_text(_mended(value))
-    return json_text(_mended(value)) if rb"\u0000" in text else text.decode()
+    plain = _plain_json(value)
+    return json_text(_mended(value)) if plain is None else plain
 
 
 def _time_in_sqlite(value: datetime | None) -> str | None:
-    if value is None:
-        return None
-    if value.tzinfo is None:
-        raise ValueError(f"{value} has no time zone")
-    return value.astimezone(UTC).isoformat(" ", "microseconds")[:-6]  # Without the zone.
+    return None if value is None else _in_utc(value).isoformat(" ", "microseconds")[:-6]  # Without the zone.
 
 
 def _remembering(convert: Callable[[Any], str | None]) -> Callable[[Any], str | None]:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from common.web.lending import LendingProtocol
 from common.web.serving import Server
+from tests.router.conftest import until
 
 HEAD = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -60,26 +61,15 @@ async def served(app: FastAPI, *, linger_s: float) -> AsyncIterator[tuple[Server
         await running
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def head(reader: asyncio.StreamReader) -> bytes:
     async with asyncio.timeout(10):
         return await reader.readuntil(b"\r\n\r\n")
 
 
-async def refuses(port: int) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                return
-            writer.close()
-            await asyncio.sleep(0.005)
+async def stop(server: Server) -> None:
+    """Tell it to; returns when nobody can connect any more."""
+    server.should_exit = True
+    await until(lambda: not any(each.is_serving() for each in server.servers))
 
 
 async def test_who_is_connected_is_answered_once_more_by_a_server_that_stops_and_told_that_this_was_the_last():
@@ -90,8 +80,7 @@ async def test_who_is_connected_is_answered_once_more_by_a_server_that_stops_and
         assert b"connection: close" not in await head(reader)
         assert await reader.readexactly(4) == b"null"
 
-        server.should_exit = True
-        await refuses(port)
+        await stop(server)
         writer.write(HEAD % b"at_once")
 
         told = await head(reader)
@@ -108,8 +97,7 @@ async def test_an_answer_in_the_making_is_the_last_on_its_connection():
         writer.write(HEAD % b"once_let")
         await asked.begun.wait()
 
-        server.should_exit = True
-        await refuses(port)
+        await stop(server)
         asked.let.set()
 
         assert b"connection: close" in await head(reader)
