@@ -37,6 +37,8 @@ class Passed(Response):
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if isinstance(self._body, Whole):
             # Whether or not its client is still there, nobody waits for anything.
+            if (socket := client_socket(scope)) is not None:
+                socket.keep_head()
             await send(start)
             await send({"type": "http.response.body", "body": self._body.take(), "more_body": False})
             return

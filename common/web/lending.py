@@ -155,6 +155,26 @@ class LendingProtocol(HttpToolsProtocol):
         return any(waiting)
 
 
+class _Together:
+    """A transport that keeps the first that is written for the second, so that both leave in one piece."""
+
+    __slots__ = ("_first", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._first: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._first is None:
+            self._first = data
+        else:
+            self._transport.writelines((self._first, data))
+            self._first = b""
+
+
 class ClientSocket:
     """Of one request, for as long as that is being answered."""
 
@@ -197,6 +217,12 @@ class ClientSocket:
         """The client leaves."""
         if self._tell_left is not None:
             self._tell_left()
+
+    def keep_head(self) -> None:
+        """The head of the answer is about to be sent, and its body follows at once: they leave together, as each that leaves
+        by itself costs both ends a packet."""
+        cycle = self._in_flight()
+        cycle.transport = _Together(cycle.transport)  # type: ignore[assignment]
 
     async def lend(self) -> "Lent | None":
         """For the body of an answer whose head, with its length, was sent. None: the client has left, or the answer has no

@@ -1,6 +1,7 @@
 """An answer's way to its client: nothing that stands behind it is held when that client has gone, however early."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -70,3 +71,28 @@ async def test_one_that_is_there_already_is_sent_with_its_headers():
             reply = await client.get(url)
             assert (reply.status_code, reply.content) == (201, b"a picture")
             assert reply.headers.raw[-1] == (b"x-name", b"a \xfc")
+
+
+async def test_one_that_is_there_already_leaves_in_one_piece_with_its_head():
+    app = FastAPI()
+
+    @app.get("/")
+    async def answer() -> Passed:
+        return Passed(Whole(b"a picture"), status=200, headers={"content-length": "9"})
+
+    def first_pieces(port: int) -> list[bytes]:
+        """What came at once of each answer: a client that is waiting already sees the first that leaves by itself."""
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            pieces = []
+            for _ in range(50):
+                client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                pieces.append(client.recv(65536))
+                if not pieces[-1].endswith(b"a picture"):
+                    break
+            return pieces
+
+    async with served(app) as url:
+        pieces = await asyncio.to_thread(first_pieces, int(url.rpartition(":")[2]))
+
+    assert len(pieces) == 50
+    assert all(piece.endswith(b"\r\n\r\na picture") for piece in pieces)
