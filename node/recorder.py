@@ -76,13 +76,7 @@ class Recorder:
 
     async def running(self, ticket: Ticket) -> None:
         """Its turn has come. Raises: AttemptFenced: it is not wanted any more."""
-        try:
-            await self._catalog.runs.attempt_running(ticket.run_id, ticket.attempt)
-        except NotFound:
-            # The router keeps another catalog: in ours the run is recorded under the same id, with our own attempt.
-            await self._catalog.runs.open(ticket.run)
-            ticket.attempt = await self._catalog.runs.begin_attempt(ticket.run_id, node=self._node)
-            await self._catalog.runs.attempt_running(ticket.run_id, ticket.attempt)
+        await self._catalog.runs.take_on(ticket.run, ticket.attempt, node=self._node)
 
     async def succeeded(
         self,
@@ -159,18 +153,21 @@ def _left_to_the_sweeper(ticket: Ticket) -> Iterator[None]:
 
 
 def _new_run(request: ImageRequest, spec: RunSpec, sender: Sender, run_id: str) -> NewRun:
+    own = sender.run_id is None
+    # A router's run is recorded as the router would: as it was asked for, whoever of the two comes first.
+    size = spec.final_size if own else request.size
     return NewRun(
         id=run_id,
         task=request.task.value,
         model=spec.model,
-        requested_model=sender.requested_model or request.model,
+        requested_model=request.model if own else sender.requested_model,
         prompt=request.prompt,
         request=request.to_json() | {"seed": spec.seeds[0]},
         key_id=sender.key_id,
         request_id=sender.request_id,
-        source="node" if sender.run_id is None else "router",
+        source="node" if own else "router",
         seed=spec.seeds[0],
         n=len(spec.seeds),
-        width_px=spec.final_size.width_px,
-        height_px=spec.final_size.height_px,
+        width_px=size.width_px if size else None,
+        height_px=size.height_px if size else None,
     )

@@ -58,9 +58,9 @@ Decisions:
 - One request for a picture: front.py > api/images.py > accepting.py > dispatch.py > queue.py > node_client.py > wire/, and
   its answer's bytes from wire/ by dispatch.py to passing.py. FastAPI declares the route and is not on the way.
 - A request costs what its calls cost, each a microsecond in caches that are cold after every wait; so the usual way is short:
-  one that finds a node with room and nobody waiting enters no line, its row is written without a thread, and where it comes
-  alone without a turn of the loop, an answer that is here whole is sent without a generator, and accounts are done when it is
-  sent (`aquatint bench router`). What each request makes are named tuples: frozen dataclasses take three times as long.
+  one that finds a node with room and nobody waiting enters no line, its row is written with those that come within some
+  milliseconds (`dispatch.py` says where), an answer that is here whole is sent without a generator, and accounts are done when
+  it is sent (`aquatint bench router`). What each request makes are named tuples: frozen dataclasses take three times as long.
 - A node is given up on two failed looks or a broken connection, and then asked through the catalog whether it had
   finished; only the current attempt may store a result, so a node that comes back late does no harm.
 - A model that failed three times in a row on a node is held off there for 5 s, doubling to 60 s, and then tried by one

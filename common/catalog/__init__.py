@@ -15,14 +15,16 @@
     assets.py      the bytes of images by sha256 (folder_store.py, s3_store.py)
     sweeper.py     closes what a crash left open, removes bytes nobody refers to
     database.py    engine, transactions, errors; ids.py columns.py tables.py migrate.py revisions.py migrations/
-    grouped.py     one commit for many writes; shared_reads.py: one read for many
+    grouped.py     one commit for many writes; behind.py: the same a moment later; shared_reads.py: one read for many
     own_thread.py  sqlite_inserts.py: the quick way of what is written for every run; futures.py: of both
     records.py     what callers give and get
 
 Decisions:
 
 - Order of writes: run queued > attempt > bytes durable > one transaction with images and the run's success > answer.
-  A crash between any two leaves what the sweeper can close. Costs: three small commits a run.
+  A crash between any two leaves what the sweeper can close. Costs: three small commits a run. On SQLite the first may come
+  some milliseconds after the run was sent, shared with others, and whoever of router and node comes first makes it
+  (`open_soon`, `take_on`): for its own process a run is there at once, and no client is told of one that is not recorded.
 - Attempts are fenced by number under the lock of the run's row: of two nodes that work on one run, only the later may
   store. Repeating the same `finish` is allowed, because the answer to a commit can get lost.
 - SQLite and PostgreSQL with one set of models. Every write on SQLite is BEGIN IMMEDIATE in WAL with synchronous=FULL:

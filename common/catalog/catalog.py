@@ -38,7 +38,7 @@ class Catalog:
         self.runs = Runs(database)
         self.async_runs = AsyncRuns(database)
         self.costs = Costs(database)
-        self.decisions = Decisions(database)
+        self.decisions = Decisions(database, self.runs)
         self.idempotency = Idempotency(database)
         self.jobs = Jobs(database)
         self.nodes = Nodes(database, cipher)
@@ -83,8 +83,13 @@ class Catalog:
                 log.warning("time_not_agreed", why=error.message)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._database.close()
+        """Close all connections. What could not be written until now is lost."""
+        try:
+            await self.runs.settled()
+        except CatalogUnavailable as error:
+            log.warning("runs_not_recorded", why=error.message)
+        finally:
+            await self._database.close()
 
     async def ping(self) -> None:
         """Ask the database something small. Raises: CatalogUnavailable, after 2 s at the latest."""

@@ -266,20 +266,22 @@ class Database:
         """Whether `insert_at_once` ever does it."""
         return self._inserts is not None
 
-    def insert_at_once(self, inserts: Sequence[Insert]) -> bool:
+    def insert_at_once(self, inserts: Sequence[Insert], *, absent: bool = False) -> bool:
         """The same as `insert_all`, where nothing has to be waited for. Returns: whether it was done; if not, nothing was."""
-        return self._inserts is not None and not self._lock.locked() and self._inserts.write_at_once(inserts)
+        return self._inserts is not None and not self._lock.locked() and self._inserts.write_at_once(inserts, absent=absent)
 
-    async def insert_all(self, inserts: Sequence[Insert]) -> None:
-        """Insert rows into several tables, in a transaction of their own. Raises as `write`."""
+    async def insert_all(self, inserts: Sequence[Insert], *, absent: bool = False) -> None:
+        """Insert rows into several tables, in a transaction of their own. absent: as `insert_absent`. Raises as `write`."""
         if self._inserts is not None:
             async with _Guarded(self._timeout_s), self._turn:
-                await self._inserts.write(inserts)
+                await self._inserts.write(inserts, absent=absent)
             return
         async with self.write() as session:
             connection = await session.connection()
             for table, rows in inserts:
-                if rows:
+                if absent:
+                    await self.insert_absent(session, table, rows)
+                elif rows:
                     await connection.execute(insert(table), rows)
 
 

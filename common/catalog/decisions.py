@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from common.catalog.database import Database
+from common.catalog.runs import Runs
 from common.catalog.tables import Decision, Run
 
 Told = dict[str, Any]
@@ -14,13 +15,16 @@ Told = dict[str, Any]
 class Decisions:
     """Every method raises CatalogUnavailable when the database cannot be used."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, runs: Runs) -> None:
+        """runs: those that are being recorded."""
         self._db = database
+        self._runs = runs
 
     async def add(self, decisions: Mapping[tuple[str, int], Told]) -> None:
         """Write down decisions, by run id and attempt. Those of runs that are gone are dropped."""
         if not decisions:
             return
+        await self._runs.settled()
         async with self._db.write() as session:
             asked = {run_id for run_id, _ in decisions}
             # Locked, or a run that is removed in this moment would take all the others' rows with it.

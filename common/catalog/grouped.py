@@ -1,7 +1,7 @@
 """Group commit: writes that come while one is under way wait for it and are then committed together.
 
 A commit costs a flush of the disk, whoever shares it; one by one they would queue for it. So one that comes waits for those
-that come in the same turn of the event loop; unless none has of late, and it can be written at once.
+that come in the same turn of the event loop.
 """
 
 import asyncio
@@ -16,8 +16,6 @@ T = TypeVar("T")
 
 MOST = 200
 """Items in one commit: SQLite's lock is not held for long."""
-ALONE_AFTER = 8
-"""Once so many items in a row each came in a turn of the event loop of their own, the next is taken to do so too."""
 
 
 class GroupedWrites(Generic[T]):
@@ -33,10 +31,6 @@ class GroupedWrites(Generic[T]):
         """In their order. One that leaves is found at once: as many may leave together as wait."""
         self._is_begun = False
         """Whether what waits will be written without anybody's asking."""
-        self._alone = 0
-        """Items that last came, each in a turn of its own."""
-        self._in_turn = 0
-        """Items that came in this turn and were written without waiting for its end."""
         self._writer: asyncio.Task[None] | None = None
         self._under_way: asyncio.Future[None] | None = None
         """Done when the group is that is being written."""
@@ -47,11 +41,6 @@ class GroupedWrites(Generic[T]):
         Raises: what `write` raises for this item.
         """
         loop = asyncio.get_running_loop()
-        if self._alone >= ALONE_AFTER and not self._is_begun and self._is_written_at_once([item]):
-            if not self._in_turn:
-                loop.call_soon(self._end_turn)
-            self._in_turn += 1
-            return
         committed = loop.create_future()
         self._waiting[committed] = item
         if not self._is_begun:
@@ -67,15 +56,7 @@ class GroupedWrites(Generic[T]):
                 await asyncio.wait({self._under_way})
             raise
 
-    def _end_turn(self) -> None:
-        self._note(self._in_turn)
-        self._in_turn = 0
-
-    def _note(self, came: int) -> None:
-        self._alone = self._alone + 1 if came == 1 else 0
-
     def _begin(self) -> None:
-        self._note(len(self._waiting))
         if self._is_written_at_once(list(self._waiting.values())):
             written = list(self._waiting)
             self._waiting.clear()

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.catalog.async_runs import opened
+from common.catalog.behind import WritesBehind
 from common.catalog.database import Database
 from common.catalog.errors import AttemptFenced
 from common.catalog.grouped import GroupedWrites
@@ -39,7 +40,7 @@ from common.catalog.run_rows import row_of_run
 from common.catalog.sqlite_inserts import Insert
 from common.catalog.tables import Asset, AsyncRun, Attempt, Image, Run, RunInput, RunTag, Tag
 from common.clock import utc_now
-from common.errors import InvalidRequest, NotFound
+from common.errors import CatalogUnavailable, InvalidRequest, NotFound
 
 MAX_TAG_LENGTH = 64
 _BATCH = 500
@@ -58,6 +59,7 @@ class Runs:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._new = GroupedWrites(self._write_new, at_once=self._write_new_at_once if database.may_insert_at_once else None)
+        self._soon = WritesBehind(self._write_soon, at_once=self._write_soon_at_once)
 
     async def open(self, run: NewRun, claim: Claim | None = None, new_async: NewAsync | None = None) -> Earlier | None:
         """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
@@ -90,21 +92,57 @@ class Runs:
     async def _write_new(self, new: Sequence[_New]) -> None:
         await self._db.insert_all(_rows_of_new(new))
 
+    @property
+    def may_be_opened_soon(self) -> bool:
+        """Whether runs may be sent before they are recorded. Not where the database may be away while nodes are there, which
+        would work for nothing; a file is where they are. Nor while it takes nothing."""
+        return self._db.may_insert_at_once and not self._soon.falls_behind
+
+    def open_soon(self, run: NewRun, *, node: str) -> None:
+        """Record an accepted request that is just sent to `node`, within some milliseconds and with all that come meanwhile.
+
+        For this process it is recorded: whoever asks it for the run waits until it is. Its node records it as its turn comes,
+        if that is sooner (`take_on`), and what was recorded first stays.
+        """
+        self._soon.put(run.id, (run, node))
+
+    def _write_soon_at_once(self, new: Sequence[_New]) -> bool:
+        return self._db.insert_at_once(_rows_of_new(new), absent=True)
+
+    async def _write_soon(self, new: Sequence[_New]) -> None:
+        await self._db.insert_all(_rows_of_new(new), absent=True)
+
+    async def settled(self) -> None:
+        """Returns when all that was opened here is recorded."""
+        await self._soon.all_written()
+
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
         """Record that the run is about to be sent to `node`, and fence the attempts before.
 
         Returns: the attempt's number, from 1.
         Raises: NotFound. AttemptFenced: the run has ended.
         """
-        now = utc_now()
+        await self._soon.written(run_id)
         async with self._db.write() as session:
             run = await _locked(session, run_id)
-            _refuse_ended(run)
-            await close_attempts(session, [run_id], AttemptStatus.ABANDONED, "superseded", None, now)
-            run.current_attempt += 1
-            run.heartbeat_at = now
-            session.add(Attempt(**_attempt_row(run_id, run.current_attempt, node, now)))
-            return run.current_attempt
+            return await _begin_attempt(session, run, run.current_attempt + 1, node)
+
+    async def take_on(self, run: NewRun, no: int, *, node: str) -> None:
+        """The same as `attempt_running`, by the node that attempt `no` was sent to. What is not recorded yet is recorded with
+        it: the router that sent it may do so in this moment, or keep another catalog. Raises: AttemptFenced.
+        """
+        try:
+            await self.attempt_running(run.id, no)
+            return
+        except NotFound:
+            async with self._db.write() as session:
+                await self._db.insert_absent(session, Run, [row_of_run(run, utc_now())])
+                recorded = await _locked(session, run.id)
+                if recorded.current_attempt > no:
+                    raise AttemptFenced(f"Attempt {no} of run {run.id} is not the current one any more.") from None
+                if recorded.current_attempt < no:
+                    await _begin_attempt(session, recorded, no, node)
+        await self.attempt_running(run.id, no)
 
     async def attempt_running(self, run_id: str, no: int) -> None:
         """Record that a worker has begun.
@@ -125,6 +163,7 @@ class Runs:
 
         Raises: NotFound.
         """
+        await self._soon.written(run_id)
         async with self._db.write() as session:
             attempt = await session.get(Attempt, (run_id, no), with_for_update=True)
             if attempt is None:
@@ -181,6 +220,12 @@ class Runs:
         return await self._end(run_id, RunStatus.CANCELLED, AttemptStatus.ABANDONED, "cancelled", reason)
 
     async def _end(self, run_id: str, status: RunStatus, attempts: AttemptStatus, code: str, message: str) -> bool:
+        try:
+            await self._soon.written(run_id)
+        except CatalogUnavailable:
+            # Recorded later it would be open, with nobody left to close it.
+            self._soon.drop(run_id)
+            raise
         now = utc_now()
         async with self._db.write() as session:
             run = await _locked(session, run_id)
@@ -194,6 +239,7 @@ class Runs:
 
     async def get(self, run_id: str) -> RunRecord:
         """One run with its attempts, images, tags and parts. Raises: NotFound."""
+        await self._soon.written(run_id)
         async with self._db.read() as session:
             run = (await session.scalars(select_runs().where(Run.id == run_id))).one_or_none()
         if run is None:
@@ -211,6 +257,7 @@ class Runs:
             query = query.where(Run.status == status)
         if model is not None:
             query = query.where(Run.model == model)
+        await self._soon.all_written()
         async with self._db.read() as session:
             return [run_record(run) for run in await session.scalars(query)]
 
@@ -266,6 +313,7 @@ class Runs:
         for name in names:
             if not 0 < len(name) <= MAX_TAG_LENGTH:
                 raise InvalidRequest(f"A tag has 1 to {MAX_TAG_LENGTH} characters; got {len(name)}.", param="tags")
+        await self._soon.written(run_id)
         async with self._db.write() as session:
             await _locked(session, run_id)
             await self._db.insert_absent(session, Tag, [{"name": name} for name in names])
@@ -312,6 +360,17 @@ async def _locked_attempt(session: AsyncSession, run_id: str, no: int) -> tuple[
             f"Attempt {no} of run {run_id} is {attempt.status.value}; the current one is {run.current_attempt}."
         )
     return run, attempt
+
+
+async def _begin_attempt(session: AsyncSession, run: Run, no: int, node: str) -> int:
+    """Raises: AttemptFenced: the run has ended."""
+    _refuse_ended(run)
+    now = utc_now()
+    await close_attempts(session, [run.id], AttemptStatus.ABANDONED, "superseded", None, now)
+    run.current_attempt = no
+    run.heartbeat_at = now
+    session.add(Attempt(**_attempt_row(run.id, no, node, now)))
+    return no
 
 
 async def _stored_already(session: AsyncSession, run: Run, images: Sequence[NewImage]) -> Ids:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.types import TypeEngine
@@ -54,13 +54,16 @@ class SqliteInserts:
         self._thread = OwnThread("catalog inserts")
         self._slow_until_s = 0.0
 
-    def write_at_once(self, inserts: Sequence[Insert]) -> bool:
-        """One transaction, if nothing has to be waited for. Returns: whether it was made; if not, nothing is left of it."""
+    def write_at_once(self, inserts: Sequence[Insert], *, absent: bool = False) -> bool:
+        """One transaction, if nothing has to be waited for. absent: only of rows that are not there yet.
+
+        Returns: whether it was made; if not, nothing is left of it.
+        """
         began_s = time.monotonic()
         if began_s < self._slow_until_s:
             return False
         try:
-            self._at_once.write(inserts)
+            self._at_once.write(inserts, absent=absent)
         except sqlite3.Error:
             # Somebody else is writing; or it is an error, which the thread will meet as well.
             return False
@@ -69,9 +72,9 @@ class SqliteInserts:
             self._slow_until_s = ended_s + SLOW_FOR_S
         return True
 
-    async def write(self, inserts: Sequence[Insert]) -> None:
-        """One transaction. Cancelled while it is under way, it is committed all the same. Raises: sqlite3.Error."""
-        await self._thread.call(partial(self._patient.write, inserts))
+    async def write(self, inserts: Sequence[Insert], *, absent: bool = False) -> None:
+        """The same. Cancelled while it is under way, it is committed all the same. Raises: sqlite3.Error."""
+        await self._thread.call(partial(self._patient.write, inserts, absent=absent))
 
     async def close(self) -> None:
         """After what is under way."""
@@ -88,11 +91,11 @@ class _Writer:
         self._file = file
         self._options = {**options, "isolation_level": None}
         self._connection: sqlite3.Connection | None = None
-        self._statements: dict[tuple[str, ...], _Statement] = {}
+        self._statements: dict[tuple[str | bool, ...], _Statement] = {}
 
-    def write(self, inserts: Sequence[Insert]) -> None:
+    def write(self, inserts: Sequence[Insert], *, absent: bool) -> None:
         """One transaction. Raises: sqlite3.Error; then nothing is left of it."""
-        prepared = [self._prepared(table, rows) for table, rows in inserts if rows]
+        prepared = [self._prepared(table, rows, absent) for table, rows in inserts if rows]
         try:
             connection = self._connection = self._connection or self._connected()
             connection.execute("BEGIN IMMEDIATE")
@@ -115,11 +118,11 @@ class _Writer:
         if connection is not None:
             connection.close()
 
-    def _prepared(self, table: type[Table], rows: Rows) -> tuple[str, list[list[Any]]]:
-        columns = (table.__tablename__, *rows[0])
-        if columns not in self._statements:
-            self._statements[columns] = _Statement(table, list(rows[0]))
-        statement = self._statements[columns]
+    def _prepared(self, table: type[Table], rows: Rows, absent: bool) -> tuple[str, list[list[Any]]]:
+        kind = (table.__tablename__, absent, *rows[0])
+        if kind not in self._statements:
+            self._statements[kind] = _Statement(table, list(rows[0]), absent)
+        statement = self._statements[kind]
         return statement.sql, [statement.values(row) for row in rows]
 
     def _connected(self) -> sqlite3.Connection:
@@ -135,8 +138,9 @@ class _Writer:
 class _Statement:
     """An insert of one row with these columns."""
 
-    def __init__(self, table: type[Table], columns: list[str]) -> None:
-        compiled = insert(table).compile(dialect=_dialect, column_keys=columns)
+    def __init__(self, table: type[Table], columns: list[str], absent: bool) -> None:
+        statement = insert(table).on_conflict_do_nothing() if absent else insert(table)
+        compiled = statement.compile(dialect=_dialect, column_keys=columns)
         self.sql = str(compiled)
         types = [(name, table.__table__.columns[name].type) for name in compiled.positiontup or ()]
         self._columns = [(name, _converter_of(kind)) for name, kind in types]

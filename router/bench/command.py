@@ -132,9 +132,9 @@ def _setup(measured: int | None, beside: int | None, missing: Sequence[str]) -> 
         else f"What is measured runs on core {measured}, nodes and load on core {beside}."
     )
     words += (
-        " The catalog is SQLite; each run is committed before it is sent, and flushed to disk with its result by its node, "
+        " The catalog is SQLite; each run is committed within some milliseconds of being sent, and flushed to disk with its"
+        " result by its node, which stub nodes do not write."
     )
-    words += "which stub nodes do not write."
     return words + "".join(f" {name} is not installed, so it is left out." for name in missing)
 
 

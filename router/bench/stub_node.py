@@ -17,8 +17,8 @@ import httptools
 import orjson
 import uvloop
 
-from common.catalog import Catalog
-from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER, DeviceStatus, ModelStatus, NodePhase, NodeStatus
+from common.catalog import Catalog, NewRun
+from common.node_api import ATTEMPT_HEADER, REQUEST_ID_HEADER, RUN_ID_HEADER, DeviceStatus, ModelStatus, NodePhase, NodeStatus
 from common.state_lines import SAID_EVERY_S, line_of
 
 SIZES_KB = (20, 1400, 6000)
@@ -187,8 +187,17 @@ class Node(asyncio.Protocol):
     async def _reset(self, size_kb: int) -> None:
         run_id = self._headers.get(RUN_ID_HEADER)
         if self._catalog is not None and run_id is not None:
-            # As every node does before its device begins: so a router can know that it began.
-            await self._catalog.runs.attempt_running(run_id, int(self._headers[ATTEMPT_HEADER]))
+            # As every node does when its device begins: so a router can know that it began.
+            run = NewRun(
+                id=run_id,
+                task="generation",
+                model=model(size_kb, "-reset"),
+                prompt="",
+                request={},
+                request_id=self._headers[REQUEST_ID_HEADER],
+                source="router",
+            )
+            await self._catalog.runs.take_on(run, int(self._headers[ATTEMPT_HEADER]), node="stub")
         self._work = None
         self._transport.abort()
 

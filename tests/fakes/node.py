@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 from starlette.responses import StreamingResponse
 
-from common.catalog import AssetStore, Catalog, NewImage, open_asset_store
+from common.catalog import AssetStore, Catalog, NewImage, NewRun, open_asset_store
 from common.clock import clock
 from common.errors import (
     AquatintError,
@@ -52,8 +52,11 @@ from common.images_api import (
 from common.images_api.links import SECRET_NAME
 from common.node_api import (
     ATTEMPT_HEADER,
+    KEY_ID_HEADER,
     PLACES_HEADER,
     PUBLIC_URL_HEADER,
+    REQUEST_ID_HEADER,
+    REQUESTED_MODEL_HEADER,
     RUN_ID_HEADER,
     CancelOrder,
     DeviceStatus,
@@ -287,7 +290,7 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
         raise StorageFull("The asset folder cannot be written: No space left on device.", retry_after_s=30)
     if fault == "garbage_500":
         return Response(b"<html>oops", status_code=500)
-    await node.catalog.runs.attempt_running(run_id, attempt)
+    await node.catalog.runs.take_on(run_of(request.headers, asked), attempt, node=node.name)
     node.note("begun", run_id, attempt)
     assert asked.model is not None
     job = JobStatus(run_id=run_id, model=asked.model, phase=JobPhase.RUNNING, step=0, steps=4, work_units=0.01)
@@ -308,6 +311,26 @@ async def _generate(node: FakeNode, request: Request, asked: ImageRequest) -> Re
         node.jobs.pop(run_id, None)
         node.teller.changed()
         node.stops.pop(run_id, None)
+
+
+def run_of(headers: Mapping[str, str], asked: ImageRequest) -> NewRun:
+    """A router's run as a node records it."""
+    assert asked.model is not None
+    return NewRun(
+        id=headers[RUN_ID_HEADER],
+        task=str(asked.task),
+        model=asked.model,
+        requested_model=headers.get(REQUESTED_MODEL_HEADER),
+        prompt=asked.prompt,
+        request=asked.to_json(),
+        key_id=headers.get(KEY_ID_HEADER),
+        request_id=headers[REQUEST_ID_HEADER],
+        source="router",
+        seed=asked.seed,
+        n=asked.n,
+        width_px=asked.size.width_px if asked.size else None,
+        height_px=asked.size.height_px if asked.size else None,
+    )
 
 
 async def _finish(node: FakeNode, request: Request, asked: Any, run_id: str, attempt: int, fault: str) -> Response:

@@ -139,7 +139,7 @@ async def test_a_run_of_a_router_with_another_catalog_is_recorded_here_too(bench
     await bench.make(ASK, run_id="run_elsewhere", attempt=3)
 
     run = await bench.catalog.runs.get("run_elsewhere")
-    assert (run.status, run.source, run.current_attempt) == (RunStatus.SUCCEEDED, "router", 1)
+    assert (run.status, run.source, run.current_attempt) == (RunStatus.SUCCEEDED, "router", 3)
 
 
 async def test_an_attempt_that_was_overtaken_stores_nothing(bench: Bench):

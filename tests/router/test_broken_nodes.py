@@ -9,10 +9,11 @@ import pytest
 import structlog
 
 from common.catalog import RunStatus
+from common.images_api import Task, read_json_request
 from common.logs import bound
 from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER
 from router import dispatch
-from tests.fakes.node import MODEL, FakeNode
+from tests.fakes.node import MODEL, FakeNode, run_of
 from tests.router.conftest import House, MakeHouse, until
 
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-run-id: THIS_RUN\r\n"
@@ -41,10 +42,11 @@ class BrokenNode:
                     writer.write(JSON + b"content-length: %d\r\n\r\n" % len(status) + status)
                     continue
                 headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
-                await reader.readexactly(int(headers["content-length"]))
+                asked = read_json_request(Task.GENERATION, await reader.readexactly(int(headers["content-length"])))
                 self.asked += 1
                 if self._begins:
-                    await self._house.catalog.runs.attempt_running(headers[RUN_ID_HEADER], int(headers[ATTEMPT_HEADER]))
+                    attempt = int(headers[ATTEMPT_HEADER])
+                    await self._house.catalog.runs.take_on(run_of(headers, asked), attempt, node="broken")
                 writer.write(self._answer.replace(b"THIS_RUN", headers[RUN_ID_HEADER].encode()))
                 await writer.drain()
                 while self._drips and not writer.is_closing():

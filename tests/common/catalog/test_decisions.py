@@ -8,6 +8,7 @@ from sqlalchemy import event
 from common.catalog import Catalog, NewRun
 from common.catalog.database import Database, parse_url
 from common.catalog.decisions import Decisions
+from common.catalog.runs import Runs
 
 
 async def test_however_many_are_written_at_once_the_statement_is_the_same_and_is_built_once(
@@ -24,7 +25,7 @@ async def test_however_many_are_written_at_once_the_statement_is_the_same_and_is
         if statement.startswith("INSERT"):
             statements.append(statement)
 
-    decisions = Decisions(database)
+    decisions = Decisions(database, Runs(database))
     for some in (runs[:1], runs[1:3], runs[3:]):
         await decisions.add({(run.id, 1): {"node": "a"} for run in some})
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from common.catalog import AttemptStatus, Catalog, NewRun, RunStatus
-from common.catalog.grouped import ALONE_AFTER, GroupedWrites
+from common.catalog.grouped import GroupedWrites
 from common.errors import CatalogUnavailable, InvalidRequest
 
 MakeRun = Callable[..., NewRun]
@@ -60,43 +60,6 @@ async def test_what_needs_no_waiting_is_committed_with_all_that_comes_before_the
 
     assert at_once == [["a", "b"], ["e"]]
     assert disk.groups == [["c", "d"]]
-
-
-async def test_one_that_comes_alone_as_all_did_of_late_is_written_where_it_stands_until_others_come_with_it():
-    groups = list[list[str]]()
-
-    def written(items: Sequence[str]) -> bool:
-        groups.append(list(items))
-        return True
-
-    grouped = GroupedWrites(Disk().write, at_once=written)
-    for number in range(ALONE_AFTER):
-        assert not groups[number:]
-        await grouped.put(str(number))
-        await asyncio.sleep(0)
-
-    with pytest.raises(StopIteration):
-        grouped.put("at once").send(None)
-    with pytest.raises(StopIteration):
-        grouped.put("with it").send(None)
-    await asyncio.sleep(0)
-    await asyncio.gather(grouped.put("a"), grouped.put("b"))
-
-    assert groups[ALONE_AFTER:] == [["at once"], ["with it"], ["a", "b"]]
-
-
-async def test_one_that_comes_alone_and_cannot_be_written_at_once_waits_as_any():
-    disk, can = Disk(), True
-    grouped = GroupedWrites(disk.write, at_once=lambda items: can)
-    disk.free.set()
-    for number in range(ALONE_AFTER):
-        await grouped.put(str(number))
-        await asyncio.sleep(0)
-    can = False
-
-    await grouped.put("patient")
-
-    assert disk.groups == [["patient"]]
 
 
 async def test_what_fails_unforeseen_at_once_is_written_after_all():
