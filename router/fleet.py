@@ -57,17 +57,43 @@ class Fleet:
     """See the module."""
 
     def __init__(self) -> None:
-        self.candidates: dict[str, Candidate] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._stale: dict[str, Callable[[], Candidate]] = {}
         self.demand = Demand()
         self._having: dict[str, dict[str, None]] = {}
         self._copies: Counter[str] = Counter()
         self._free: dict[str, None] = {}
         self._now_s = 0.0
 
+    @property
+    def candidates(self) -> dict[str, Candidate]:
+        """All nodes by id, as they are now."""
+        if self._stale:
+            self._renew()
+        return self._candidates
+
+    @candidates.setter
+    def candidates(self, candidates: dict[str, Candidate]) -> None:
+        """As they are taken to be, by one who puts back what was there."""
+        self._candidates = candidates
+
+    def put_soon(self, node_id: str, now: Callable[[], Candidate]) -> None:
+        """Take over the state of a node that is there already once somebody asks for it: most runs come and leave before.
+
+        now: its state, when it is asked for; of its offers and its being away nothing has changed.
+        """
+        self._stale[node_id] = now
+
+    def _renew(self) -> None:
+        stale, self._stale = self._stale, {}
+        for now in stale.values():
+            self.put(now())
+
     def put(self, candidate: Candidate) -> None:
         """Take over a node's new state."""
         node_id = candidate.node_id
-        before = self.candidates.get(node_id)
+        self._stale.pop(node_id, None)
+        before = self._candidates.get(node_id)
         if before is None or (before.offers is not candidate.offers and before.offers.keys() != candidate.offers.keys()):
             self._forget_offers(before)
             for model in candidate.offers:
@@ -80,11 +106,12 @@ class Fleet:
             self._free[node_id] = None
         else:
             self._free.pop(node_id, None)
-        self.candidates[node_id] = candidate
+        self._candidates[node_id] = candidate
 
     def drop(self, node_id: str) -> None:
         """A node that is no longer registered."""
-        candidate = self.candidates.pop(node_id, None)
+        self._stale.pop(node_id, None)
+        candidate = self._candidates.pop(node_id, None)
         if candidate is not None:
             self._forget_offers(candidate)
             self._copies.subtract(candidate.resident)
@@ -127,7 +154,7 @@ class Fleet:
         model, kind, units, pictures = ask.model, ask.kind, ask.units, ask.pictures
         least_s = math.inf
         for node_id in self._having.get(model, ()):
-            offer = self.candidates[node_id].offers[model]
+            offer = self._candidates[node_id].offers[model]
             if offer.costs:
                 cost = offer.costs[kind]
                 own_s = units * cost.step_s + pictures * cost.picture_s
@@ -140,6 +167,8 @@ class Fleet:
     @property
     def has_place(self) -> bool:
         """Whether any node could be sent a run now."""
+        if self._stale:
+            self._renew()
         return bool(self._free)
 
     def nodes_having(self, model: str, limit: int | None = None) -> list[Candidate]:

@@ -21,7 +21,7 @@ from router.flaps import Flaps
 from router.fleet import Fleet
 from router.likely import Likely
 from router.node_client import Address
-from router.placement import Ask, Health
+from router.placement import Ask, Candidate, Health
 from router.together import Abilities, abilities, spokesman, together
 
 log = get_logger(__name__)
@@ -81,6 +81,12 @@ class Node:
             return {model.id: why for model in (self.status.models if self.status is not None else ())}
         reasons = {model: circuit.refuses(now_s) for model, circuit in self.circuits.items()}
         return {model: why for model, why in reasons.items() if why is not None}
+
+    def at_work(self) -> Candidate:
+        """As it was looked at last, with what it has to do now."""
+        assert self.kept.idle is not None
+        assert self.status is not None
+        return at_work(self.kept.idle, self.status, self.ours, said_at_s=self.said_at_s, full=self.full)
 
     def known(self, learned: Mapping[str, Learned]) -> Known:
         """What placement goes by. learned: what its work costs, by model."""
@@ -169,9 +175,9 @@ class Registry:
 
     def places(self, node: Node, model: str) -> int:
         """Runs the node may hold for one more of this model to be taken there."""
-        candidate = self.fleet.candidates.get(node.id)
-        offer = None if candidate is None else candidate.offers.get(model)
-        return 1 if candidate is None or offer is None else min(candidate.places, offer.places)
+        idle = node.kept.idle
+        offer = None if idle is None else idle.offers.get(model)
+        return 1 if idle is None or offer is None else min(idle.places, offer.places)
 
     @staticmethod
     def _gone(node: Node, run_id: str) -> bool:
@@ -209,11 +215,10 @@ class Registry:
 
     def _look_at_work(self, node: Node) -> None:
         """The same where only what the node has to do has changed since it was looked at last."""
-        idle, status = node.kept.idle, node.status
-        if idle is None or status is None:
+        if node.kept.idle is None or node.status is None:
             self._look(node)
         elif self._nodes.get(node.id) is node:
-            self.fleet.put(at_work(idle, status, node.ours, said_at_s=node.said_at_s, full=node.full))
+            self.fleet.put_soon(node.id, node.at_work)
 
     def _likely_at(self, node: Node) -> Mapping[str, Learned]:
         return self._likely.of(self.costs.device(node.id), time.monotonic())
