@@ -60,13 +60,20 @@ class WritesBehind(Generic[T]):
         if keys := set(self._waiting):
             await self._now(lambda: not keys.isdisjoint(self._waiting))
 
+    async def close(self) -> None:
+        """Have all of them written, and offer none again. Raises: CatalogUnavailable: those that are left are lost."""
+        try:
+            await self.all_written()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
     async def _now(self, waits: Callable[[], bool]) -> None:
         if self._writer is None:
             self._begin()
         while waits():
             if self._writer is None:
-                assert self._error is not None
-                raise self._error
+                raise self._error or CatalogUnavailable
             await asyncio.wait({self._writer})
 
     def _begin(self) -> None:

@@ -85,7 +85,7 @@ class Catalog:
     async def close(self) -> None:
         """Close all connections. What could not be written until now is lost."""
         try:
-            await self.runs.settled()
+            await self.runs.close()
         except CatalogUnavailable as error:
             log.warning("runs_not_recorded", why=error.message)
         finally:

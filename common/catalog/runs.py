@@ -116,6 +116,10 @@ class Runs:
         """Returns when all that was opened here is recorded."""
         await self._soon.all_written()
 
+    async def close(self) -> None:
+        """The same, for the last time: what cannot be recorded now never is."""
+        await self._soon.close()
+
     async def begin_attempt(self, run_id: str, *, node: str) -> int:
         """Record that the run is about to be sent to `node`, and fence the attempts before.
 

@@ -106,6 +106,23 @@ async def test_what_a_database_that_is_away_did_not_take_is_offered_again_until_
     assert not writes.falls_behind
 
 
+async def test_what_cannot_be_written_at_the_end_is_lost_and_never_offered_again(
+    disk: Disk, writes: WritesBehind[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(behind, "AGAIN_AFTER_S", 0.001)
+    disk.error = CatalogUnavailable()
+    writes.put("a", "a")
+    with pytest.raises(CatalogUnavailable):
+        await writes.close()
+
+    disk.error = None
+    other = WritesBehind(disk.write, at_once=disk.at_once)
+    other.put("b", "b")  # Written later than an item would be that is offered again.
+    await asyncio.wait_for(disk.came.wait(), 10)
+
+    assert disk.groups == [["b"]]
+
+
 async def test_an_item_that_cannot_be_written_costs_the_others_nothing_and_is_not_waited_for(
     disk: Disk, writes: WritesBehind[str]
 ):
