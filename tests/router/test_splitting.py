@@ -161,6 +161,8 @@ def _status(house: House, name: str) -> NodeStatus:
 def _vanish(house: House, *names: str) -> None:
     for name in names:
         house.nodes[name].faults.mode = "status_500"
+        # Noticed now, of all at once: or the run of the first would be tried at the others, which are about to vanish.
+        house.nodes[name].teller.changed()
 
 
 async def test_where_all_alike_nodes_vanish_one_that_is_left_makes_the_whole(make_house: MakeHouse):
