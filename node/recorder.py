@@ -1,6 +1,7 @@
 """A run's way into the catalog, in the order that loses nothing.
 
-(1) the attempt is marked running when its turn comes; (2) each picture's bytes are durable in the asset store;
+(1) the attempt is marked running when its turn comes, and recorded with its run where its router has not come to that or keeps
+another catalog; (2) each picture's bytes are durable in the asset store;
 (3) one transaction writes images and closes the run; (4) only then is the answer sent. A crash between any two leaves
 something a sweeper can finish or close.
 """
