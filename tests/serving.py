@@ -9,17 +9,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.web.lending import LendingProtocol
+from common.web.serving import Server
 
 LOOK_EVERY_S = 0.005
 DATE_EVERY_S = 1.0
 
 
-class PromptServer(uvicorn.Server):
-    """uvicorn, which by itself looks ten times a second whether it is to stop, and then waits a tenth of a second for
-    its connections: half a second for a router and two nodes, in each of a thousand tests."""
+class PromptServer(Server):
+    """That of routers and nodes, which by itself looks ten times a second whether it is to stop, and then stays for clients
+    that may come back: half a second for a router and two nodes, in each of a thousand tests."""
 
     def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+        super().__init__(config, linger_s=0.0, look_every_s=LOOK_EVERY_S)
         self._told = asyncio.Event()
 
     def stop(self) -> None:
@@ -33,26 +34,6 @@ class PromptServer(uvicorn.Server):
             with suppress(TimeoutError):
                 async with asyncio.timeout(DATE_EVERY_S):
                     await self._told.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's own: let what is in flight end, for as long as the configuration allows, and close the app."""
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        try:
-            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                await self._wait_tasks_to_complete()
-        except TimeoutError:
-            for task in self.server_state.tasks:
-                task.cancel()
-        await self.lifespan.shutdown()
-
-    async def _wait_tasks_to_complete(self) -> None:
-        while self.server_state.connections or self.server_state.tasks:
-            await asyncio.sleep(LOOK_EVERY_S)
-        for server in self.servers:
-            await server.wait_closed()
 
 
 @asynccontextmanager

@@ -39,11 +39,13 @@ class Server(uvicorn.Server):
         on_stop: Callable[[], None] = lambda: None,
         on_interrupt: Callable[[], None] = lambda: None,
         linger_s: float = LINGER_S,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
+        """look_every_s: whether all that was in flight has ended."""
         super().__init__(config)
         self._on_stop = on_stop
         self._on_interrupt = on_interrupt
-        self._linger_s = linger_s
+        self._linger_s, self._look_every_s = linger_s, look_every_s
         self._stop_now = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -94,7 +96,7 @@ class Server(uvicorn.Server):
             if time.monotonic() >= stays_until_s:
                 for connection in list(self.server_state.connections):
                     connection.close_if_idle()  # type: ignore[union-attr]
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
         for server in self.servers:
             await server.wait_closed()
 
