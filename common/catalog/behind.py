@@ -15,8 +15,9 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-WITHIN_S = 0.005
-"""How long an item waits for others: a twentieth of the quickest picture."""
+WITHIN_S = 0.02
+"""How long an item waits for others: less than the quickest picture takes, and enough for a commit to be a small part of what
+is spent on those who share it."""
 AGAIN_AFTER_S = 1.0
 """How long a database that did not take the items is left alone."""
 MOST = 200

@@ -126,14 +126,16 @@ def measure(rounds: int, cells: "Sequence[Cell]", litellm: str, *, peers: bool, 
 
 
 def _setup(measured: int | None, beside: int | None, missing: Sequence[str]) -> str:
+    from common.catalog.behind import WITHIN_S
+
     words = (
         "This machine has one core for everything."
         if beside is None
         else f"What is measured runs on core {measured}, nodes and load on core {beside}."
     )
     words += (
-        " The catalog is SQLite; each run is committed within some milliseconds of being sent, and flushed to disk with its"
-        " result by its node, which stub nodes do not write."
+        f" The catalog is SQLite; each run is committed within {1000 * WITHIN_S:g} ms of being sent, and flushed to disk with"
+        " its result by its node, which stub nodes do not write."
     )
     return words + "".join(f" {name} is not installed, so it is left out." for name in missing)
 

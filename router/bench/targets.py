@@ -2,8 +2,8 @@
 
 nginx twice: as one would set it up for large bodies (unbuffered, kept-alive connections), and with its own defaults.
 LiteLLM with its default number of retries, without spend logs and telemetry. Aquatint as it is started by everyone:
-API keys, placement, metrics and logs on, its catalog in SQLite, every run committed some milliseconds after it was sent. What
-flushes a run to disk is the commit of its result, which is a node's, so it is in no figure here: stub nodes write none.
+API keys, placement, metrics and logs on, its catalog in SQLite, every run committed some milliseconds after it was sent.
+What flushes a run to disk is the commit of its result, which is a node's, so it is in no figure here: stub nodes write none.
 """
 
 import getpass

@@ -27,7 +27,7 @@ def test_one_request_is_begun_once_whatever_its_node_does_and_every_answer_is_wh
     assert behaviour["told_after_ms"] is not None
     assert behaviour["event_delay_ms"] is not None
     assert behaviour["stalled_readers_mb"] < 100
-    assert "each run is committed within some milliseconds of being sent" in figures["setup"]
+    assert "each run is committed within 20 ms of being sent" in figures["setup"]
 
 
 def test_a_load_that_does_not_exist_is_answered_with_those_that_do():
