@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
+from common.catalog.grouped import MOST, AtOnce, is_written_at_once
 from common.errors import AquatintError, CatalogUnavailable
 from common.logs import get_logger
 
@@ -20,15 +21,13 @@ WITHIN_S = 0.02
 is spent on those who share it."""
 AGAIN_AFTER_S = 1.0
 """How long a database that did not take the items is left alone."""
-MOST = 200
-"""Items in one commit: SQLite's lock is not held for long."""
 
 
 class WritesBehind(Generic[T]):
     """Items by key, until they are written. Writing one that the database has already must change nothing."""
 
-    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]], *, at_once: Callable[[Sequence[T]], bool]) -> None:
-        """at_once: tried before `write`, as what needs no waiting needs no task. Returns: whether the items are committed."""
+    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]], *, at_once: AtOnce[T] | None) -> None:
+        """at_once: as of `GroupedWrites`."""
         self._write = write
         self._at_once = at_once
         self._waiting: dict[str, T] = {}
@@ -82,17 +81,10 @@ class WritesBehind(Generic[T]):
             self._timer.cancel()
             self._timer = None
         items = list(self._waiting.values())
-        if self._error is None and len(items) <= MOST and self._is_written_at_once(items):
+        if self._error is None and is_written_at_once(self._at_once, items):
             self._waiting.clear()
         elif items:
             self._writer = asyncio.create_task(self._write_all(), name="writes behind")
-
-    def _is_written_at_once(self, items: Sequence[T]) -> bool:
-        try:
-            return self._at_once(items)
-        except Exception:
-            # `write` meets it as well, and says so; here it would end with the loop's turn.
-            return False
 
     async def _write_all(self) -> None:
         try:

@@ -18,13 +18,27 @@ MOST = 200
 """Items in one commit: SQLite's lock is not held for long."""
 
 
+AtOnce = Callable[[Sequence[T]], bool]
+"""Commits items where nothing has to be waited for. Returns: whether it did; if not, nothing is left of it."""
+
+
+def is_written_at_once(at_once: AtOnce[T] | None, items: Sequence[T]) -> bool:
+    """Try it, where it can be done and one commit holds the items. Returns: whether they are committed."""
+    if at_once is None or not 0 < len(items) <= MOST:
+        return False
+    try:
+        return at_once(items)
+    except Exception:
+        # What is tried next meets it as well, and tells those whom it concerns. Nobody hears of it here, and all would wait
+        # for ever.
+        return False
+
+
 class GroupedWrites(Generic[T]):
     """Items are handed on in groups, in their order; one group at a time."""
 
-    def __init__(
-        self, write: Callable[[Sequence[T]], Awaitable[None]], *, at_once: Callable[[Sequence[T]], bool] | None = None
-    ) -> None:
-        """at_once: tried before `write`, as what needs no waiting needs no task. Returns: whether the items are committed."""
+    def __init__(self, write: Callable[[Sequence[T]], Awaitable[None]], *, at_once: AtOnce[T] | None = None) -> None:
+        """at_once: tried before `write`, as what needs no waiting needs no task."""
         self._write = write
         self._at_once = at_once
         self._waiting: dict[asyncio.Future[None], T] = {}
@@ -57,7 +71,7 @@ class GroupedWrites(Generic[T]):
             raise
 
     def _begin(self) -> None:
-        if self._is_written_at_once(list(self._waiting.values())):
+        if is_written_at_once(self._at_once, list(self._waiting.values())):
             written = list(self._waiting)
             self._waiting.clear()
             for committed in written:
@@ -66,15 +80,6 @@ class GroupedWrites(Generic[T]):
             self._writer = asyncio.create_task(self._write_all(), name="grouped writes")
         else:
             self._is_begun = False
-
-    def _is_written_at_once(self, items: Sequence[T]) -> bool:
-        if self._at_once is None or not 0 < len(items) <= MOST:
-            return False
-        try:
-            return self._at_once(items)
-        except Exception:
-            # `write` meets it as well, and tells those whom it concerns. Nobody hears of it here, and all would wait for ever.
-            return False
 
     async def _write_all(self) -> None:
         try:

@@ -6,6 +6,7 @@ a run either without pictures or whole. Attempts are fenced: only the latest may
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select, update
@@ -58,8 +59,10 @@ class Runs:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._new = GroupedWrites(self._write_new, at_once=self._write_new_at_once if database.may_insert_at_once else None)
-        self._soon = WritesBehind(self._write_soon, at_once=self._write_soon_at_once)
+        at_once = self._write_new_at_once if database.may_insert_at_once else None
+        self._new = GroupedWrites(self._write_new, at_once=at_once)
+        soon_at_once = partial(at_once, absent=True) if at_once is not None else None
+        self._soon = WritesBehind(partial(self._write_new, absent=True), at_once=soon_at_once)
 
     async def open(self, run: NewRun, claim: Claim | None = None, new_async: NewAsync | None = None) -> Earlier | None:
         """Record an accepted request as queued. Opening an id again changes nothing: router and node both do it.
@@ -86,11 +89,11 @@ class Runs:
         """
         await self._new.put((run, first_node))
 
-    def _write_new_at_once(self, new: Sequence[_New]) -> bool:
-        return self._db.insert_at_once(_rows_of_new(new))
+    def _write_new_at_once(self, new: Sequence[_New], *, absent: bool = False) -> bool:
+        return self._db.insert_at_once(_rows_of_new(new), absent=absent)
 
-    async def _write_new(self, new: Sequence[_New]) -> None:
-        await self._db.insert_all(_rows_of_new(new))
+    async def _write_new(self, new: Sequence[_New], *, absent: bool = False) -> None:
+        await self._db.insert_all(_rows_of_new(new), absent=absent)
 
     @property
     def may_be_opened_soon(self) -> bool:
@@ -105,12 +108,6 @@ class Runs:
         if that is sooner (`take_on`), and what was recorded first stays.
         """
         self._soon.put(run.id, (run, node))
-
-    def _write_soon_at_once(self, new: Sequence[_New]) -> bool:
-        return self._db.insert_at_once(_rows_of_new(new), absent=True)
-
-    async def _write_soon(self, new: Sequence[_New]) -> None:
-        await self._db.insert_all(_rows_of_new(new), absent=True)
 
     async def settled(self) -> None:
         """Returns when all that was opened here is recorded."""
