@@ -11,7 +11,8 @@ from common.catalog import AttemptStatus, RunStatus
 from common.catalog.database import Database, parse_url
 from common.node_api import RUN_ID_HEADER
 from tests.fakes.node import MODEL
-from tests.router.conftest import USER_KEY, MakeHouse, until
+from tests.faults.estate import until
+from tests.router.conftest import USER_KEY, MakeHouse
 
 
 @asynccontextmanager
@@ -25,11 +26,9 @@ async def locked_runs(catalog_url: str) -> AsyncIterator[AsyncSession]:
     await database.close()
 
 
-async def two_wait(session: AsyncSession) -> None:
-    """Returns when two others wait for what this session has locked (PostgreSQL)."""
-    async with asyncio.timeout(10):
-        while (await session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) or 0) < 2:
-            await asyncio.sleep(0.01)
+async def two_wait(session: AsyncSession) -> bool:
+    """Whether two others wait for what this session has locked (PostgreSQL)."""
+    return (await session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) or 0) >= 2
 
 
 async def test_only_a_plain_run_on_a_catalog_that_is_a_file_is_sent_before_it_is_recorded(
@@ -44,9 +43,9 @@ async def test_only_a_plain_run_on_a_catalog_that_is_a_file_is_sent_before_it_is
         keyed = house.client.post("/v1/images/generations", json=asked, headers=of_another)
         requests = [asyncio.create_task(keyed), asyncio.create_task(house.generate())]
         if catalog_url.startswith("sqlite"):
-            await until(lambda: bool(started))
+            await until(lambda: bool(started), what="the plain run to be sent")
         else:
-            await two_wait(session)
+            await until(lambda: two_wait(session), what="both runs to wait")
         sent = list(started)
     answers = await asyncio.gather(*requests)
 
