@@ -177,23 +177,25 @@ def _resident(status: NodeStatus) -> tuple[str, ...]:
 def at_work(idle: Candidate, status: NodeStatus, ours: Mapping[str, Sent], *, said_at_s: float, full: bool) -> Candidate:
     """The node with all it holds: what it told of, less what is done of it, and what it has not told of yet. idle: the same
     without; the others as in `Known`."""
-    told = set(map(_RUN_ID, status.jobs))
-    work = list[_Work]()
-    for job in status.jobs:
-        work.append(_work_of(job, ours.get(job.run_id)))
-    untold_at_s = list[float]()
+    jobs, expected = status.jobs, status.expected
+    if not (jobs or ours or expected or full):
+        return idle
+    told = set(map(_RUN_ID, jobs))
+    work: list[_Work] = [_work_of(job, ours.get(job.run_id)) for job in jobs]
+    untold_at_s: list[float] = []
     for run_id, sent in ours.items():
         if not sent.told and run_id not in told:
             ask = sent.ask
             work.append((ask.model, ask.kind, ask.units, ask.pictures, 0.0))
             untold_at_s.append(sent.at_s)
     # Those on their way there are ours, or of other routers that were quicker.
-    held = len(work) + max(0, status.expected - len(untold_at_s))
+    held = len(work) + max(0, expected - len(untold_at_s))
     if full and held < idle.places:
         held = idle.places
     if not work:
         return idle.doing(held=held, free_at_s=said_at_s, floor_s=0.0, resident=idle.resident) if held else idle
-    at_once, seconds, resident = status.max_concurrency, list[float](), idle.resident
+    at_once, resident = status.max_concurrency, idle.resident
+    seconds: list[float] = []
     for model, kind, units, pictures, loading_s in work:
         offer = idle.offers.get(model)
         took_s = offer.seconds(kind, units, pictures) if offer is not None else 0.0
@@ -203,7 +205,7 @@ def at_work(idle: Candidate, status: NodeStatus, ours: Mapping[str, Sent], *, sa
         seconds.append(took_s)
         if not resident or resident[-1] != model:
             resident = resident_with(model, resident, idle)
-    began_s = said_at_s if status.jobs else min(untold_at_s)
+    began_s = said_at_s if jobs else min(untold_at_s)
     # With a place beside what runs, the next run waits for nothing.
     whole_s = sum(seconds) / at_once if len(work) >= at_once else 0.0
     floor_s = (sum(seconds[at_once:]) + SHARE_OF_RUNNING * sum(seconds[:at_once])) / at_once if whole_s else 0.0

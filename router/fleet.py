@@ -94,6 +94,8 @@ class Fleet:
         node_id = candidate.node_id
         self._stale.pop(node_id, None)
         before = self._candidates.get(node_id)
+        if before is candidate:
+            return
         if before is None or (before.offers is not candidate.offers and before.offers.keys() != candidate.offers.keys()):
             self._forget_offers(before)
             for model in candidate.offers:

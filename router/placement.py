@@ -286,12 +286,8 @@ def _too_large(offer: Offer, candidate: Candidate) -> bool:
 def terms_of(ask: Ask, candidate: Candidate, *, now_s: float, want: Want) -> Terms:
     """The predicted finish at a node that does not refuse."""
     offer, cold = candidate.offers[ask.model], ask.model not in candidate.resident
-    return Terms(
-        waiting_s=candidate.wait_s(now_s),
-        load_s=offer.load_s if cold else 0.0,
-        eviction_s=eviction_s(ask.model, candidate, want) if cold else 0.0,
-        own_s=offer.own_s(ask),
-    )
+    load_s, evicted_s = (offer.load_s, eviction_s(ask.model, candidate, want)) if cold else (0.0, 0.0)
+    return Terms(candidate.wait_s(now_s), load_s, evicted_s, offer.own_s(ask))
 
 
 def refusal(ask: Ask, candidate: Candidate) -> tuple[Outlook, str] | None:

@@ -87,5 +87,9 @@ def _made(steps: int, strength: float | None) -> int:
 
 
 def _drawn_px(size: Size, told: Mapping[str, Any]) -> int:
-    step_px = int(told.get("size_step_px") or 1)
-    return size.rounded_up_to(step_px).pixels
+    return _rounded_px(size.width_px, size.height_px, int(told.get("size_step_px") or 1))
+
+
+@lru_cache(maxsize=1024)
+def _rounded_px(width_px: int, height_px: int, step_px: int) -> int:
+    return Size(width_px, height_px).rounded_up_to(step_px).pixels

@@ -283,19 +283,26 @@ class ImageRequest(NamedTuple):
 
         Image i is made from seed + i, so a drawn seed leaves room for n of them. A seed that nobody named makes nothing exact.
         """
-        return self if self.seed is not None else self._replace(**self._drawn())
+        if self.seed is not None:
+            return self
+        seed, exact = self._drawn()
+        return self._replace(seed=seed, exact=exact)
 
     def settled(self, model: str) -> Self:
         """The same request for the model behind its name, with a seed as `with_seed` gives it one.
 
         The default for `response_format` goes by the name that the client used, so it is fixed before that is gone.
         """
-        drawn = self._drawn() if self.seed is None else {}
-        return self._replace(model=model, response_format=self.effective_response_format, **drawn)
+        values: list[Any] = list(self)
+        values[_MODEL], values[_RESPONSE_FORMAT] = model, self.effective_response_format
+        if self.seed is None:
+            values[_SEED], values[_EXACT] = self._drawn()
+        return type(self)._make(values)
 
-    def _drawn(self) -> dict[str, Any]:
+    def _drawn(self) -> tuple[int, bool]:
+        """A seed, and whether the pictures are made exactly, which is not to hang on its having one now."""
         # Of eight bytes, so that none of the four that a seed has comes noticeably more often than another.
-        return {"seed": int.from_bytes(os.urandom(8)) % (MAX_SEED - self.n + 1), "exact": self.made_exactly}
+        return int.from_bytes(os.urandom(8)) % (MAX_SEED - self.n + 1), self.made_exactly
 
     def ignoring(self, names: Iterable[str]) -> Self:
         """The same request with more names told as ignored."""
@@ -318,6 +325,7 @@ class ImageRequest(NamedTuple):
         return values
 
 
+_MODEL, _RESPONSE_FORMAT, _SEED, _EXACT = map(ImageRequest._fields.index, ("model", "response_format", "seed", "exact"))
 _USUAL = ImageRequest._field_defaults
 _SENT = [
     (place, name, _USUAL.get(name))

@@ -39,9 +39,9 @@ async def read_image_request(
     if task is Task.EDIT:
         most += limits.max_bytes * 4 // 3 * (MAX_IMAGES + 1)
     body = await read_body(request, max_bytes=most)
-    if task is Task.GENERATION and len(body) > MAX_JSON_BYTES and CONTROL not in body:
+    if len(body) > MAX_JSON_BYTES and task is Task.GENERATION and CONTROL not in body:
         raise too_large(MAX_JSON_BYTES)
     fetched = {}
-    if task is Task.EDIT and origins.origins:
+    if origins.origins and task is Task.EDIT:
         fetched = await fetch_named(parse_json_object(body), origins, limits)
     return read_json_request(task, body, limits, fetched)
