@@ -55,7 +55,8 @@ def configure_logging(*, level: str, style: str, process: str) -> None:
         event = {**event, **_bound.get(), **event}
         event["level"] = method
         event["logger"] = event["_record"].name if "_record" in event else logger.name
-        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = datetime.now(UTC)
+        event["timestamp"] = _text(now) if console else now
         event["process"] = process
         return event
 
@@ -133,7 +134,11 @@ def _json(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
     if "exc_info" in event:
         event = structlog.processors.format_exc_info(logger, method, event)
     try:
-        return orjson.dumps(event, default=repr).decode()
+        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z).decode()
     except TypeError:
         # Half a surrogate, or a number beyond 64 bits: nothing that is worth a line that is lost.
-        return json.dumps(event, default=repr)
+        return json.dumps({**event, "timestamp": _text(event["timestamp"])}, default=repr)
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
