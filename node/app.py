@@ -11,6 +11,7 @@ from common.catalog import Catalog, load_or_create_secret_key, open_asset_store
 from common.errors import AquatintError
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
+from common.later import Later
 from common.logs import get_logger
 from common.node_api import DeviceStatus
 from common.version import VERSION
@@ -64,7 +65,7 @@ def build_app(settings: NodeSettings) -> FastAPI:
     for part in (api, control, health):
         app.include_router(part.api)
     app.add_middleware(LenientPaths)
-    app.add_middleware(RequestContext, observe=metrics.http.observe)
+    app.add_middleware(RequestContext, later=Later(), observe=metrics.http.observe)
     return app
 
 

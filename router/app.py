@@ -14,6 +14,7 @@ from common.errors import AquatintError, CatalogUnavailable
 from common.images_api import AssetLinks
 from common.images_api.links import SECRET_NAME
 from common.images_api.openapi import ERRORS
+from common.later import Later
 from common.logs import get_logger
 from common.version import VERSION
 from common.web import RequestContext, install_error_handlers
@@ -55,12 +56,12 @@ HEARTBEATS = 4
 
 def build_app(settings: RouterSettings) -> FastAPI:
     """The router as an ASGI app."""
-    metrics = RouterMetrics()
+    metrics, later = RouterMetrics(), Later()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            services = await _make_services(settings, metrics, stack)
+            services = await _make_services(settings, metrics, later, stack)
             app.state.services = services
             for name, work in _background(services):
                 run_beside(name, work, stack)
@@ -70,6 +71,7 @@ def build_app(settings: RouterSettings) -> FastAPI:
             yield
 
     app = Front(
+        later=later,
         observe=metrics.http.observe,
         title="Aquatint",
         version=VERSION,
@@ -83,11 +85,11 @@ def build_app(settings: RouterSettings) -> FastAPI:
     for part in (images, models, assets, runs, webhooks, jobs, admin_nodes, admin_keys, admin_aliases, joining, health):
         app.include_router(part.api)
     app.add_middleware(LenientPaths)
-    app.add_middleware(RequestContext, observe=metrics.http.observe)
+    app.add_middleware(RequestContext, later=later, observe=metrics.http.observe)
     return app
 
 
-async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack: AsyncExitStack) -> Services:
+async def _make_services(settings: RouterSettings, metrics: RouterMetrics, later: Later, stack: AsyncExitStack) -> Services:
     own = settings.router
     catalog = await Catalog.open(settings.catalog_url, secret_key=load_or_create_secret_key(settings.secret_key_path))
     stack.push_async_callback(catalog.close)
@@ -117,6 +119,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         answers=answers,
         metrics=metrics,
         decisions=decisions,
+        later=later,
         look=look_again,
         run_timeout_s=own.run_timeout_s,
         max_attempts=own.max_attempts,
@@ -167,6 +170,7 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, stack
         results=ResultCache(catalog, assets_store, answers),
         names=names,
         metrics=metrics,
+        later=later,
     )
 
 

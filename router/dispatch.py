@@ -37,12 +37,12 @@ from common.errors import (
     RunCancelled,
 )
 from common.images_api import encoded, events
-from common.later import soon
+from common.later import Later, soon
 from common.logs import bind, get_logger
 from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
 from router.body import Body, Whole
-from router.decisions import DECISION_HEADER, Decisions
+from router.decisions import DECISION_HEADER, Decisions, Pick
 from router.forecast import Foreseen, foreseen_headers
 from router.metrics import OUTCOMES, RouterMetrics
 from router.node_client import NodeClient, NodeLost, NodeUnreachable
@@ -50,6 +50,7 @@ from router.placement import Ask
 from router.queue import Queue, excluding
 from router.registry import Node, Registry
 from router.relay import (
+    MAX_ANSWER_BYTES,
     OF_THE_REQUEST,
     SHARED,
     Accepted,
@@ -62,6 +63,7 @@ from router.relay import (
     may_pass,
     node_headers,
     passed_on,
+    patience_with,
     read_error,
     row_of,
 )
@@ -75,12 +77,6 @@ log = get_logger(__name__)
 BUSY = (409, 429)
 """A node's way of saying that it has no place after all; another router was quicker."""
 CLOSE_WITHIN_S = 5.0
-BODY_SILENCE_S = 10.0
-"""How long a node may let us wait for the body of a finished answer, all waits together: as long as for an answer to a look."""
-LEAST_BYTES_PER_S = 64 * 1024
-"""Of a body that keeps coming, however long it is: the slowest line that pictures are sent over. One that drips is given up."""
-MAX_ANSWER_BYTES = 1024 * 1024 * 1024
-"""Ten pictures of the largest size are a quarter of it."""
 
 
 @dataclass(slots=True)
@@ -129,6 +125,7 @@ class Dispatcher:
         answers: Answers,
         metrics: RouterMetrics,
         decisions: Decisions,
+        later: Later,
         look: Callable[[Node], Awaitable[bool]],
         run_timeout_s: float,
         max_attempts: int,
@@ -140,6 +137,7 @@ class Dispatcher:
         self._answers = answers
         self._metrics = metrics
         self._decisions = decisions
+        self._later = later
         self._look = look
         self._run_timeout_s = run_timeout_s
         self._max_attempts = max_attempts
@@ -266,12 +264,16 @@ class Dispatcher:
 
     def _answered(self, journey: _Journey, this: _Try) -> None:
         """A try has left its node with the whole of its answer."""
-        total_s = time.monotonic() - journey.began_s
-        if journey.foreseen is not None and journey.foreseen.finish_s is not None:
-            self._metrics.predicted("answer", journey.foreseen.finish_s, total_s)
-        if journey.attempts == 1:
-            self._queue.answered(journey.accepted.run_id, total_s)
+        pick = self._queue.pick(journey.accepted.run_id) if journey.attempts == 1 else None
+        self._later.put(self._compare, journey.foreseen, pick, time.monotonic() - journey.began_s)
         self._left(journey, this, True)
+
+    def _compare(self, foreseen: Foreseen | None, pick: Pick | None, total_s: float) -> None:
+        """What was predicted with what came of it. pick: of the only try."""
+        if foreseen is not None and foreseen.finish_s is not None:
+            self._metrics.predicted("answer", foreseen.finish_s, total_s)
+        if pick is not None:
+            self._queue.answered(pick, total_s)
 
     def _tell(self, reply: Reply, journey: _Journey, this: _Try) -> None:
         """Add to an answer what was predicted of it, and why it was made where it was made, if that was asked."""
@@ -333,7 +335,10 @@ class Dispatcher:
         """One try. None: try elsewhere; `journey` knows why."""
         accepted, node = journey.accepted, this.node
         journey.attempts += 1
-        soon(partial(log.info, "dispatched", node=node.name, attempt=this.no, model=accepted.request.model))
+        bind(node=node.name, attempt=this.no, model=accepted.request.model)
+        if accepted.arrival is None or accepted.request.stream:
+            # Any other is told of, with its node, by the line of its request.
+            soon(log.info, "dispatched")
         try:
             answer = await self._answer_of(this, journey)
         except NodeUnreachable as error:
@@ -356,9 +361,7 @@ class Dispatcher:
         headers = {RUN_ID_HEADER: accepted.run_id} | passed_on(answer)
         if (content := answer.whole()) is not None:
             return Reply(200, headers, Whole(content))
-        # A device works on while a stream comes, but not beyond the run's time.
-        works_s = max(0.0, journey.deadline_s - time.monotonic()) if accepted.request.stream else 0.0
-        patience = Patience(works_s + BODY_SILENCE_S, LEAST_BYTES_PER_S, node.lost)
+        patience = patience_with(accepted, node.lost, deadline_s=journey.deadline_s)
         bounded = int(answer.headers.get("content-length", 0)) <= MAX_ANSWER_BYTES
         pour = partial(answer.pour, patience=patience) if answer.can_pour and bounded else None
         body = Body(self._chunks(answer, accepted, patience), lambda whole: answer.close())

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.catalog import KeyRecord
+from common.later import Later
 from common.web import RequestContext
 from common.web.context import Observer
 from common.web.keys import presented_key
@@ -34,12 +35,12 @@ Endpoint = Callable[[Request, KeyRecord, Services], Awaitable[Response]]
 class Front(FastAPI):
     """FastAPI with a short way for `router/api/images.py`."""
 
-    def __init__(self, *, observe: Observer, **options: Any) -> None:
+    def __init__(self, *, later: Later, observe: Observer, **options: Any) -> None:
         super().__init__(**options)
         declared = [route for route in images.api.routes if isinstance(route, APIRoute) and route.include_in_schema]
         self._pictures = {route.path: route for route in declared}
         self._arrivals, self._turns = Arrivals(), Turns()
-        self._short_way = RequestContext(self._answer, observe=observe)
+        self._short_way = RequestContext(self._answer, later, observe)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":

@@ -149,9 +149,8 @@ class Queue:
         found = self._registry.fleet.place(ticket.ask, time.monotonic())
         return None if found.outlook is Outlook.FULL else (ticket.ask, found)
 
-    def answered(self, run_id: str, total_s: float) -> None:
-        """A run that has its place was answered, so long after it came."""
-        pick = self.pick(run_id)
+    def answered(self, pick: Pick, total_s: float) -> None:
+        """A run was answered, so long after it came. pick: that of its place."""
         if pick.terms.waiting_s == 0 and pick.terms.load_s == 0:
             beside_s = total_s - pick.waited_s - pick.terms.own_s
             self._beside = Level.first(beside_s) if self._beside is None else self._beside.after(beside_s)

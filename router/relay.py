@@ -1,5 +1,7 @@
 """Between client and node: what is sent on, what is passed back, and how a node's refusal is read."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,9 +32,15 @@ from common.node_api import (
 from router.arrivals import Arrival
 from router.body import Body
 from router.placement import Ask
-from router.wire import Answer, Broken, Sink
+from router.wire import Answer, Broken, Patience, Sink
 from router.wishes import AS_MOST, Wishes
 
+BODY_SILENCE_S = 10.0
+"""How long a node may let us wait for the body of a finished answer, all waits together: as long as for an answer to a look."""
+LEAST_BYTES_PER_S = 64 * 1024
+"""Of a body that keeps coming, however long it is: the slowest line that pictures are sent over. One that drips is given up."""
+MAX_ANSWER_BYTES = 1024 * 1024 * 1024
+"""Ten pictures of the largest size are a quarter of it."""
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_SILENCE_S = 10.0
 OF_THE_REQUEST = (400, 413, 415, 422, 499)
@@ -154,6 +162,15 @@ def is_answer(answer: Answer, accepted: Accepted) -> bool:
         # Its run is named with the picture, at the end.
         return kind == "text/event-stream"
     return kind == "application/json" and answer.headers.get(RUN_ID_HEADER) == accepted.run_id
+
+
+def patience_with(accepted: Accepted, lost: asyncio.Event, *, deadline_s: float) -> Patience:
+    """For the body of its answer: a device works on while a stream comes, but not beyond the run's time.
+
+    lost: set when its node is gone. deadline_s: on the monotonic clock.
+    """
+    works_s = max(0.0, deadline_s - time.monotonic()) if accepted.request.stream else 0.0
+    return Patience(works_s + BODY_SILENCE_S, LEAST_BYTES_PER_S, lost)
 
 
 def answer_headers(accepted: Accepted) -> dict[str, str]:

@@ -9,6 +9,7 @@ from starlette.datastructures import URL
 
 from common.catalog import AssetStore, Catalog
 from common.images_api import AssetLinks
+from common.later import Later
 from common.web.headers import headers_of
 from router.accepting import Acceptance
 from router.answers import Answers
@@ -55,6 +56,7 @@ class Services:
     results: ResultCache
     names: ModelNames
     metrics: RouterMetrics
+    later: Later
 
     def retire(self) -> None:
         """The process is told to stop: nothing long is begun any more."""

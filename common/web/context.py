@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import AquatintError, Unavailable
-from common.later import soon
+from common.later import Later
 from common.logs import bind_only, get_logger
 from common.node_api import REQUEST_ID_HEADER
 from common.tracing import request_span
@@ -28,13 +28,16 @@ Observer = Callable[[str, str, int, float], None]
 class RequestContext:
     """Pure ASGI, so that bodies stream through it untouched and a client's leaving is seen by the handler."""
 
-    def __init__(self, app: ASGIApp, observe: Observer | None = None) -> None:
+    def __init__(self, app: ASGIApp, later: Later, observe: Observer | None = None) -> None:
+        """later: when an answer's end is told of."""
         self._app = app
+        self._later = later
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            self._later.catch_up()  # The server stops.
             return
         request_id = scope.setdefault("state", {})["request_id"] = _id_of(scope)
         bind_only(request_id=request_id)
@@ -69,7 +72,7 @@ class RequestContext:
         finally:
             # The template, never the path: paths hold ids and whatever a scanner sends.
             route = str(getattr(scope.get("route"), "path", "unmatched"))
-            soon(self._report, scope["method"], route, status, time.perf_counter() - began)
+            self._later.put(self._report, scope["method"], route, status, time.perf_counter() - began)
         return {"http.route": route, "http.response.status_code": status}
 
     def _report(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -12,7 +12,6 @@ from common.catalog import Claim, KeyRecord
 from common.errors import AquatintError, RunCancelled
 from common.images_api import ImageRequest, Task, events
 from common.images_api.openapi import operation
-from common.later import soon
 from common.logs import bind
 from common.node_api import RUN_ID_HEADER
 from common.web import until_client_leaves
@@ -107,7 +106,7 @@ async def _read(task: Task, request: Request, services: Services) -> ImageReques
     their address come when they are fetched."""
     arrival: Arrival = request.scope["state"]["arrival"]
     origins = services.settings.image_origins
-    if task is Task.EDIT and origins.origins:
+    if origins.origins and task is Task.EDIT:
         arrival.comes_later()
     asked = await read_image_request(task, request, services.settings.upload_limits, origins)
     arrival.came()
@@ -188,7 +187,8 @@ async def _counted(accepted: Accepted, services: Services) -> Reply:
         await remember(services.catalog, accepted, error)
         raise
     finally:
-        soon(partial(services.metrics.run, accepted.label, outcome, time.monotonic() - began_s, run_id=accepted.run_id))
+        took_s = time.monotonic() - began_s
+        services.later.put(partial(services.metrics.run, accepted.label, outcome, took_s, run_id=accepted.run_id))
 
 
 async def _streamed(accepted: Accepted, request: Request, services: Services) -> Response:

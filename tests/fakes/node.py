@@ -50,6 +50,7 @@ from common.images_api import (
     usage,
 )
 from common.images_api.links import SECRET_NAME
+from common.later import Later
 from common.node_api import (
     ATTEMPT_HEADER,
     KEY_ID_HEADER,
@@ -247,7 +248,7 @@ def build_fake(node: FakeNode) -> FastAPI:
         node.faults = Faults(**wanted)
         return {"started": node.started, "cancelled": node.cancelled, "pid": os.getpid()}
 
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, later=Later())
     return app
 
 

@@ -12,7 +12,7 @@ from common.catalog import RunStatus
 from common.images_api import Task, read_json_request
 from common.logs import bound
 from common.node_api import ATTEMPT_HEADER, RUN_ID_HEADER
-from router import dispatch
+from router import relay
 from tests.fakes.node import MODEL, FakeNode, run_of
 from tests.router.conftest import House, MakeHouse, until
 
@@ -178,16 +178,17 @@ async def test_an_error_for_garbage_of_a_node_names_its_run_to_the_client_and_in
     async with broken(house, answer.replace(b"THIS_RUN", b"run_of_another"), begins=False):
         with structlog.testing.capture_logs(processors=[lambda _, __, line: bound() | line]) as lines:
             reply = await house.generate()
+            house.services.later.catch_up()
 
     run = (await house.catalog.runs.list(limit=1))[0]
     assert (reply.status_code, reply.headers[RUN_ID_HEADER]) == (502, run.id)
     assert run.status is RunStatus.FAILED
-    told = {line["event"]: line.get("run_id") for line in lines}
-    assert (told["attempt_failed"], told["request"]) == (run.id, run.id)
+    told = {line["event"]: (line.get("run_id"), line.get("node")) for line in lines}
+    assert told["attempt_failed"] == told["request"] == (run.id, "broken")
 
 
 async def test_a_body_that_drips_is_given_up_while_others_are_answered(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatch, "BODY_SILENCE_S", 1.0)
+    monkeypatch.setattr(relay, "BODY_SILENCE_S", 1.0)
     house = await make_house("good")
     for length in (1_000, 5_000_000):  # One that is read, and one that is poured.
         head = JSON + b"content-length: %d\r\n\r\n" % length
@@ -208,7 +209,7 @@ async def test_a_body_that_drips_is_given_up_while_others_are_answered(make_hous
 async def test_a_stream_that_drips_ends_with_an_error_when_its_run_has_had_its_time(
     make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dispatch, "BODY_SILENCE_S", 0.5)
+    monkeypatch.setattr(relay, "BODY_SILENCE_S", 0.5)
     house = await make_house(run_timeout_s=1)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n1\r\n:\r\n"
     async with broken(house, head + b"fffff\r\n: ", begins=True, drips=True):
