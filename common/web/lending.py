@@ -22,6 +22,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION = "aquatint.client_socket"
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request; and of what stands between two pieces of a body in chunks, or behind it. A head that is whole may be as much
+larger as the loop reads at a time."""
 
 
 class Flag:
@@ -88,10 +91,12 @@ class _Few(list[Any]):
 
 
 class LendingProtocol(HttpToolsProtocol):
-    """uvicorn's own, with the offer, and with an end that no request is lost by."""
+    """uvicorn's own, with the offer, with a bound on heads, and with an end that no request is lost by."""
 
     comes = False
     """Whether the head of a request has begun to come."""
+    _bare_bytes = 0
+    """That came since the last head was whole, or the last piece of a body came. The parser keeps them."""
     _ends = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -108,6 +113,17 @@ class LendingProtocol(HttpToolsProtocol):
             if socket is not None:
                 socket.has_left()
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes are here. A client whose head has no end is sent away: before anybody has asked for its key, it could fill the
+        memory."""
+        self._bare_bytes += len(data)
+        super().data_received(data)
+        if self._bare_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.send_400_response("The head of the request is too large.")
+            else:
+                self.transport.close()
+
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         super().on_message_begin()
@@ -116,7 +132,7 @@ class LendingProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A request begins."""
         super().on_headers_complete()
-        self.comes = False
+        self.comes, self._bare_bytes = False, 0
         if self._ends and self.cycle is not None:
             self.cycle.keep_alive = False
         if self.cycle is not None and self.cycle.scope is self.scope:
@@ -124,6 +140,11 @@ class LendingProtocol(HttpToolsProtocol):
             if self.scheme == "http":
                 scope: Any = self.scope
                 scope["extensions"] = {EXTENSION: ClientSocket(self.cycle)}
+
+    def on_body(self, body: bytes) -> None:
+        """Some of its body is here."""
+        self._bare_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Its last byte is here."""

@@ -1,6 +1,7 @@
 """What the server tells of a client and its request to those who are not reading just then."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from fastapi import FastAPI, Request
@@ -101,6 +102,50 @@ async def test_a_client_that_leaves_between_two_pieces_of_work_is_told_to_the_se
         writer.write(HEAD % 0)
         writer.close()
         await ended.wait()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (b"GET / HTTP/1.1\r\nx-endless: ", b"x" * 8192),
+        (b"GET / HTTP/1.1\r\n", b"x: y\r\n" * 1024),
+        (b"GET /", b"x" * 8192),
+        (CHUNKED + b"0\r\nx-endless: ", b"x" * 8192),
+        (CHUNKED + b"1;x=", b"x" * 8192),
+    ],
+    ids=["header", "headers", "path", "trailer", "extension of a chunk"],
+)
+async def test_a_client_whose_head_has_no_end_is_sent_away(begins: bytes, goes_on: bytes):
+    async with served(Told().app) as url, asyncio.timeout(10):
+        _, writer = await connected(url)
+        writer.write(begins)
+        sent_bytes = 0
+        with suppress(ConnectionError):
+            while sent_bytes < 50_000_000:
+                writer.write(goes_on)
+                await writer.drain()
+                sent_bytes += len(goes_on)
+        assert sent_bytes < 50_000_000
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 1_000_000])
+async def test_a_body_may_be_as_long_as_it_likes_however_it_is_cut(size: int):
+    told = Told()
+    told.let.set()
+    async with served(told.app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(CHUNKED)
+        for _ in range(min(20_000, 5_000_000 // size)):
+            for piece in (b"%x\r\n" % size, b"x" * size, b"\r\n"):
+                writer.write(piece)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+        assert b" 200 " in await reader.readline()
+        writer.close()
 
 
 async def test_a_flag_wakes_all_who_wait_and_one_that_gives_up_wakes_nobody():
