@@ -204,6 +204,42 @@ async def test_heads_without_an_end_are_given_up(pool: wire.Pool):
             await asked(pool, url)
 
 
+async def test_what_follows_a_body_is_given_up_when_it_has_no_end(pool: wire.Pool):
+    sent_bytes = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent_bytes
+        await request_of(reader)
+        writer.write(CHUNKED + b"b\r\n" + BODY + b"\r\n0\r\nx-trailer: ")
+        while not writer.is_closing():
+            writer.write(b"x" * 65_536)
+            await writer.drain()
+            sent_bytes += 65_536
+
+    async with node(script) as url:
+        with pytest.raises(wire.Broken, match="no end"):
+            await asked(pool, url)
+        assert sent_bytes < 50_000_000
+
+
+async def test_a_stream_may_go_on_for_ever_however_its_chunks_are_cut(pool: wire.Pool):
+    events = 40_000
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(CHUNKED)
+        for _ in range(events):
+            for piece in (b"1\r\n", b"x", b"\r\n"):
+                writer.write(piece)
+                await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async with node(script) as url:
+        status, body = await asked(pool, url)
+        assert (status, len(body)) == (200, events)
+
+
 @pytest.mark.parametrize("at", [0, 20, len(CL_11) + 7], ids=["before the head", "in the head", "in the body"])
 async def test_a_reset_is_noticed_wherever_it_comes(pool: wire.Pool, at: int):
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
