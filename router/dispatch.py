@@ -51,11 +51,10 @@ from router.queue import Queue, excluding
 from router.registry import Node, Registry
 from router.relay import (
     MAX_ANSWER_BYTES,
-    OF_THE_REQUEST,
-    SHARED,
     Accepted,
     Reply,
     answer_headers,
+    concerns_all,
     error_in,
     holding_in,
     is_answer,
@@ -433,7 +432,7 @@ class Dispatcher:
             journey.last = None
             await self._note_failed(this, journey, "busy", "The node had no place.")
             return None
-        if answer.status in OF_THE_REQUEST or isinstance(error, SHARED):
+        if concerns_all(answer, error):
             self._metrics.attempt(this.node.name, "refused")
             await self._catalog.runs.fail(journey.accepted.run_id, code=error.code or "refused", message=error.message)
             return Reply(answer.status, {RUN_ID_HEADER: journey.accepted.run_id} | passed_on(answer), Whole(body))

@@ -50,6 +50,10 @@ SHARED = (CatalogUnavailable, StorageFull)
 """Errors of what all nodes share: another would make the same pictures, and lose them the same way."""
 
 
+class NotUnderstood(NodeFailed):
+    """What a node answered is no error as nodes tell them."""
+
+
 class Accepted(NamedTuple):
     """A request after every check the router makes: what is dispatched."""
 
@@ -200,7 +204,7 @@ def error_in(answer: Answer, body: bytes) -> AquatintError:
         error = orjson.loads(body)["error"]
         message, code = str(error["message"]), error.get("code")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return NodeFailed("The node answered something that cannot be understood.", retryable=False)
+        return NotUnderstood("The node answered something that cannot be understood.", retryable=False)
     if code == CatalogUnavailable.code:
         return CatalogUnavailable(message)
     if code == StorageFull.code:
@@ -211,6 +215,11 @@ def error_in(answer: Answer, body: bytes) -> AquatintError:
     if answer.headers.get("x-should-retry") == "false":
         return EngineFailed(message, code=told)
     return NodeFailed(message, code=told, retryable=True if answer.headers.get("x-should-retry") == "true" else None)
+
+
+def concerns_all(answer: Answer, error: AquatintError) -> bool:
+    """Whether any other node would say the same. error: as `error_in` read it."""
+    return isinstance(error, SHARED) or (answer.status in OF_THE_REQUEST and not isinstance(error, NotUnderstood))
 
 
 def last_word(last: AquatintError | None, error: AquatintError) -> AquatintError:

@@ -89,6 +89,7 @@ async def broken(house: House, answer: bytes, *, begins: bool, drips: bool = Fal
         b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>",
         JSON.replace(b"THIS_RUN", b"run_of_another") + b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER,
         b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>",
         b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot found",
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 99999\r\ncontent-length: 5\r\n\r\nsorry",
@@ -104,6 +105,7 @@ async def broken(house: House, answer: bytes, *, begins: bool, drips: bool = Fal
         "html",
         "another's",
         "redirect",
+        "400",
         "401",
         "404",
         "503",
@@ -145,6 +147,28 @@ async def test_a_run_that_a_living_node_began_and_lost_is_not_begun_again(make_h
         assert node.asked == 1
     run = (await house.catalog.runs.list(limit=1))[0]
     assert (run.status, len(run.attempts)) == (RunStatus.FAILED, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"content-length: 100000\r\n\r\n" + b"x" * 100_000,
+        b"content-length: 100\r\n\r\n{",
+        b"content-length: 20\r\n\r\n<html>nothing</html>",
+        b"content-length: 0\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+    ids=["too large", "cut", "html", "empty", "chunked"],
+)
+async def test_a_refusal_that_cannot_be_understood_is_the_nodes_own_trouble(make_house: MakeHouse, body: bytes):
+    house = await make_house()
+    async with broken(house, b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n" + body, begins=False):
+        reply = await house.generate()
+
+    run = (await house.catalog.runs.list(limit=1))[0]
+    assert (reply.status_code, reply.headers[RUN_ID_HEADER]) == (502, run.id)
+    assert reply.json()["error"]["code"] == "node_failed"
+    assert run.status is RunStatus.FAILED
 
 
 @pytest.mark.parametrize(
