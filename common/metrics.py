@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.counting import Counted, Measured
+from common.later import Later
 from common.logs import bound
 from common.version import VERSION
 
@@ -67,7 +68,10 @@ def present_run() -> str | None:
 
 
 def exposition(registry: CollectorRegistry, request: Request) -> Response:
-    """The answer to a scrape, in the format it asks for: only OpenMetrics has exemplars."""
+    """The answer to a scrape, in the format it asks for: only OpenMetrics has exemplars. What the app has put off, it does now,
+    so that every answer that was given is told of."""
+    later: Later = request.app.state.later
+    later.catch_up()
     encode: Callable[[CollectorRegistry], bytes]
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), headers={"content-type": content_type})

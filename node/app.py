@@ -48,7 +48,7 @@ WEIGHTS_SHARE = 0.8
 
 def build_app(settings: NodeSettings) -> FastAPI:
     """The node as an ASGI app."""
-    metrics = NodeMetrics()
+    metrics, later = NodeMetrics(), Later()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,11 +61,12 @@ def build_app(settings: NodeSettings) -> FastAPI:
     app = FastAPI(
         title="Aquatint node", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
     )
+    app.state.later = later
     install_error_handlers(app)
     for part in (api, control, health):
         app.include_router(part.api)
     app.add_middleware(LenientPaths)
-    app.add_middleware(RequestContext, later=Later(), observe=metrics.http.observe)
+    app.add_middleware(RequestContext, later=later, observe=metrics.http.observe)
     return app
 
 

@@ -81,6 +81,7 @@ def build_app(settings: RouterSettings) -> FastAPI:
         redirect_slashes=False,
         responses=ERRORS,
     )
+    app.state.later = later
     install_error_handlers(app)
     for part in (images, models, assets, runs, webhooks, jobs, admin_nodes, admin_keys, admin_aliases, joining, health):
         app.include_router(part.api)

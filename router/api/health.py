@@ -57,7 +57,6 @@ async def metrics(request: Request, services: ServicesDep) -> Response:
         jobs, catalog_up = none_failed | await services.catalog.jobs.counts(), True
     except CatalogUnavailable:
         catalog_up = False
-    services.later.catch_up()
     now_s = time.monotonic()
     nodes = {
         node.name: (node.health is Health.ONLINE, len(node.ours), len(node.held_off(now_s)))

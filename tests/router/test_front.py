@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from common import later
 from common.errors import RunCancelled
 from common.web.clients import while_client_stays
 from tests.router.conftest import MakeHouse
@@ -31,6 +32,20 @@ async def test_an_error_on_the_short_way_has_the_envelope_and_an_id_of_its_reque
             assert reply.status_code == 401
             assert reply.json()["error"]["type"] == "invalid_request_error"
             assert reply.headers["x-request-id"] == "mine-1"
+
+
+async def test_a_scrape_tells_of_the_answer_that_was_given_just_before_it(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(later, "LATER_S", 60)
+    house = await make_house("one")
+    await house.generate()
+
+    scraped = (await house.client.get("/metrics")).text
+
+    route = f'method="POST",route="{PICTURES[0]}",status="2xx"'
+    assert f"aquatint_router_http_requests_total{{{route}}} 1.0" in scraped
+    assert 'aquatint_runs_total{model="fake/model:1",outcome="succeeded"} 1.0' in scraped
 
 
 async def test_other_methods_on_the_paths_of_pictures_are_answered_by_fastapi(make_house: MakeHouse):
