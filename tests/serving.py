@@ -37,13 +37,15 @@ class PromptServer(Server):
 
 
 @asynccontextmanager
-async def served(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
-    """`app` on a port of this machine, a free one for 0; the base URL."""
+async def served(app: FastAPI, port: int = 0, *, silent_s: float = 65) -> AsyncIterator[str]:
+    """`app` on a port of this machine, a free one for 0; the base URL. silent_s: how long clients that ask for nothing may
+    stay."""
     # Named as TCP, or asyncio leaves Nagle's algorithm on: 40 ms an answer.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     config = uvicorn.Config(app, http=LendingProtocol, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
+    config.timeout_keep_alive = silent_s  # type: ignore[assignment]
     server = PromptServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

@@ -25,6 +25,8 @@ EXTENSION = "aquatint.client_socket"
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request; and of what stands between two pieces of a body in chunks, or behind it. A head that is whole may be as much
 larger as the loop reads at a time."""
+HEAD_WITHIN_S = 10.0
+"""From the first byte of a request to the last of its head. Clients send it in one piece."""
 
 
 class Flag:
@@ -91,12 +93,15 @@ class _Few(list[Any]):
 
 
 class LendingProtocol(HttpToolsProtocol):
-    """uvicorn's own, with the offer, with a bound on heads, and with an end that no request is lost by."""
+    """uvicorn's own, with the offer, with bounds on heads, on a silent client's stay, and with an end that no request is lost
+    by."""
 
     comes = False
     """Whether the head of a request has begun to come."""
     _bare_bytes = 0
     """That came since the last head was whole, or the last piece of a body came. The parser keeps them."""
+    _late_at_s: float | None = None
+    """When the head that is just coming is late, on the loop's clock."""
     _ends = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -104,25 +109,45 @@ class LendingProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = Flow(transport)
         self.pipeline = _Few()  # type: ignore[assignment]
+        # As long as one that was answered may stay that says nothing more.
+        self._expect_within(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left, or was sent away."""
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn itself forgets it where the connection was reset.
         if self.cycle is not None:
             socket = client_socket(self.cycle.scope)
             if socket is not None:
                 socket.has_left()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes are here. A client whose head has no end is sent away: before anybody has asked for its key, it could fill the
-        memory."""
+        """Bytes are here. A client whose head has no end, or is long in coming, is sent away: before anybody has asked for
+        its key, it could fill the memory, or take every connection there may be."""
         self._bare_bytes += len(data)
         super().data_received(data)
-        if self._bare_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
-                self.send_400_response("The head of the request is too large.")
-            else:
+        if self._bare_bytes > MAX_HEAD_BYTES:
+            if self._answers():
                 self.transport.close()
+            else:
+                self.send_400_response("The head of the request is too large.")
+        elif self.comes and not self.transport.is_closing():
+            now_s = self.loop.time()
+            self._late_at_s = self._late_at_s or now_s + HEAD_WITHIN_S
+            self._expect_within(self._late_at_s - now_s, self._head_is_late)
+
+    def _expect_within(self, seconds: float, otherwise: Callable[[], None]) -> None:
+        """The next byte; uvicorn calls this timer off with each."""
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, otherwise)
+
+    def _head_is_late(self) -> None:
+        if self._answers():
+            self.end_with_answer()
+        else:
+            self.send_400_response("The head of the request was too long in coming.")
+
+    def _answers(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
@@ -132,7 +157,7 @@ class LendingProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A request begins."""
         super().on_headers_complete()
-        self.comes, self._bare_bytes = False, 0
+        self.comes, self._bare_bytes, self._late_at_s = False, 0, None
         if self._ends and self.cycle is not None:
             self.cycle.keep_alive = False
         if self.cycle is not None and self.cycle.scope is self.scope:
@@ -156,13 +181,12 @@ class LendingProtocol(HttpToolsProtocol):
     def end_with_answer(self) -> None:
         """The server is about to stop: the next answer, or the one in the making, is the last, and says so."""
         self._ends = True
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and self._answers():
             self.cycle.keep_alive = False
 
     def close_if_idle(self) -> None:
         """Hang up on a client that asks for nothing; not on one whose request is on its way to us."""
-        answers = self.cycle is not None and not self.cycle.response_complete
-        if not (self.transport.is_closing() or answers or self.comes or self._has_unread()):
+        if not (self.transport.is_closing() or self._answers() or self.comes or self._has_unread()):
             self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:

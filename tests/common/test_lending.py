@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from common.errors import RunCancelled
+from common.web import lending
 from common.web.clients import until_client_leaves
 from common.web.lending import Flag, client_socket
 from tests.serving import served
@@ -129,6 +130,44 @@ async def test_a_client_whose_head_has_no_end_is_sent_away(begins: bytes, goes_o
                 await writer.drain()
                 sent_bytes += len(goes_on)
         assert sent_bytes < 50_000_000
+
+
+async def test_a_client_whose_head_is_long_in_coming_is_sent_away(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lending, "HEAD_WITHIN_S", 0.2)
+    async with served(Told().app) as url, asyncio.timeout(10):
+        stops, waiting = await connected(url)
+        waiting.write(b"POST / HT")
+        drips, dripping = await connected(url)
+        dripping.write(b"POST / HTTP/1.1\r\nx-endless: ")
+
+        async def drip() -> None:
+            with suppress(ConnectionError):
+                while True:
+                    dripping.write(b"x")
+                    await dripping.drain()
+                    await asyncio.sleep(0.02)
+
+        slowly = asyncio.create_task(drip())
+        for reader in (stops, drips):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        slowly.cancel()
+        waiting.close()
+        dripping.close()
+
+
+async def test_a_client_that_says_nothing_is_sent_away_and_one_that_is_answered_is_not():
+    told = Told()
+    async with served(told.app, silent_s=0.2) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % 0)
+        silent_reader, silent_writer = await connected(url)
+
+        assert await silent_reader.read() == b""
+
+        told.let.set()
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        silent_writer.close()
 
 
 @pytest.mark.parametrize("size", [1, 65_536, 1_000_000])
