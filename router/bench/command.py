@@ -176,9 +176,10 @@ def _row(cell: str, target: str, turns: dict[tuple[str, str], list[dict[str, flo
     def median(name: str, digits: int) -> float:
         return round(statistics.median(turn[name] for turn in mine), digits)
 
-    def added(name: str) -> float:
-        return round(statistics.median(a[name] - b[name] for a, b in zip(mine, direct, strict=True)), 2)
+    def added(name: str) -> list[float]:
+        return [a[name] - b[name] for a, b in zip(mine, direct, strict=True)]
 
+    p50_ms = added("p50_ms")
     ratios = [a["cpu_ms"] / b["cpu_ms"] for a, b in zip(mine, nginx, strict=True)] if nginx else []
     return {
         "load": cell,
@@ -186,8 +187,9 @@ def _row(cell: str, target: str, turns: dict[tuple[str, str], list[dict[str, flo
         "cpu_ms": median("cpu_ms", 3),
         "cpu_to_nginx": round(statistics.median(ratios), 2) if ratios else None,
         "cpu_to_nginx_range": [round(min(ratios), 2), round(max(ratios), 2)] if ratios else None,
-        "added_p50_ms": added("p50_ms"),
-        "added_p99_ms": added("p99_ms"),
+        "added_p50_ms": round(statistics.median(p50_ms), 2),
+        "added_p50_range_ms": [round(min(p50_ms), 2), round(max(p50_ms), 2)],
+        "added_p99_ms": round(statistics.median(added("p99_ms")), 2),
         "per_s": median("per_s", 1),
         "peak_mb": median("peak_mb", 1),
         "bad": int(sum(turn["bad"] for turn in mine)),
