@@ -293,6 +293,7 @@ class ImageRequest(NamedTuple):
 
         The default for `response_format` goes by the name that the client used, so it is fixed before that is gone.
         """
+        # Not by `_replace`, which makes a call for each field there is.
         values: list[Any] = list(self)
         values[_MODEL], values[_RESPONSE_FORMAT] = model, self.effective_response_format
         if self.seed is None:
