@@ -57,7 +57,8 @@ class Connection(asyncio.BufferedProtocol):
         self._head_bytes = 0
         self._header_bytes = 0
         self._bare_bytes = 0
-        """Of a body in chunks, without a byte of it, since the last of its bytes came."""
+        """Of a body in chunks, since the last of its bytes came. The parser keeps what follows the last chunk until it is
+        whole."""
         self._left: int | None = None
         self._lengths: list[str] = []
         self._chunked = False
@@ -225,17 +226,10 @@ class Connection(asyncio.BufferedProtocol):
         if self.status and self._left is not None:
             self._of_known_length(bytes(self._view[at:end]))
         else:  # Chunks; or another head, after one of 1xx.
-            body_bytes = self._held_bytes + self.taken_bytes
+            self._bare_bytes += end - at
             self._parser.feed_data(self._view[at:end])
-            if self.status:
-                self._count_bare(end - at, came_bytes=self._held_bytes + self.taken_bytes - body_bytes)
-
-    def _count_bare(self, count: int, *, came_bytes: int) -> None:
-        """The parser keeps what follows the last chunk until it is whole. count: of the bytes it was given; came_bytes: of
-        the body."""
-        self._bare_bytes = 0 if came_bytes else self._bare_bytes + count
-        if self._bare_bytes > MAX_HEAD_BYTES:
-            raise _Doubtful("what follows the body has no end")
+            if self.status and self._bare_bytes > MAX_HEAD_BYTES:
+                raise _Doubtful("what follows the body has no end")
 
     def _of_known_length(self, data: bytes) -> None:
         assert self._left is not None
@@ -318,6 +312,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._left is not None:
             self._of_known_length(body)
         else:
+            self._bare_bytes = 0
             self._push(body)
 
     def on_message_complete(self) -> None:
