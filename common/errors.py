@@ -12,6 +12,7 @@ AquatintError                      500  server_error
 ├── Forbidden                      403  invalid_request_error
 ├── NotFound                       404  invalid_request_error
 ├── MethodNotAllowed               405  invalid_request_error
+├── RequestTimeout                 408  invalid_request_error   (the client is too slow in sending it)
 ├── Conflict                       409  invalid_request_error   (never retried by clients: x-should-retry false)
 │   ├── KeyInFlight                409  the first request with this idempotency key has no answer yet (Retry-After)
 │   └── NodeBusy                   409  a node has no place for what a router sent it; no client sees this
@@ -21,6 +22,7 @@ AquatintError                      500  server_error
 ├── TooManyRequests                429  requests                (Retry-After)
 │   ├── RateLimited                429  requests                (a key's requests per minute, or in flight)
 │   └── QuotaExceeded              429  insufficient_quota      (a key's day is used up: x-should-retry false)
+├── HeadTooLarge                   431  invalid_request_error
 ├── RunCancelled                   499  server_error
 ├── EngineFailed                   500  server_error            (would fail again: x-should-retry false)
 │   ├── LoraMismatch               422  invalid_request_error   (its tensors do not fit the model)
@@ -180,6 +182,12 @@ class MethodNotAllowed(AquatintError):
         return super().headers() | ({"allow": self.allow} if self.allow else {})
 
 
+class RequestTimeout(AquatintError):
+    """The client is too slow in sending its request."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+
 class Conflict(AquatintError):
     """The state of the thing named forbids this. SDKs would retry a 409, so it is forbidden unless waiting helps."""
 
@@ -265,6 +273,12 @@ class QuotaExceeded(TooManyRequests):
     def headers(self) -> dict[str, str]:
         """With OpenAI's `x-ratelimit-*`."""
         return super().headers() | dict(self._told)
+
+
+class HeadTooLarge(AquatintError):
+    """The head of the request is larger than any client's."""
+
+    status, type, code = 431, "invalid_request_error", "head_too_large"
 
 
 class RunCancelled(AquatintError):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import uvicorn
 from fastapi import FastAPI
 
-from common.web.lending import LendingProtocol
+from common.web.connection import ClientConnection
 from common.web.serving import Server
 
 LOOK_EVERY_S = 0.005
@@ -44,7 +44,7 @@ async def served(app: FastAPI, port: int = 0, *, silent_s: float = 65) -> AsyncI
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    config = uvicorn.Config(app, http=LendingProtocol, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, http=ClientConnection, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
     config.timeout_keep_alive = silent_s  # type: ignore[assignment]
     server = PromptServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

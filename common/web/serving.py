@@ -7,19 +7,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from common.web.lending import LendingProtocol
+from common.web.connection import ClientConnection
 
 LOOK_EVERY_S = 0.05
 LINGER_S = 0.2
 """How long clients that ask for nothing may stay connected to a server that was told to stop."""
 MOST_OPEN_FILES = 65_536
+UNREAD_S = 60.0
+"""How long a client may read nothing of an answer that waits for it, or be gone without a word: nginx' `send_timeout`."""
 STARTUP_FAILED = 3
 """uvicorn's own exit code for it."""
 
@@ -40,13 +42,24 @@ class Server(uvicorn.Server):
         on_interrupt: Callable[[], None] = lambda: None,
         linger_s: float = LINGER_S,
         look_every_s: float = LOOK_EVERY_S,
+        unread_s: float = UNREAD_S,
     ) -> None:
         """look_every_s: whether all that was in flight has ended."""
         super().__init__(config)
+        self._unread_s = unread_s
         self._on_stop = on_stop
         self._on_interrupt = on_interrupt
         self._linger_s, self._look_every_s = linger_s, look_every_s
         self._stop_now = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Each connection inherits the bound on clients that do not read, which is the kernel's to keep: only it
+        knows of all that is on its way to them."""
+        await super().startup(sockets)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            for listener in _copies(self.servers):
+                with listener:
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * self._unread_s))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come."""
@@ -72,20 +85,20 @@ class Server(uvicorn.Server):
     async def _stop_listening(self) -> None:
         """Take those clients that have connected: the system sends away what nobody took from a socket that is closed."""
         came: list[socket.socket] = []
+        listeners = _copies(self.servers)
         for server in self.servers:
-            waiting = [socket.socket(fileno=os.dup(listener.fileno())) for listener in server.sockets]
             server.close()
-            for listener in waiting:
-                with listener, suppress(OSError):
-                    listener.setblocking(False)
-                    while True:
-                        came.append(listener.accept()[0])
+        for listener in listeners:
+            with listener, suppress(OSError):
+                listener.setblocking(False)
+                while True:
+                    came.append(listener.accept()[0])
         for client in came:
             client.setblocking(False)
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, client)
 
-    def _protocol(self) -> LendingProtocol:
-        return LendingProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> ClientConnection:
+        return ClientConnection(self.config, self.server_state, self.lifespan.state)
 
     async def _wait_tasks_to_complete(self) -> None:
         """Until nothing is in flight and nobody connected. Raises: TimeoutError: told to stop now."""
@@ -99,6 +112,11 @@ class Server(uvicorn.Server):
             await asyncio.sleep(self._look_every_s)
         for server in self.servers:
             await server.wait_closed()
+
+
+def _copies(servers: Iterable[asyncio.Server]) -> list[socket.socket]:
+    """Of the sockets they listen on."""
+    return [socket.socket(fileno=os.dup(listener.fileno())) for server in servers for listener in server.sockets]
 
 
 def allow_open_files() -> None:
@@ -133,7 +151,7 @@ def serve(
         app,
         host=host,
         port=port,
-        http=LendingProtocol,
+        http=ClientConnection,
         ws="none",
         log_config=None,
         access_log=False,

@@ -2,15 +2,20 @@
 
 import asyncio
 import socket
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.responses import StreamingResponse
 
-from common.web.lending import LendingProtocol
+from common.web.connection import ClientConnection
+from common.web.lending import client_socket
 from common.web.serving import Server
+from router.wire import SinkGone, pouring
 from tests.router.conftest import until
 
 HEAD = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -45,15 +50,15 @@ def listening() -> socket.socket:
     return listener
 
 
-def server_of(app: FastAPI, *, linger_s: float) -> Server:
-    return Server(uvicorn.Config(app, http=LendingProtocol, log_config=None, timeout_graceful_shutdown=10), linger_s=linger_s)
+def server_of(app: FastAPI, **options: float) -> Server:
+    return Server(uvicorn.Config(app, http=ClientConnection, log_config=None, timeout_graceful_shutdown=10), **options)
 
 
 @asynccontextmanager
-async def served(app: FastAPI, *, linger_s: float) -> AsyncIterator[tuple[Server, int]]:
+async def served(app: FastAPI, **options: float) -> AsyncIterator[tuple[Server, int]]:
     """A server of this loop, and its port; all has ended when this has."""
     listener = listening()
-    server = server_of(app, linger_s=linger_s)
+    server = server_of(app, **options)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     await until(lambda: server.started)
     yield server, listener.getsockname()[1]
@@ -158,3 +163,46 @@ def test_who_connected_while_the_server_was_busy_and_then_told_to_stop_is_answer
             assert late.recv(64).startswith(b"HTTP/1.1 200 ")
     thread.join(10)
     assert not thread.is_alive()
+
+
+async def through_the_transport(request: Request) -> AsyncIterator[bytes]:
+    for _ in range(1000):
+        yield b"x" * 100_000
+
+
+async def past_the_transport(request: Request) -> AsyncIterator[bytes]:
+    yield b"x"
+    socket = client_socket(request.scope)
+    assert socket is not None
+    lent = await socket.lend()
+    assert lent is not None
+    try:
+        with pytest.raises(SinkGone):
+            await pouring.write(b"x" * 100_000_000, lent)
+    finally:
+        lent.give_back()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds what a client leaves unread")
+@pytest.mark.parametrize("body", [through_the_transport, past_the_transport])
+async def test_a_client_that_reads_nothing_of_its_answer_is_sent_away(body: Callable[[Request], AsyncIterator[bytes]]):
+    ended = asyncio.Event()
+    app = FastAPI()
+
+    async def watched(request: Request) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in body(request):
+                yield chunk
+        finally:
+            ended.set()
+
+    @app.get("/")
+    async def answer(request: Request) -> StreamingResponse:
+        return StreamingResponse(watched(request), headers={"content-length": "1000000000"})
+
+    async with served(app, linger_s=0, unread_s=0.3) as (server, port):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(HEAD % b"")
+            async with asyncio.timeout(10):
+                await ended.wait()
+        server.should_exit = True

@@ -1,0 +1,257 @@
+"""A client's connection: uvicorn's own, with bounds on what a client may do to us, and with less memory.
+
+Before anybody has asked for its key, a client could fill the memory by a head without an end, or take every connection there
+may be by being slow; so heads and bodies have a time to come in, and those who say nothing are sent away. One who asks and
+does not read its answer is the kernel's to send away (`serving.py`).
+
+What waits for long is many requests at once, so what each holds is small: asyncio's events and queues of requests that came
+before their turn take two kilobytes a connection, though hardly any connection ever needs one.
+"""
+
+import asyncio
+import fcntl
+import termios
+import time
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from common.errors import AquatintError, HeadTooLarge, RequestTimeout
+from common.web.errors import answer_error
+from common.web.lending import EXTENSION, ClientSocket, client_socket
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request; and of what stands between two pieces of a body in chunks, or behind it. A head that is whole may be as much
+larger as the loop reads at a time."""
+HEAD_WITHIN_S = 10.0
+"""From the first byte of a request to the last of its head. Clients send it in one piece."""
+BODY_WITHIN_S = 30.0
+"""From there to the last byte of its body, and"""
+LEAST_BYTES_PER_S = 8 * 1024
+"""a second more for so many bytes that came: the slowest line that a picture is sent over."""
+LOOK_EVERY_S = 0.1
+"""How often at most a body is looked at that has no time left, while it waits for us."""
+
+
+class Flag:
+    """What a request needs of `asyncio.Event`."""
+
+    __slots__ = ("_set", "_waiting")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def set(self) -> None:
+        """Wake those who wait; from now on nobody does."""
+        self._set = True
+        for each in self._waiting:
+            if not each.done():
+                each.set_result(None)
+
+    def clear(self) -> None:
+        """Have those who come wait again."""
+        self._set = False
+
+    async def wait(self) -> None:
+        """Until it is set."""
+        if not self._set:
+            woken = asyncio.get_running_loop().create_future()
+            self._waiting.append(woken)
+            try:
+                await woken
+            finally:
+                self._waiting.remove(woken)
+
+
+class Flow(FlowControl):
+    """uvicorn's own, with an event only while a client reads too slowly, and with a clock for what a client takes to send."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+        self._writable: asyncio.Event | None = None
+        self._paused_at_s = self._paused_s = 0.0
+
+    def pause_reading(self) -> None:
+        """The app is behind with reading."""
+        if not self.read_paused:
+            self._paused_at_s = time.monotonic()
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        """It has caught up."""
+        if self.read_paused:
+            self._paused_s += time.monotonic() - self._paused_at_s
+        super().resume_reading()
+
+    def clients_s(self) -> float:
+        """Seconds on a clock that stands still while the client waits for us."""
+        return (self._paused_at_s if self.read_paused else time.monotonic()) - self._paused_s
+
+    async def drain(self) -> None:
+        """Returns when more may be written."""
+        if self._writable is not None:
+            await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        if not self.write_paused:
+            self.write_paused, self._writable = True, asyncio.Event()
+
+    def resume_writing(self) -> None:
+        """It has read what was kept for it."""
+        if self._writable is not None:
+            self._writable.set()
+        self.write_paused, self._writable = False, None
+
+
+class _Few(list[Any]):
+    """What a connection's queue needs of a deque; hardly any connection has anything in it."""
+
+    def appendleft(self, each: Any) -> None:
+        self.insert(0, each)
+
+
+class ClientConnection(HttpToolsProtocol):
+    """uvicorn's own, which offers its socket, has bounds, and ends without a request being lost by it."""
+
+    comes = False
+    """Whether the head of a request has begun to come."""
+    _bare_bytes = 0
+    """That came since the last head was whole, or the last piece of a body came. The parser keeps them."""
+    _late_at_s: float | None = None
+    """When the head that is just coming is late, on the loop's clock."""
+    _body_bytes: int | None = None
+    """That came of the body that is just coming."""
+    _body_timer: asyncio.TimerHandle | None = None
+    _ends = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self.flow: Flow = Flow(transport)
+        self.pipeline = _Few()  # type: ignore[assignment]
+        # As long as one that was answered may stay that says nothing more.
+        self._expect_within(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left, or was sent away."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn itself forgets it where the connection was reset.
+        self._body_is_over()
+        if self.cycle is not None:
+            socket = client_socket(self.cycle.scope)
+            if socket is not None:
+                socket.has_left()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes are here."""
+        self._bare_bytes += len(data)
+        super().data_received(data)
+        if self._bare_bytes > MAX_HEAD_BYTES:
+            if self._answers():
+                self.transport.close()
+            else:
+                self._refuse(HeadTooLarge("The head of the request is too large."))
+        elif self.transport.is_closing():
+            pass
+        elif self.comes:
+            now_s = self.loop.time()
+            self._late_at_s = self._late_at_s or now_s + HEAD_WITHIN_S
+            self._expect_within(self._late_at_s - now_s, self._head_is_late)
+        elif self._body_bytes is not None and self._body_timer is None:
+            self._look_at_body(self.flow.clients_s())
+
+    def _expect_within(self, seconds: float, otherwise: Callable[[], None]) -> None:
+        """The next byte; uvicorn calls this timer off with each."""
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, otherwise)
+
+    def _head_is_late(self) -> None:
+        if self._answers():
+            self.end_with_answer()
+        else:
+            self._refuse(RequestTimeout("The head of the request was too long in coming."))
+
+    def _look_at_body(self, began_s: float) -> None:
+        assert self._body_bytes is not None
+        left_s = BODY_WITHIN_S + self._body_bytes / LEAST_BYTES_PER_S - (self.flow.clients_s() - began_s)
+        if left_s > 0:
+            self._body_timer = self.loop.call_later(max(left_s, LOOK_EVERY_S), self._look_at_body, began_s)
+        elif self._answers() and not self.cycle.response_started:
+            self.cycle.disconnected = True  # Nothing that the app says is its answer any more.
+            self._refuse(RequestTimeout("The body of the request was too long in coming."))
+        else:
+            self.transport.close()
+
+    def _body_is_over(self) -> None:
+        self._body_bytes = None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _refuse(self, error: AquatintError) -> None:
+        """Answer in the app's place, and hang up."""
+        answer = answer_error(error)
+        headers = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, bytes(answer.body)))
+        self.transport.close()
+
+    def _answers(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        super().on_message_begin()
+        self.comes = True
+
+    def on_headers_complete(self) -> None:
+        """A request begins."""
+        super().on_headers_complete()
+        self.comes, self._bare_bytes, self._late_at_s, self._body_bytes = False, 0, None, 0
+        if self._ends and self.cycle is not None:
+            self.cycle.keep_alive = False
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.cycle.message_event = Flag()  # type: ignore[assignment]
+            if self.scheme == "http":
+                scope: Any = self.scope
+                scope["extensions"] = {EXTENSION: ClientSocket(self.cycle)}
+
+    def on_body(self, body: bytes) -> None:
+        """Some of its body is here."""
+        self._bare_bytes = 0
+        if self._body_bytes is not None:
+            self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Its last byte is here."""
+        super().on_message_complete()
+        self._body_is_over()
+        socket = client_socket(self.scope)
+        if socket is not None:
+            socket.is_whole()
+
+    def end_with_answer(self) -> None:
+        """The server is about to stop: the next answer, or the one in the making, is the last, and says so."""
+        self._ends = True
+        if self.cycle is not None and self._answers():
+            self.cycle.keep_alive = False
+
+    def close_if_idle(self) -> None:
+        """Hang up on a client that asks for nothing; not on one whose request is on its way to us."""
+        if not (self.transport.is_closing() or self._answers() or self.comes or self._has_unread()):
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing has come on it for as long as it may stay open."""
+        self.close_if_idle()
+
+    def _has_unread(self) -> bool:
+        socket = self.transport.get_extra_info("socket")
+        waiting = bytearray(4)
+        fcntl.ioctl(socket.fileno(), termios.FIONREAD, waiting)
+        return any(waiting)

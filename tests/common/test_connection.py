@@ -1,0 +1,206 @@
+"""What a client may do to a server, and what it is told that does more."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+
+import pytest
+from fastapi import FastAPI, Request
+
+from common.web import connection
+from common.web.connection import Flag
+from tests.common.telling import HEAD, Told, connected
+from tests.serving import served
+
+
+@asynccontextmanager
+async def dripping(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """A byte now and then, as long as anybody takes them."""
+
+    async def drip() -> None:
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    slowly = asyncio.create_task(drip())
+    try:
+        yield
+    finally:
+        slowly.cancel()
+
+
+async def refusal(reader: asyncio.StreamReader) -> tuple[int, str]:
+    """Status and code of an answer after which the server hangs up."""
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (b"GET / HTTP/1.1\r\nx-endless: ", b"x" * 8192),
+        (b"GET / HTTP/1.1\r\n", b"x: y\r\n" * 1024),
+        (b"GET /", b"x" * 8192),
+        (CHUNKED + b"0\r\nx-endless: ", b"x" * 8192),
+        (CHUNKED + b"1;x=", b"x" * 8192),
+    ],
+    ids=["header", "headers", "path", "trailer", "extension of a chunk"],
+)
+async def test_a_client_whose_head_has_no_end_is_sent_away(begins: bytes, goes_on: bytes):
+    async with served(Told().app) as url, asyncio.timeout(10):
+        _, writer = await connected(url)
+        writer.write(begins)
+        sent_bytes = 0
+        with suppress(ConnectionError):
+            while sent_bytes < 50_000_000:
+                writer.write(goes_on)
+                await writer.drain()
+                sent_bytes += len(goes_on)
+        assert sent_bytes < 50_000_000
+
+
+async def test_a_client_whose_head_is_long_in_coming_is_sent_away(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.2)
+    async with served(Told().app) as url, asyncio.timeout(10):
+        stops, waiting = await connected(url)
+        waiting.write(b"POST / HT")
+        drips, slow = await connected(url)
+        slow.write(b"POST / HTTP/1.1\r\nx-endless: ")
+        async with dripping(slow):
+            for reader in (stops, drips):
+                assert await refusal(reader) == (408, "request_timeout")
+        waiting.close()
+        slow.close()
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["stops", "drips"])
+async def test_a_client_whose_body_is_long_in_coming_is_told_so_and_its_work_ends(drips: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "BODY_WITHIN_S", 0.2)
+    told = Told()
+    async with served(told.app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % 1_000_000 + b"x")
+        await told.begun.wait()
+        async with dripping(writer) if drips else nullcontext():
+            assert await refusal(reader) == (408, "request_timeout")
+            await told.left.wait()
+        writer.close()
+
+
+async def test_a_body_that_keeps_coming_fast_enough_may_take_its_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "BODY_WITHIN_S", 0.2)
+    told = Told()
+    async with served(told.app) as url, asyncio.timeout(10):
+        late, stops = await connected(url)
+        stops.write(HEAD % 2 + b"x")
+        reader, writer = await connected(url)
+        writer.write(HEAD % 20_000)
+        writer.write(b"x" * 10_000)  # Pays for a second more.
+
+        assert await refusal(late) == (408, "request_timeout")
+        writer.write(b"x" * 10_000)
+        told.let.set()
+
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        stops.close()
+
+
+async def test_a_client_that_waits_for_the_server_to_read_on_is_not_late(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "BODY_WITHIN_S", 0.2)
+    monkeypatch.setattr(connection, "LEAST_BYTES_PER_S", 1e9)
+    read_on, behind, sent_bytes = asyncio.Event(), asyncio.Event(), 1_000_000
+    app = FastAPI()
+
+    @app.post("/")
+    async def answer(request: Request) -> int:
+        read_bytes = 0
+        async for chunk in request.stream():
+            behind.set()
+            await read_on.wait()
+            read_bytes += len(chunk)
+        return read_bytes
+
+    async with served(app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % sent_bytes + b"x" * sent_bytes)
+        await behind.wait()
+        late, stops = await connected(url)
+        stops.write(HEAD % 2 + b"x")
+        assert await refusal(late) == (408, "request_timeout")
+
+        read_on.set()
+
+        assert b" 200 " in await reader.readline()
+        await reader.readuntil(str(sent_bytes).encode())
+        writer.close()
+        stops.close()
+
+
+async def test_a_client_that_was_refused_while_its_body_came_cannot_stay_by_sending_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "BODY_WITHIN_S", 0.2)
+    async with served(FastAPI(), silent_s=60) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % 1_000_000 + b"x")
+        assert b" 404 " in await reader.readline()
+        async with dripping(writer):
+            with suppress(ConnectionError):
+                await reader.read()
+        writer.close()
+
+
+async def test_a_client_that_says_nothing_is_sent_away_and_one_that_is_answered_is_not():
+    told = Told()
+    async with served(told.app, silent_s=0.2) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(HEAD % 0)
+        silent_reader, silent_writer = await connected(url)
+
+        assert await silent_reader.read() == b""
+
+        told.let.set()
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        silent_writer.close()
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 1_000_000])
+async def test_a_body_may_be_as_long_as_it_likes_however_it_is_cut(size: int):
+    told = Told()
+    told.let.set()
+    async with served(told.app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(CHUNKED)
+        for _ in range(min(20_000, 5_000_000 // size)):
+            for piece in (b"%x\r\n" % size, b"x" * size, b"\r\n"):
+                writer.write(piece)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+
+async def test_a_flag_wakes_all_who_wait_and_one_that_gives_up_wakes_nobody():
+    flag = Flag()
+    first, second, leaving = (asyncio.ensure_future(flag.wait()) for _ in range(3))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert not first.done()
+
+    flag.set()
+    await asyncio.wait_for(asyncio.gather(first, second, flag.wait()), 5)
+
+    flag.clear()
+    waiting = asyncio.ensure_future(flag.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
