@@ -5,7 +5,8 @@
     api/             images, models, assets, runs, admin, health: one file a noun, thin
     auth.py          keys and scopes
     model_names.py   names clients use -> models nodes have; together.py: one model as several nodes tell of it
-    dispatch.py      carries one run: record, queue, pick, send, fail over, answer
+    dispatch.py      carries one run: record, queue, pick, try, fail over; journey.py: what it has come through so far
+    attempts.py      one try at one node: send, answer; ending.py: the end of a run without one
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
     body.py          what is done at the end of an answer, however it ends
     passing.py       an answer's bytes on their way to the client; freed_memory.py: their memory, kept for the next
@@ -55,8 +56,9 @@ Decisions:
 - The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
 - Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read. Runs go over a client of our
   own, as httpx costs several times what the bytes cost; everything small goes over httpx.
-- One request for a picture: front.py > api/images.py > accepting.py > dispatch.py > queue.py > node_client.py > wire/, and
-  its answer's bytes from wire/ by dispatch.py to passing.py. FastAPI declares the route and is not on the way.
+- One request for a picture: front.py > api/images.py > accepting.py > dispatch.py > queue.py, attempts.py >
+  node_client.py > wire/, and its answer's bytes from wire/ by attempts.py to passing.py. FastAPI declares the route and is not
+  on the way.
 - A request costs what its calls cost, each a microsecond in caches that are cold after every wait; so the usual way is short:
   one that finds a node with room and nobody waiting enters no line, its row is written with those that come within some
   milliseconds (`dispatch.py` says where), an answer that is here whole is sent without a generator, and accounts are done when

@@ -25,6 +25,7 @@ from router.accepting import Acceptance
 from router.answers import Answers
 from router.api import admin_aliases, admin_keys, admin_nodes, assets, health, images, jobs, joining, models, runs, webhooks
 from router.async_runs import AsyncCarrier
+from router.attempts import Attempts
 from router.carried import Carried
 from router.costs import CostBook
 from router.decisions import KEEP_EVERY_S, Decisions
@@ -112,18 +113,25 @@ async def _make_services(settings: RouterSettings, metrics: RouterMetrics, later
     answers = Answers(catalog, assets_store, links)
     decisions = Decisions(catalog, metrics)
     stack.push_async_callback(decisions.keep_at_last)
-    dispatcher = Dispatcher(
+    attempts = Attempts(
         catalog=catalog,
         registry=registry,
         queue=queue,
         client=client,
         answers=answers,
         metrics=metrics,
+        look=look_again,
+        max_attempts=own.max_attempts,
+    )
+    dispatcher = Dispatcher(
+        attempts=attempts,
+        catalog=catalog,
+        queue=queue,
+        answers=answers,
+        metrics=metrics,
         decisions=decisions,
         later=later,
-        look=look_again,
         run_timeout_s=own.run_timeout_s,
-        max_attempts=own.max_attempts,
     )
     splitter = Splitter(
         dispatcher,

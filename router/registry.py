@@ -1,6 +1,6 @@
 """The nodes this router knows: who they are (from the catalog), what they last said, what we think of them.
 
-Health by looks (`probe.py`) and by work (`dispatch.py`): one failure is `error` (no new runs), the second `offline`
+Health by looks (`probe.py`) and by work (`attempts.py`): one failure is `error` (no new runs), the second `offline`
 (runs in flight there are given up and tried elsewhere), the next good look `online`. One that comes and goes is held off
 (`flaps.py`) while there are others, and so is a model that fails on a node (`circuit.py`).
 """

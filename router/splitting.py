@@ -28,6 +28,7 @@ from router.answers import Answers
 from router.body import Whole
 from router.decisions import DECISION_HEADER, Decisions
 from router.dispatch import Dispatcher
+from router.ending import close
 from router.fleet import Fleet
 from router.forecast import ETA_HEADER, POSITION_HEADER
 from router.joined import PartAnswer, body_of, effective_of, head_of, length_of, timings_of
@@ -126,12 +127,12 @@ class Splitter:
         except asyncio.CancelledError:
             outcome = "cancelled"
             if not accepted.lasting:
-                await asyncio.shield(self._dispatcher.close(accepted.run_id, self._dispatcher.why_cancelled(accepted)))
+                await asyncio.shield(close(self._catalog, accepted.run_id, self._dispatcher.why_cancelled(accepted)))
             raise
         except AquatintError as error:
             error.run_id = accepted.run_id
             if not (accepted.lasting and may_pass(error)):
-                await self._dispatcher.close(accepted.run_id, error)
+                await close(self._catalog, accepted.run_id, error)
             raise
         finally:
             self._dispatcher.let_go(accepted)
