@@ -125,7 +125,10 @@ class Attempts:
 
     async def finished(self, accepted: Accepted) -> Reply | None:
         """The answer of a run that succeeded without our hearing of it; None if it did not."""
-        body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
+        if accepted.request.stream:
+            body = await self._answers.completed_event(accepted.run_id)
+        else:
+            body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
         return None if body is None else Reply(200, answer_headers(accepted), Whole(body))
 
     async def _lost(self, journey: Journey, this: Try, error: NodeLost) -> Reply | None:

@@ -18,7 +18,7 @@ from common.errors import (
     OutOfDeviceMemory,
     StorageFull,
 )
-from common.images_api import ImageRequest
+from common.images_api import ImageRequest, events
 from common.node_api import (
     ATTEMPT_HEADER,
     KEY_ID_HEADER,
@@ -181,8 +181,9 @@ def answer_headers(accepted: Accepted) -> dict[str, str]:
     """Headers of an answer rebuilt from the catalog."""
     request = accepted.request
     assert request.seed is not None
+    kind = events.HEADERS if request.stream else {"content-type": "application/json"}
     return {
-        "content-type": "application/json",
+        **kind,
         RUN_ID_HEADER: accepted.run_id,
         "x-image-seeds": ",".join(str(request.seed + index) for index in range(request.n)),
     }

@@ -28,7 +28,8 @@ from tests.faults.proxy import Proxy
 HEADERS = {"authorization": f"Bearer {KEY}"}
 NODES = ("a", "b", "c")
 ROUTERS = 2
-STORE_BYTES = 16 * 1024 * 1024
+STORE_BYTES = 64 * 1024 * 1024
+"""Room for every picture of the long form, and soon filled."""
 WORK_S = 0.05
 """What a stand-in takes for a run."""
 SIZE = Size(64, 64)

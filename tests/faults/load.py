@@ -203,7 +203,7 @@ class Load:
             asked.status, asked.retry_after_s, nobody_there = None, None, False
             try:
                 await self.ask(asked, router)
-            except (httpx.HTTPError, ValueError) as error:
+            except (httpx.HTTPError, ValueError, LookupError) as error:
                 asked.error, nobody_there = type(error).__name__, isinstance(error, httpx.ConnectError)
             unresolved = asked.status in (None, 409) or (asked.tries > 1 and asked.status in (502, 503))
             again = nobody_there or (asked.key is not None and unresolved)
@@ -213,7 +213,7 @@ class Load:
             await asyncio.sleep(0.2)
 
     async def ask(self, asked: Asked, router: int) -> None:
-        """Once, at one router. Raises: HTTPError; ValueError: an answer that cannot be understood."""
+        """Once, at one router. Raises: HTTPError; ValueError, LookupError: an answer that cannot be understood."""
         headers = {"idempotency-key": asked.key} if asked.key is not None else {}
         fields: dict[str, Any] = {
             "prompt": asked.prompt,

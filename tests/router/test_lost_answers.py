@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -60,6 +61,22 @@ async def test_a_node_that_dies_after_it_stored_its_pictures_is_answered_for_fro
     assert [item["seed"] for item in reply.json()["data"]] == [41, 42]
     digests = [hashlib.sha256(base64.b64decode(item["b64_json"])).hexdigest() for item in reply.json()["data"]]
     assert digests == [image.sha256 for image in run.images]
+
+
+@pytest.mark.parametrize("previews", [0, 2])
+async def test_a_stream_whose_node_dies_after_it_stored_its_picture_is_a_stream_from_the_catalog(house: House, previews: int):
+    await fault(house, "a", "finish_then_die")
+
+    reply = await house.generate(stream=True, partial_images=previews, seed=41)
+
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    kind, told = reply.text.rstrip().splitlines()
+    assert kind == "event: image_generation.completed"
+    event = json.loads(told.removeprefix("data: "))
+    run = await house.catalog.runs.get(reply.headers["x-run-id"])
+    assert hashlib.sha256(base64.b64decode(event["b64_json"])).hexdigest() == run.images[0].sha256
+    await until(lambda: not house.services.dispatcher.held)
+    assert not house.services.registry.get("a").ours
 
 
 @pytest.mark.parametrize("how", ["finish_then_die", "half_then_die"])
