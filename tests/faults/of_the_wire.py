@@ -96,12 +96,13 @@ async def refusing(scene: Scene) -> None:
 
 async def finished(scene: Scene) -> None:
     """F7: the work is done and stored, and then the connection is reset."""
-    for _ in range(round(scene.longer)):
-        # No more of them at a time, or routers would hold the liars off for minutes.
+    for turn in range(round(scene.longer)):
+        if turn:
+            # More of them in a row, and routers would hold the liars off for minutes.
+            await scene.load.pause()
+            await scene.estate.forgive()
+            scene.load.resume()
         await _lied(scene, [Lie(b"", passes_on=True) for _ in range(6)])
-        await scene.load.pause()
-        await scene.estate.forgive()
-        scene.load.resume()
 
 
 async def untrue(scene: Scene) -> None:
