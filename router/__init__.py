@@ -9,6 +9,7 @@
     attempts.py      one try at one node: send, answer; ending.py: the end of a run without one
     relay.py         what is sent on and passed back; answers.py: finished answers out of the catalog
     body.py          what is done at the end of an answer, however it ends
+    frames.py        pure: a stream's events, so that it can be gone on with when its node is lost
     passing.py       an answer's bytes on their way to the client; freed_memory.py: their memory, kept for the next
     accepting.py     from a request to what is dispatched; carried.py: what is being dispatched
     async_runs.py    runs that nobody waits for on a connection; webhooks.py: calls when they have ended
@@ -54,8 +55,8 @@ Decisions:
 - What is predicted of a run is the line played forward by placement itself: it is what clients are told, what deadlines and
   the bound of the wait are held against, and it is measured (`aquatint_prediction_ratio`).
 - The router fixes the seed before the first try, so a run that fails over makes the same picture on another node.
-- Bodies of answers are never parsed: bytes in, bytes out. Only refusals (small) are read. Runs go over a client of our
-  own, as httpx costs several times what the bytes cost; everything small goes over httpx.
+- Bodies of answers are never parsed: bytes in, bytes out, a stream's previews one by one. Only refusals (small) are read.
+  Runs go over a client of our own, as httpx costs several times what the bytes cost; everything small goes over httpx.
 - One request for a picture: front.py > api/images.py > accepting.py > dispatch.py > queue.py, attempts.py >
   node_client.py > wire/, and its answer's bytes from wire/ by attempts.py to passing.py. FastAPI declares the route and is not
   on the way.

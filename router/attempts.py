@@ -5,7 +5,7 @@ node is to be tried (`dispatch.py` says when).
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from common import tracing
@@ -18,6 +18,7 @@ from common.node_api import RUN_ID_HEADER
 from router.answers import Answers
 from router.body import Body, Whole
 from router.ending import close
+from router.frames import Frames
 from router.journey import Journey, Try
 from router.metrics import OUTCOMES, RouterMetrics
 from router.node_client import NodeClient, NodeLost, NodeUnreachable
@@ -104,7 +105,8 @@ class Attempts:
         patience = patience_with(accepted, node.lost, deadline_s=journey.deadline_s)
         bounded = int(answer.headers.get("content-length", 0)) <= MAX_ANSWER_BYTES
         pour = partial(answer.pour, patience=patience) if answer.can_pour and bounded else None
-        body = Body(self._chunks(answer, accepted, patience), lambda whole: answer.close())
+        passed = self._frames if accepted.request.stream else self._chunks
+        body = Body(passed(answer, accepted, patience), lambda whole: answer.close())
         return Reply(200, headers, body, pour)
 
     async def _answer_of(self, journey: Journey, this: Try) -> Answer:
@@ -205,21 +207,31 @@ class Attempts:
         """The node's bytes as they come; if its connection breaks, the rest out of the catalog."""
         length = int(answer.headers.get("content-length", -1))
         try:
-            async for chunk in answer.chunks(patience):
-                if answer.taken_bytes > MAX_ANSWER_BYTES:
-                    raise Broken("the answer has no end")
+            async for chunk in _bounded(answer, patience):
                 yield chunk
         except Broken as error:
             sent = answer.taken_bytes
             log.warning("answer_broke_off", run_id=accepted.run_id, sent=sent, why=str(error))
-            if accepted.request.stream:
-                yield await self._last_event(accepted)
-                return
             finished = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
             if finished is None or len(finished) != length:
                 await close(self._catalog, accepted.run_id, NodeFailed("The node's answer broke off."))
                 raise
             yield finished[sent:]
+
+    async def _frames(self, answer: Answer, accepted: Accepted, patience: Patience) -> AsyncGenerator[bytes]:
+        """The same of a stream."""
+        frames = Frames()
+        try:
+            async for chunk in _bounded(answer, patience):
+                if ready := frames.take(chunk):
+                    yield ready
+            yield frames.left()
+        except Broken as error:
+            log.warning("answer_broke_off", run_id=accepted.run_id, sent=answer.taken_bytes, why=str(error))
+            rest = frames.rest(await self._last_event(accepted))
+            if rest is None:
+                raise
+            yield rest
 
     async def _last_event(self, accepted: Accepted) -> bytes:
         """The end of a stream whose node is gone: the picture, if it was stored, else what went wrong."""
@@ -228,5 +240,12 @@ class Attempts:
             return event
         error = NodeFailed("The node's connection was lost during the run.", retryable=True)
         await close(self._catalog, accepted.run_id, error)
-        # A frame that was cut in the middle is ended by the blank line and dropped by clients.
-        return b"\n\n" + events.failed(error)
+        return events.failed(error)
+
+
+async def _bounded(answer: Answer, patience: Patience) -> AsyncIterator[bytes]:
+    """Its body. Raises: Broken: it was cut off, or has no end."""
+    async for chunk in answer.chunks(patience):
+        if answer.taken_bytes > MAX_ANSWER_BYTES:
+            raise Broken("the answer has no end")
+        yield chunk

@@ -14,6 +14,8 @@ KEEP_ALIVE_EVERY_S = 15.0
 
 _NAMES = {Task.GENERATION: "image_generation", Task.EDIT: "image_edit", Task.VARIATION: "image_edit"}
 
+_PICTURE = tuple({f"event: {name}.completed\n".encode() for name in _NAMES.values()})
+
 
 def partial_image(task: Task, content: bytes, index: int, head: dict[str, Any]) -> bytes:
     """A preview. head: created_at, size, quality, background, output_format; and, of ours, written_at: when it was
@@ -24,6 +26,11 @@ def partial_image(task: Task, content: bytes, index: int, head: dict[str, Any]) 
 def completed(task: Task, content: bytes, head: dict[str, Any]) -> bytes:
     """The picture. head: created_at, size, quality, background, output_format, usage, and this server's own keys."""
     return _event(f"{_NAMES[task]}.completed", head, content)
+
+
+def is_picture(event: bytes | bytearray) -> bool:
+    """Whether an event, or the beginning of one, is the picture."""
+    return event.startswith(_PICTURE)
 
 
 def completed_head(answer: dict[str, Any], seed: int, asset_id: str) -> dict[str, Any]:

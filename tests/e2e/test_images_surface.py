@@ -110,6 +110,18 @@ def test_a_streamed_picture_comes_with_its_previews_and_is_the_one_an_ordinary_a
     assert {opened(event.b64_json).size for event in events} == {(96, 64)}
 
 
+def test_the_last_event_of_a_stream_can_be_made_again_to_the_byte(up: Started):
+    asked = {"prompt": "a red cube", "size": "96x64", "seed": 5, "steps": 4, "stream": True, "partial_images": 1}
+    key = {"idempotency-key": "the-last-event"}
+
+    first, again = (
+        httpx.post(f"{up.url}/v1/images/generations", json=asked, headers=HEADERS | key, timeout=120).content for _ in range(2)
+    )
+
+    assert again.startswith(b"event: image_generation.completed\n")
+    assert first.endswith(b"\n\n" + again)
+
+
 def test_a_streamed_edit_has_events_of_its_own(sdk: OpenAI):
     events = list(
         sdk.images.edit(image=png(scene()), prompt="x", stream=True, partial_images=1, extra_body={"steps": 8, "seed": 1})

@@ -390,13 +390,21 @@ async def _events(
     assert picture.content is not None
     shown = {name: head[name] for name in ("size", "quality", "background", "output_format")} | {"created_at": head["created"]}
     for index in range(asked.partial_images):
-        yield events.partial_image(asked.task, picture.content, index, shown)
+        preview = events.partial_image(asked.task, picture.content, index, shown)
+        if fault == "die_in_preview":
+            async for half in _half(preview):
+                yield half
+        yield preview
     if fault == "wait_in_stream":
         await node.go_on.wait()
     if fault == "fail_in_stream":
         yield events.failed(EngineFailed("the engine fell over"))
-    else:
-        yield events.completed(asked.task, picture.content, events.completed_head(head, picture.seed, picture.asset_id))
+        return
+    last = events.completed(asked.task, picture.content, events.completed_head(head, picture.seed, picture.asset_id))
+    if fault == "die_in_picture":
+        async for half in _half(last):
+            yield half
+    yield last
 
 
 async def _half(body: bytes) -> AsyncIterator[bytes]:

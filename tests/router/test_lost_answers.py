@@ -12,12 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openai import AsyncOpenAI
 
 from common.catalog import AttemptStatus, RunStatus
 from router.placement import Health
 from router.wire import pouring
 from tests.e2e.conftest import answers, free_port, wait_for
-from tests.router.conftest import House, MakeHouse, until
+from tests.fakes.node import MODEL
+from tests.router.conftest import ADMIN_KEY, House, MakeHouse, until
 
 
 @pytest.fixture
@@ -77,6 +79,22 @@ async def test_a_stream_whose_node_dies_after_it_stored_its_picture_is_a_stream_
     assert hashlib.sha256(base64.b64decode(event["b64_json"])).hexdigest() == run.images[0].sha256
     await until(lambda: not house.services.dispatcher.held)
     assert not house.services.registry.get("a").ours
+
+
+@pytest.mark.parametrize("how", ["die_in_preview", "die_in_picture"])
+async def test_a_stream_whose_node_dies_in_the_middle_of_an_event_ends_with_the_whole_picture(house: House, how: str):
+    await fault(house, "a", how)
+    sdk = AsyncOpenAI(base_url=f"{house.url}/v1", api_key=ADMIN_KEY, max_retries=0)
+    asked = {"prompt": "a cat", "model": MODEL, "size": "512x512", "extra_body": {"seed": 41}}
+
+    stream = await sdk.images.generate(stream=True, partial_images=1, **asked)  # type: ignore[call-overload]
+    events = [event async for event in stream]
+    await sdk.close()
+
+    kinds = [event.type.removeprefix("image_generation.") for event in events]
+    assert kinds == (["completed"] if how == "die_in_preview" else ["partial_image", "completed"])
+    run = (await house.catalog.runs.list(limit=1))[0]
+    assert hashlib.sha256(base64.b64decode(events[-1].b64_json)).hexdigest() == run.images[0].sha256
 
 
 @pytest.mark.parametrize("how", ["finish_then_die", "half_then_die"])
