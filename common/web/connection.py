@@ -10,9 +10,12 @@ before their turn take two kilobytes a connection, though hardly any connection 
 
 import asyncio
 import fcntl
+import os
+import socket
 import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -143,9 +146,9 @@ class ClientConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # uvicorn itself forgets it where the connection was reset.
         self._body_is_over()
         if self.cycle is not None:
-            socket = client_socket(self.cycle.scope)
-            if socket is not None:
-                socket.has_left()
+            offered = client_socket(self.cycle.scope)
+            if offered is not None:
+                offered.has_left()
 
     def data_received(self, data: bytes) -> None:
         """Bytes are here."""
@@ -231,9 +234,9 @@ class ClientConnection(HttpToolsProtocol):
         """Its last byte is here."""
         super().on_message_complete()
         self._body_is_over()
-        socket = client_socket(self.scope)
-        if socket is not None:
-            socket.is_whole()
+        offered = client_socket(self.scope)
+        if offered is not None:
+            offered.is_whole()
 
     def end_with_answer(self) -> None:
         """The server is about to stop: the next answer, or the one in the making, is the last, and says so."""
@@ -244,6 +247,9 @@ class ClientConnection(HttpToolsProtocol):
     def close_if_idle(self) -> None:
         """Hang up on a client that asks for nothing; not on one whose request is on its way to us."""
         if not (self.transport.is_closing() or self._answers() or self.comes or self._has_unread()):
+            # The transport closes in the loop's next turn, and what comes until then is reset; so it learns of it now.
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as ours, suppress(OSError):
+                ours.shutdown(socket.SHUT_WR)
             self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -251,7 +257,6 @@ class ClientConnection(HttpToolsProtocol):
         self.close_if_idle()
 
     def _has_unread(self) -> bool:
-        socket = self.transport.get_extra_info("socket")
         waiting = bytearray(4)
-        fcntl.ioctl(socket.fileno(), termios.FIONREAD, waiting)
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
         return any(waiting)

@@ -1,6 +1,7 @@
 """A server that is told to stop answers all that asked it before, and those who had no word of it yet."""
 
 import asyncio
+import os
 import socket
 import sys
 import threading
@@ -123,6 +124,25 @@ async def test_a_server_that_stops_does_not_wait_for_clients_that_ask_for_nothin
         async with asyncio.timeout(10):
             assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_client_that_is_hung_up_on_can_know_it_before_it_asks_again():
+    asked = Asked()
+    async with served(asked.app, linger_s=60) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD % b"at_once")
+        await head(reader)
+        await reader.readexactly(4)
+        (connection,) = server.server_state.connections
+
+        connection.close_if_idle()  # type: ignore[union-attr]
+
+        # In this very moment: in the loop's next turn it may have asked.
+        ours: socket.socket = writer.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(ours.fileno())) as client:
+            assert client.recv(1) == b""
+        writer.close()
+        server.should_exit = True
 
 
 async def test_a_request_whose_head_has_begun_to_come_is_answered():
