@@ -10,7 +10,7 @@ from common.images_api.links import LIFETIME_S
 from common.logs import get_logger
 from common.node_api import RUN_ID_HEADER
 from router.body import Whole
-from router.relay import Reply
+from router.relay import Reply, rebuilt_headers
 
 log = get_logger(__name__)
 
@@ -27,24 +27,12 @@ class Answers:
         self._assets = assets
         self._links = links
 
-    async def rebuild(self, run_id: str, *, public_url: str = "") -> bytes | None:
-        """The body of the answer to a run that succeeded; None if it did not, or if its pictures cannot be read."""
+    async def rebuild(self, run_id: str, *, stream: bool = False, public_url: str = "") -> bytes | None:
+        """The body of the answer to a run that succeeded, the last event of a streamed one; None if it did not succeed, or if
+        its pictures cannot be read."""
         try:
             run = await self._catalog.runs.get(run_id)
-            if run.status is not RunStatus.SUCCEEDED:
-                return None
-            return await self.body(run, public_url)
-        except AquatintError as error:
-            log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
-            return None
-
-    async def completed_event(self, run_id: str) -> bytes | None:
-        """The last event of a streamed answer to a run that succeeded; None as for `rebuild`."""
-        try:
-            run = await self._catalog.runs.get(run_id)
-            if run.status is not RunStatus.SUCCEEDED:
-                return None
-            return await self._event(run)
+            return await self._content(run, public_url, stream=stream) if run.status is RunStatus.SUCCEEDED else None
         except AquatintError as error:
             log.warning("answer_not_rebuilt", run_id=run_id, why=error.message)
             return None
@@ -65,16 +53,18 @@ class Answers:
         """The answer to a run that succeeded. Raises: Gone, CatalogUnavailable, Unavailable, as `replay`."""
         run = await self._catalog.runs.get(run_id)
         try:
-            body = await (self._event(run) if stream else self.body(run, public_url))
+            body = await self._content(run, public_url, stream=stream)
         except NotFound:
             raise Gone("The pictures of the first answer are not kept any more.") from None
-        told = events.HEADERS if stream else {"content-type": "application/json"}
-        seeds = ",".join(str(image.seed) for image in run.images)
-        return Reply(200, {**told, RUN_ID_HEADER: run.id, "x-image-seeds": seeds}, Whole(body))
+        seeds = (image.seed for image in run.images)
+        return Reply(200, rebuilt_headers(run.id, seeds, stream=stream), Whole(body))
 
     async def body(self, run: RunRecord, public_url: str) -> bytes:
         """The body of the answer to a run that succeeded. Raises: NotFound, Unavailable: its pictures cannot be read."""
         return answer_bytes(run.answer or {}, [await self._picture(run, index, public_url) for index in range(run.n)])
+
+    async def _content(self, run: RunRecord, public_url: str, *, stream: bool) -> bytes:
+        return await (self._event(run) if stream else self.body(run, public_url))
 
     async def _event(self, run: RunRecord) -> bytes:
         image = run.images[0]

@@ -127,10 +127,8 @@ class Attempts:
 
     async def finished(self, accepted: Accepted) -> Reply | None:
         """The answer of a run that succeeded without our hearing of it; None if it did not."""
-        if accepted.request.stream:
-            body = await self._answers.completed_event(accepted.run_id)
-        else:
-            body = await self._answers.rebuild(accepted.run_id, public_url=accepted.public_url)
+        stream, public_url = accepted.request.stream, accepted.public_url
+        body = await self._answers.rebuild(accepted.run_id, stream=stream, public_url=public_url)
         return None if body is None else Reply(200, answer_headers(accepted), Whole(body))
 
     async def _lost(self, journey: Journey, this: Try, error: NodeLost) -> Reply | None:
@@ -225,7 +223,8 @@ class Attempts:
             async for chunk in _bounded(answer, patience):
                 if ready := frames.take(chunk):
                     yield ready
-            yield frames.left()
+            if left := frames.left():
+                yield left
         except Broken as error:
             log.warning("answer_broke_off", run_id=accepted.run_id, sent=answer.taken_bytes, why=str(error))
             rest = frames.rest(await self._last_event(accepted))
@@ -235,7 +234,7 @@ class Attempts:
 
     async def _last_event(self, accepted: Accepted) -> bytes:
         """The end of a stream whose node is gone: the picture, if it was stored, else what went wrong."""
-        event = await self._answers.completed_event(accepted.run_id)
+        event = await self._answers.rebuild(accepted.run_id, stream=True)
         if event is not None:
             return event
         error = NodeFailed("The node's connection was lost during the run.", retryable=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -181,12 +181,14 @@ def answer_headers(accepted: Accepted) -> dict[str, str]:
     """Headers of an answer rebuilt from the catalog."""
     request = accepted.request
     assert request.seed is not None
-    kind = events.HEADERS if request.stream else {"content-type": "application/json"}
-    return {
-        **kind,
-        RUN_ID_HEADER: accepted.run_id,
-        "x-image-seeds": ",".join(str(request.seed + index) for index in range(request.n)),
-    }
+    seeds = range(request.seed, request.seed + request.n)
+    return rebuilt_headers(accepted.run_id, seeds, stream=request.stream)
+
+
+def rebuilt_headers(run_id: str, seeds: Iterable[int], *, stream: bool) -> dict[str, str]:
+    """The same of any run. seeds: of each picture."""
+    kind = events.HEADERS if stream else {"content-type": "application/json"}
+    return {**kind, RUN_ID_HEADER: run_id, "x-image-seeds": ",".join(map(str, seeds))}
 
 
 async def read_error(answer: Answer) -> bytes:
