@@ -66,6 +66,14 @@ async def test_a_client_whose_head_has_no_end_is_sent_away(begins: bytes, goes_o
         assert sent_bytes < 50_000_000
 
 
+async def test_a_client_whose_head_is_too_large_is_told_so():
+    async with served(Told().app) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(b"GET / HTTP/1.1\r\nx-large: " + b"x" * connection.MAX_HEAD_BYTES)
+        assert await refusal(reader) == (431, "head_too_large")
+        writer.close()
+
+
 async def test_a_client_whose_head_is_long_in_coming_is_sent_away(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connection, "HEAD_WITHIN_S", 0.2)
     async with served(Told().app) as url, asyncio.timeout(10):

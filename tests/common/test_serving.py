@@ -72,6 +72,15 @@ async def head(reader: asyncio.StreamReader) -> bytes:
         return await reader.readuntil(b"\r\n\r\n")
 
 
+async def answered(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that was answered and asks for nothing more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(HEAD % b"at_once")
+    await head(reader)
+    await reader.readexactly(4)
+    return reader, writer
+
+
 async def stop(server: Server) -> None:
     """Tell it to; returns when nobody can connect any more."""
     server.should_exit = True
@@ -114,10 +123,7 @@ async def test_an_answer_in_the_making_is_the_last_on_its_connection():
 async def test_a_server_that_stops_does_not_wait_for_clients_that_ask_for_nothing():
     asked = Asked()
     async with served(asked.app, linger_s=0) as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(HEAD % b"at_once")
-        await head(reader)
-        await reader.readexactly(4)
+        reader, writer = await answered(port)
 
         server.should_exit = True
 
@@ -129,10 +135,7 @@ async def test_a_server_that_stops_does_not_wait_for_clients_that_ask_for_nothin
 async def test_a_client_that_is_hung_up_on_can_know_it_before_it_asks_again():
     asked = Asked()
     async with served(asked.app, linger_s=60) as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(HEAD % b"at_once")
-        await head(reader)
-        await reader.readexactly(4)
+        _, writer = await answered(port)
         (connection,) = server.server_state.connections
 
         connection.close_if_idle()  # type: ignore[union-attr]
