@@ -5,12 +5,13 @@ import base64
 import os
 import secrets
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from common.ports import hold_port
 
 if TYPE_CHECKING:
     import httpx
@@ -60,7 +61,9 @@ class _Up:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         self._settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not _free(self._host, self._port):
+        try:
+            hold_port(self._port, self._host)
+        except OSError:
             typer.secho(f"Port {self._port} is in use. Choose another with --port.", err=True, fg="red")
             return 1
         try:
@@ -107,7 +110,7 @@ class _Up:
         catalog = await Catalog.open(settings.catalog_url, secret_key=load_or_create_secret_key(settings.secret_key_path))
         try:
             new_key = await make_first_key(catalog)
-            node_port, token = _free_port(), secrets.token_urlsafe(32)
+            node_port, token = hold_port(), secrets.token_urlsafe(32)
             await _register(catalog, f"http://127.0.0.1:{node_port}", token)
             first_time = not await catalog.runs.list(limit=1)
         finally:
@@ -262,20 +265,3 @@ def _not_ready(children: list["Child"]) -> Exception:
 
 def _say_restarted(name: str, code: int) -> None:
     typer.secho(f"The {name} ended with code {code} and is started again.", err=True, fg="yellow")
-
-
-def _free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import typer
 
 from common.api_client import ApiError
 from common.node_api import NodeStatus
+from common.ports import hold_port
 
 READY_WITHIN_S = 300.0
 
@@ -65,10 +65,7 @@ def running_node(
     models: list[Path], kind: str, threads: int, settings: Mapping[str, str] | None = None
 ) -> Iterator[RunningNode]:
     """A node that serves some folders on a device, until the block ends. settings: environment variables beside."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
+    port, token = hold_port(), secrets.token_hex(16)
     with (
         tempfile.TemporaryDirectory() as home,
         httpx.Client(

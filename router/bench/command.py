@@ -90,9 +90,10 @@ def measure(rounds: int, cells: "Sequence[Cell]", litellm: str, *, peers: bool, 
     import uvloop
 
     from common.catalog import migrate, sqlite_url
+    from common.ports import hold_port
     from router.bench import targets
     from router.bench.behaviour import behave
-    from router.bench.processes import cores, free_port
+    from router.bench.processes import cores
 
     measured, beside = cores()
     with tempfile.TemporaryDirectory(prefix="aquatint-bench-") as folder, ExitStack() as stack:
@@ -102,7 +103,7 @@ def measure(rounds: int, cells: "Sequence[Cell]", litellm: str, *, peers: bool, 
         (work / "aquatint").mkdir()
         database_url = sqlite_url(work / "aquatint" / "catalog.db")
         asyncio.run(migrate(database_url))
-        nodes = [free_port(), free_port()]
+        nodes = [hold_port(), hold_port()]
         stack.enter_context(targets.stub_nodes(work, nodes, core=beside, database_url=database_url))
         found = [stack.enter_context(targets.aquatint(work, nodes, core=measured))]
         missing = []

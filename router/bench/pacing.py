@@ -23,9 +23,10 @@ from typing import Any
 import httpx
 
 from common.dialling import trusted
+from common.ports import hold_port
 from common.web.serving import allow_open_files
 from router.bench.paced_node import MODELS, PICTURE_S, STEP_S
-from router.bench.processes import free_port, process
+from router.bench.processes import process
 from router.bench.targets import KEY, answers, aquatint, wait_until
 
 SPEEDS = (1.0, 2.0, 4.0)
@@ -67,7 +68,7 @@ def nodes(work: Path, fits: int) -> Iterator[list[int]]:
     with ExitStack() as stack:
         ports = []
         for speed in SPEEDS:
-            port = free_port()
+            port = hold_port()
             arguments = [sys.executable, "-m", "router.bench.paced_node", "--port", str(port)]
             log = work / f"node-{port}.log"
             stack.enter_context(process([*arguments, "--speed", str(speed), "--fits", str(fits)], core=None, log=log))

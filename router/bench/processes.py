@@ -1,7 +1,6 @@
 """Processes under measurement: started on one core, their CPU time and memory read from /proc, ended in good order."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,13 +10,6 @@ STOP_WITHIN_S = 10.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _MISSED_S = 0.03
 """Exact times miss threads that ended meanwhile; beyond this much the coarse time, which counts them, is taken."""
-
-
-def free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def cores() -> tuple[int | None, int | None]:

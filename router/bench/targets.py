@@ -19,7 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from router.bench.processes import free_port, process
+from common.ports import hold_port
+from router.bench.processes import process
 from router.bench.stub_node import SIZES_KB, model
 
 KEY = "bench-key-0123456789"
@@ -82,7 +83,7 @@ def aquatint(
     work: Path, nodes: Sequence[int], *, core: int | None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Target]:
     """This project's router, from the home `work`/aquatint, whose catalog has been made. environment: more settings."""
-    port = free_port()
+    port = hold_port()
     environment = {
         "AQUATINT_HOME": str(work / "aquatint"),
         "AQUATINT_BOOTSTRAP_KEY": KEY,
@@ -106,7 +107,7 @@ def nginx(work: Path, nodes: Sequence[int], *, core: int | None) -> Iterator[lis
     """Both of nginx, one process."""
     folder = work / "nginx"
     folder.mkdir()
-    unbuffered, defaults = free_port(), free_port()
+    unbuffered, defaults = hold_port(), hold_port()
     temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     (folder / "nginx.conf").write_text(
         _NGINX.format(
@@ -127,7 +128,7 @@ def nginx(work: Path, nodes: Sequence[int], *, core: int | None) -> Iterator[lis
 @contextmanager
 def litellm(work: Path, nodes: Sequence[int], program: str, *, core: int | None) -> Iterator[Target]:
     """LiteLLM's proxy. program: its console command."""
-    port = free_port()
+    port = hold_port()
     entry = (
         '  - {{model_name: "bench-*", litellm_params: {{model: "openai/bench-*", api_base: "http://127.0.0.1:{node}/v1", '
         "api_key: none}}, model_info: {{mode: image_generation}}}}"

@@ -16,6 +16,7 @@ from common.commands.doctor import doctor
 from common.doctor import Finding
 from common.doctor.deaths import of_exit_code, of_log
 from common.doctor.machine import clock, gpus, memory, port, use_of_gpus
+from common.ports import hold_port
 
 NODE = {"device": {"kind": "cpu"}, "models": [{"id": "m", "resident": True}]}
 
@@ -24,9 +25,7 @@ NODE = {"device": {"kind": "cpu"}, "models": [{"id": "m", "resident": True}]}
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.setenv("AQUATINT_HOME", str(tmp_path))
     for process in ("ROUTER", "NODE"):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            monkeypatch.setenv(f"AQUATINT__{process}__PORT", str(probe.getsockname()[1]))
+        monkeypatch.setenv(f"AQUATINT__{process}__PORT", str(hold_port()))
     return CliRunner()
 
 

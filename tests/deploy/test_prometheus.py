@@ -14,8 +14,9 @@ import httpx
 import pytest
 import yaml
 
+from common.ports import hold_port
 from tests.deploy.conftest import ROOT, Tool, read_yaml, slow
-from tests.e2e.conftest import KEY, Machine, Started, answers, free_port, new_machine, wait_for
+from tests.e2e.conftest import KEY, Machine, Started, answers, new_machine, wait_for
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/aquatint.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -80,7 +81,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     for _ in range(2):
         added = machine.run(*add, AQUATINT_API_KEY=KEY)
         assert (added.returncode, "online" in added.stdout) == (0, True), added.stdout + added.stderr
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{hold_port()}"
     process = _prometheus(home, {"aquatint-router": router.url, "aquatint-node": node.url}, url)
     try:
         wait_for(lambda: answers(f"{url}/-/ready"), what="Prometheus")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,15 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from common.ports import hold_port
+
 AQUATINT = str(Path(sys.executable).parent / "aquatint")
 KEY = "e2e-bootstrap-key-0123456789"
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], *, what: str, within_s: float = 120) -> None:
@@ -103,7 +97,7 @@ class Machine:
 
     def up(self, **more: str) -> Started:
         """`aquatint up`, until it says that it is ready."""
-        port = free_port()
+        port = hold_port()
         up = self.start("up", "--port", str(port), url=f"http://127.0.0.1:{port}", **more)
         wait_for(lambda: "Aquatint is ready" in up.output() or up.popen.poll() is not None, what="aquatint up")
         assert up.popen.poll() is None, up.output()
@@ -111,7 +105,7 @@ class Machine:
 
     def router(self, **more: str) -> Started:
         """A router alone, until it lives."""
-        port = free_port()
+        port = hold_port()
         router = self.start("router", "--port", str(port), url=f"http://127.0.0.1:{port}", **more)
         wait_for(lambda: answers(f"{router.url}/health") or router.popen.poll() is not None, what="the router")
         assert router.popen.poll() is None, router.output()
@@ -119,7 +113,7 @@ class Machine:
 
     def node(self, name: str, token: str = "node-token-0123456789", **more: str) -> Started:
         """A node, until it is ready."""
-        port = free_port()
+        port = hold_port()
         more = {"AQUATINT__NODE__TOKEN": token} | more
         node = self.start("node", "--port", str(port), "--name", name, url=f"http://127.0.0.1:{port}", **more)
         wait_for(lambda: answers(f"{node.url}/ready") or node.popen.poll() is not None, what=f"node {name}")

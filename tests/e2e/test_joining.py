@@ -2,7 +2,8 @@
 
 import httpx
 
-from tests.e2e.conftest import KEY, Machine, Started, free_port, wait_for
+from common.ports import hold_port
+from tests.e2e.conftest import KEY, Machine, Started, wait_for
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
 BODY = {"prompt": "a red cube", "size": "64x64", "num_inference_steps": 2}
@@ -27,7 +28,7 @@ def test_a_node_joins_is_approved_gets_another_token_and_comes_back_at_another_a
     }
 
     def start() -> Started:
-        number = free_port()
+        number = hold_port()
         return machine.start("node", "--port", str(number), "--name", "b", url=f"http://127.0.0.1:{number}", **own)
 
     node = start()

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.e2e.conftest import KEY, Machine, Started, answers, free_port, wait_for
+from common.ports import hold_port
+from tests.e2e.conftest import KEY, Machine, Started, answers, wait_for
 from tests.fakes.node import MODEL
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -19,7 +20,7 @@ HEADERS = {"authorization": f"Bearer {KEY}"}
 def stand_in(machine: Machine) -> Iterator[str]:
     """A stand-in for a node, as a process; its URL."""
     assert machine.run("db", "upgrade").returncode == 0
-    port = free_port()
+    port = hold_port()
     arguments = ["--port", str(port), "--name", "a", "--home", str(machine.home)]
     database = f"sqlite+aiosqlite:///{machine.home / 'catalog.db'}"
     process = subprocess.Popen([sys.executable, "-m", "tests.fakes.node", *arguments, "--database-url", database])

@@ -6,15 +6,18 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from openai import OpenAI
 from PIL import Image
 
-from tests.e2e.conftest import KEY, Machine, Started, answers, free_port, gone, wait_for
+from common.ports import hold_port
+from tests.e2e.conftest import KEY, Machine, Started, answers, gone, wait_for
 
 ENGINE_PACKAGES = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "numpy"}
 
@@ -127,6 +130,9 @@ def test_a_node_that_dies_is_started_again_and_when_up_is_killed_its_children_en
 
     os.kill(pid, signal.SIGKILL)
 
+    wait_for(lambda: gone(pid), what="the end of the node")
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
     wait_for(lambda: "The node ended" in up.output(), what="word of the restart")
     # Its own word: the router may not have missed it yet.
     wait_for(lambda: answers(f"{node['url']}/ready"), what="the node to come back")
@@ -145,7 +151,7 @@ def test_a_port_or_a_home_in_use_is_said_at_once(house: tuple[Machine, Started])
 
     second = machine.run("up", "--port", up.url.rpartition(":")[2])
 
-    third = machine.run("up", "--port", str(free_port()))
+    third = machine.run("up", "--port", str(hold_port()))
 
     assert (second.returncode, third.returncode) == (1, 1)
     assert "in use" in second.stderr

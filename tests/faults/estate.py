@@ -20,7 +20,8 @@ from PIL import Image
 
 from common.catalog import AssetStore, Catalog, RunRecord, migrate, open_asset_store
 from common.images_api import Size
-from tests.e2e.conftest import KEY, Machine, Started, free_port, new_machine
+from common.ports import hold_port
+from tests.e2e.conftest import KEY, Machine, Started, new_machine
 from tests.fakes.node import MODEL, pixels_for
 from tests.faults.catalogs import Database
 from tests.faults.proxy import Proxy
@@ -74,8 +75,8 @@ class Estate:
         self.database = database
         self.catalog = catalog
         self.assets = assets
-        self.router_ports = [free_port() for _ in range(ROUTERS)]
-        self.node_ports = {name: free_port() for name in NODES}
+        self.router_ports = [hold_port() for _ in range(ROUTERS)]
+        self.node_ports = {name: hold_port() for name in NODES}
         self.routers: list[Started] = []
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.proxies = {name: Proxy(port) for name, port in self.node_ports.items()}

@@ -15,9 +15,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from common.catalog import AttemptStatus, RunStatus
+from common.ports import hold_port
 from router.placement import Health
 from router.wire import pouring
-from tests.e2e.conftest import answers, free_port, wait_for
+from tests.e2e.conftest import answers, wait_for
 from tests.fakes.node import MODEL
 from tests.router.conftest import ADMIN_KEY, House, MakeHouse, until
 
@@ -36,7 +37,7 @@ async def house(make_house: MakeHouse, processes: list[subprocess.Popen[bytes]],
     """A router with two stand-ins, each a process of its own."""
     house = await make_house(probe_timeout_s=0.5)
     for name in ("a", "b"):
-        port = free_port()
+        port = hold_port()
         arguments = ["--port", str(port), "--name", name, "--home", str(tmp_path), "--database-url", catalog_url]
         processes.append(subprocess.Popen([sys.executable, "-m", "tests.fakes.node", *arguments]))
         url = f"http://127.0.0.1:{port}"

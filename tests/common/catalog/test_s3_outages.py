@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.catalog import Catalog, RunRecord, RunStatus, open_asset_store
+from common.ports import hold_port
 from tests.common.catalog.s3_writer import picture
 
 COUNT = int(os.environ.get("TEST_S3_ASSETS", "150"))
@@ -29,11 +30,10 @@ class Way:
         self._to = host, port
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self.port = 0
+        self.port = hold_port()
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """New connections are refused and those there are reset."""
