@@ -3,8 +3,6 @@
 import socket
 import sys
 
-_held: list[socket.socket] = []
-
 
 def hold_port(number: int = 0, host: str = "127.0.0.1") -> int:
     """Keep a port, a free one for 0, for a process that is to listen on it, now and whenever it starts again; its number.
@@ -24,7 +22,7 @@ def hold_port(number: int = 0, host: str = "127.0.0.1") -> int:
         kept.close()
         raise
     if sys.platform == "linux":
-        _held.append(kept)
+        kept.detach()
     else:
         kept.close()
     return taken
