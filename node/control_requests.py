@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 
 from PIL import Image
 
@@ -86,7 +85,7 @@ def _uses(
             end=ask.end,
             preprocess=ask.preprocess,
             sha256=file_hash,
-            image_sha256=sha256(ask.image.content).hexdigest(),
+            image_sha256=ask.image.sha256().hex(),
             picture=prepared(picture, ask.preprocess, size),
         )
         for ask, file, file_hash, picture in zip(asks, files, hashes, pictures, strict=True)

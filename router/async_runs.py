@@ -203,9 +203,9 @@ class AsyncCarrier:
         for purpose, sha256 in record.inputs:
             content = await self._assets.get(sha256)
             if purpose == "mask":
-                files.mask = content
+                files.mask = (content,)
             elif purpose == "control":
-                files.controls.append((f"control_image[{len(files.controls)}]", content))
+                files.controls.append((f"control_image[{len(files.controls)}]", (content,)))
             else:
-                files.images.append((f"image[{len(files.images)}]", content))
+                files.images.append((f"image[{len(files.images)}]", (content,)))
         return read_form_request(Task(run.task), run.request, files, self._limits)

@@ -10,7 +10,7 @@ import orjson
 
 from common.errors import InvalidRequest
 from common.images_api.kinds import Choice, Kind, Number, Text, unreadable, wrong_type
-from common.images_api.request import ControlAsk, ControlKind, Preprocess
+from common.images_api.request import ControlAsk, ControlKind, Pieces, Preprocess
 from common.images_api.uploads import checked, data_url, too_large
 from common.upload_limits import UploadLimits
 
@@ -108,7 +108,7 @@ def _value(where: str, kind: Kind, value: Any) -> Any:
     return kind.read_text(where, value) if isinstance(value, str) else kind.read(where, value)
 
 
-def with_pictures(drafts: Sequence[Draft], files: Sequence[tuple[str, bytes]], limits: UploadLimits) -> tuple[ControlAsk, ...]:
+def with_pictures(drafts: Sequence[Draft], files: Sequence[tuple[str, Pieces]], limits: UploadLimits) -> tuple[ControlAsk, ...]:
     """The controls of a request, each with its picture: its own, or the next of the form's `control_image` files.
 
     Raises: InvalidRequest: one without a picture, or a file that belongs to none; what `uploads.checked` raises.
@@ -118,12 +118,12 @@ def with_pictures(drafts: Sequence[Draft], files: Sequence[tuple[str, bytes]], l
     for at, draft in enumerate(drafts):
         where = f"control[{at}].image"
         if draft.image is not None:
-            content = _decoded(where, draft.image, limits)
+            pieces: Pieces = (_decoded(where, draft.image, limits),)
         elif waiting:
-            content = waiting.pop(0)[1]
+            pieces = waiting.pop(0)[1]
         else:
             raise InvalidRequest(f"Missing required parameter: {where!r}.", param=where, code="missing_required_parameter")
-        controls.append(ControlAsk(checked(where, content, limits), **draft.values))
+        controls.append(ControlAsk(checked(where, pieces, limits), **draft.values))
     if waiting:
         raise InvalidRequest("Invalid 'control_image': there are more files than controls without a picture.", param="control")
     return tuple(controls)

@@ -5,11 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from common.errors import InvalidRequest, PayloadTooLarge
 from common.images_api.control import MAX_CONTROLS, max_control_bytes
+from common.images_api.request import Pieces
+from common.images_api.searching import contains
 from common.images_api.uploads import MAX_IMAGES, Attached, too_large
 from common.upload_limits import UploadLimits
 
@@ -19,6 +22,8 @@ OVERHEAD_BYTES = 2 * 1024 * 1024
 """Room for text parts and part headers in the limit of a whole body."""
 ROOM_BYTES = 256 * 1024 * 1024
 """Memory of a process for forms that are arriving."""
+PIECE_BYTES = 16 * 1024
+"""Of a file on average, or it is put together."""
 
 # image, image[], image[0] and the same of mask and control_image; `name[]`, `name[][key]`, `name[key]` as SDKs flatten
 # nested values.
@@ -58,12 +63,47 @@ class _Parser(MultiPartParser):
     too large is refused while it arrives, and a text that is none is refused as JSON would refuse it.
 
     Nor does it keep more than a megabyte of a file in memory, and each piece that it writes to disk goes to a thread and back.
-    Here files for which there is room are kept as they come, and found among the items as bytes.
+    Here files for which there is room are kept as they come, and found among the items in their pieces; nor need the parser
+    see what lies in the middle of one.
     """
 
-    max_file_bytes = 0
-    max_control_bytes = 0
-    in_memory = False
+    def __init__(self, headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits, *, in_memory: bool) -> None:
+        super().__init__(
+            headers,
+            self._seen_by_parser(stream),
+            max_files=MAX_IMAGES + 1 + MAX_CONTROLS,
+            max_fields=MAX_FIELDS,
+            max_part_size=MAX_TEXT_BYTES,
+        )
+        self._max_body_bytes = max_body_bytes(limits)
+        self._max_file_bytes = limits.max_bytes
+        self._max_control_bytes = max_control_bytes(limits)
+        self._in_memory = in_memory
+        self._delimiter = b"\r\n--" + parse_options_header(headers.get("content-type"))[1].get(b"boundary", b"")
+        self._in_file = False
+        """Whether all that the parser has seen of its last chunk is of the file that is just coming."""
+
+    async def _seen_by_parser(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        size_bytes = 0
+        async for chunk in stream:
+            size_bytes += len(chunk)
+            if size_bytes > self._max_body_bytes:
+                raise PayloadTooLarge(f"The body of the request is larger than {self._max_body_bytes:,} bytes.")
+            if self._in_file and self._has_no_delimiter(chunk):
+                self._of_file(chunk)
+            else:
+                self._in_file = False
+                yield chunk
+
+    def _has_no_delimiter(self, chunk: bytes) -> bool:
+        """Not even the beginning of one at its end."""
+        return b"\r" not in chunk[-len(self._delimiter) :] and not contains(chunk, self._delimiter)
+
+    def _of_file(self, data: bytes) -> None:
+        self._file_bytes += len(data)
+        if self._file_bytes > self._max_file_bytes:
+            raise _FileTooLarge(self._current_part.field_name)
+        self._pieces.append(data)
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -72,15 +112,16 @@ class _Parser(MultiPartParser):
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._current_part.file is not None:
-            self._file_bytes += end - start
-            if self._file_bytes > self.max_file_bytes:
-                raise _FileTooLarge(self._current_part.field_name)
-            if self.in_memory:
-                self._pieces.append(data[start:end])
+            if self._in_memory:
+                self._in_file = end == len(data)  # Or the rest may be the beginning of a delimiter.
+                self._of_file(data[start:end])
                 return
+            self._file_bytes += end - start
+            if self._file_bytes > self._max_file_bytes:
+                raise _FileTooLarge(self._current_part.field_name)
         elif self._current_part.field_name.partition("[")[0] == "control":
             # The only texts that may hold a picture.
-            self.max_part_size = self.max_control_bytes
+            self.max_part_size = self._max_control_bytes
         else:
             self.max_part_size = MAX_TEXT_BYTES
         super().on_part_data(data, start, end)
@@ -88,9 +129,9 @@ class _Parser(MultiPartParser):
     def on_part_end(self) -> None:
         name = self._current_part.field_name
         if self._current_part.file is not None:
-            if self.in_memory:
+            if self._in_memory:
                 self._current_part.file.file.close()
-                self.items.append((name, b"".join(self._pieces)))  # type: ignore[arg-type]
+                self.items.append((name, self._taken()))  # type: ignore[arg-type]
             else:
                 super().on_part_end()
             return
@@ -98,6 +139,10 @@ class _Parser(MultiPartParser):
             self.items.append((name, self._current_part.data.decode()))
         except UnicodeDecodeError:
             raise InvalidRequest(f"Invalid {name[:64]!r}: the text is not UTF-8.", param=name[:64]) from None
+
+    def _taken(self) -> Pieces:
+        """Not of many small pieces, each of which is an object of its own."""
+        return tuple(self._pieces) if self._file_bytes >= PIECE_BYTES * len(self._pieces) else (b"".join(self._pieces),)
 
 
 def max_body_bytes(limits: UploadLimits) -> int:
@@ -126,16 +171,7 @@ def _declared_bytes(headers: Headers) -> int | None:
 async def _parsed(
     headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits, *, in_memory: bool
 ) -> tuple[dict[str, Any], Attached]:
-    parser = _Parser(
-        headers,
-        _bounded(stream, max_body_bytes(limits)),
-        max_files=MAX_IMAGES + 1 + MAX_CONTROLS,
-        max_fields=MAX_FIELDS,
-        max_part_size=MAX_TEXT_BYTES,
-    )
-    parser.max_file_bytes = limits.max_bytes
-    parser.max_control_bytes = max_control_bytes(limits)
-    parser.in_memory = in_memory
+    parser = _Parser(headers, stream, limits, in_memory=in_memory)
     try:
         form = await parser.parse()
     except _FileTooLarge as error:
@@ -149,8 +185,8 @@ async def _parsed(
     try:
         for name, value in form.multi_items():
             if not isinstance(value, str):
-                content: bytes = await value.read() if isinstance(value, UploadFile) else value
-                _take_file(name, content, files)
+                pieces: Pieces = (await value.read(),) if isinstance(value, UploadFile) else value
+                _take_file(name, pieces, files)
             else:
                 _refuse_text_for_file(name)
                 texts.append((name, value))
@@ -159,27 +195,18 @@ async def _parsed(
     return gathered(texts), files
 
 
-async def _bounded(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerator[bytes, None]:
-    size = 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > max_bytes:
-            raise PayloadTooLarge(f"The body of the request is larger than {max_bytes:,} bytes.")
-        yield chunk
-
-
-def _take_file(name: str, content: bytes, files: Attached) -> None:
+def _take_file(name: str, pieces: Pieces, files: Attached) -> None:
     match = _FILE.fullmatch(name)
     if match is None:
         raise InvalidRequest(
             f"Invalid type for {name[:64]!r}: expected a string, but got a file instead.", param=name[:64], code="invalid_type"
         )
     if match[1] == "mask":
-        files.mask = content
+        files.mask = pieces
     elif match[1] == "control_image":
-        files.controls.append((name, content))
+        files.controls.append((name, pieces))
     else:
-        files.images.append((f"image[{len(files.images)}]" if "[" in name or files.images else "image", content))
+        files.images.append((f"image[{len(files.images)}]" if "[" in name or files.images else "image", pieces))
 
 
 def _refuse_text_for_file(name: str) -> None:

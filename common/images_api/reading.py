@@ -10,7 +10,7 @@ from common.errors import InvalidRequest, UnreadableBody, UserImageError
 from common.images_api.control import with_pictures
 from common.images_api.fields import FIELDS
 from common.images_api.kinds import json_type
-from common.images_api.request import MAX_SEED, ImageRequest, Size, Task, Upload
+from common.images_api.request import MAX_SEED, ImageRequest, Pieces, Size, Task, Upload
 from common.images_api.uploads import Attached, attached, from_json, same_size
 from common.upload_limits import UploadLimits
 
@@ -68,7 +68,7 @@ def _read(
     task: Task,
     given: Mapping[str, Any],
     files: Callable[[], Attached],
-    control_files: Sequence[tuple[str, bytes]],
+    control_files: Sequence[tuple[str, Pieces]],
     limits: UploadLimits,
     *,
     form: bool = False,

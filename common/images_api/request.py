@@ -1,5 +1,6 @@
 """A request for images after it was read from the wire: typed, bounded, still ignorant of any model."""
 
+import hashlib
 import math
 import os
 from collections.abc import Iterable
@@ -119,17 +120,38 @@ class InputFidelity(StrEnum):
     HIGH = "high"
 
 
+Pieces = tuple[bytes, ...]
+"""A file as it came over the wire: megabytes, which a router passes on and never needs in one piece."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """An uploaded picture: known by content to be of this format and size, not decoded yet."""
 
     name: str
     """The field it came in, for messages."""
-    content: bytes = field(repr=False)
+    pieces: Pieces = field(repr=False)
     format: OutputFormat
     width_px: int
     """As stored in the file, before turning by EXIF."""
     height_px: int
+
+    @property
+    def content(self) -> bytes:
+        """The file: a copy, unless it came in one piece."""
+        return b"".join(self.pieces)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return sum(map(len, self.pieces))
+
+    def sha256(self) -> bytes:
+        """The digest of the file."""
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            digest.update(piece)
+        return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)

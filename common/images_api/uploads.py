@@ -8,10 +8,12 @@ from typing import Any
 
 from common.errors import InvalidRequest, UserImageError
 from common.images_api.kinds import wrong_type
-from common.images_api.request import Upload
-from common.images_api.sniff import sniff
+from common.images_api.request import Pieces, Upload
+from common.images_api.sniff import Header, sniff
 from common.upload_limits import UploadLimits
 
+FIRST_BYTES = 64
+"""Enough to tell what a file is, if not yet how large."""
 MAX_IMAGES = 16
 """OpenAI's limit for the images of one edit."""
 TAKEN = "'image/jpeg', 'image/png', and 'image/webp'"
@@ -21,21 +23,21 @@ TAKEN = "'image/jpeg', 'image/png', and 'image/webp'"
 class Attached:
     """The files of a request as they came, before they are looked at."""
 
-    images: list[tuple[str, bytes]] = field(default_factory=list)
+    images: list[tuple[str, Pieces]] = field(default_factory=list)
     """(name for messages, content)"""
-    mask: bytes | None = None
-    controls: list[tuple[str, bytes]] = field(default_factory=list)
+    mask: Pieces | None = None
+    controls: list[tuple[str, Pieces]] = field(default_factory=list)
     """Of `control_image`, for controls that come without a picture of their own."""
 
 
-def checked(name: str, content: bytes, limits: UploadLimits) -> Upload:
+def checked(name: str, pieces: Pieces, limits: UploadLimits) -> Upload:
     """An upload after every check that needs no decoding.
 
     Raises: InvalidRequest: not one of the three formats, or too large in bytes; UserImageError: broken, or too many pixels.
     """
-    if len(content) > limits.max_bytes:
+    if sum(map(len, pieces)) > limits.max_bytes:
         raise too_large(name, limits)
-    header = sniff(content)
+    header = _header_of(pieces)
     if header is None:
         raise broken(name)
     if header.format is None:
@@ -51,7 +53,14 @@ def checked(name: str, content: bytes, limits: UploadLimits) -> Upload:
             param=name,
             code="image_too_large",
         )
-    return Upload(name, content, header.format, header.width_px, header.height_px)
+    return Upload(name, pieces, header.format, header.width_px, header.height_px)
+
+
+def _header_of(pieces: Pieces) -> Header | None:
+    """What stands before a JPEG's header, a camera's preview or a colour profile, may be longer than the first piece."""
+    if len(pieces) > 1 and len(pieces[0]) >= FIRST_BYTES and (header := sniff(pieces[0])) is not None:
+        return header
+    return sniff(b"".join(pieces))
 
 
 def too_large(name: str, limits: UploadLimits) -> InvalidRequest:
@@ -81,7 +90,7 @@ def attached(files: Attached, limits: UploadLimits, *, most: int = MAX_IMAGES) -
             param="image",
             code="array_above_max_length",
         )
-    images = tuple(checked(name, content, limits) for name, content in files.images)
+    images = tuple(checked(name, pieces, limits) for name, pieces in files.images)
     if files.mask is None:
         return images, None
     mask = checked("mask", files.mask, limits)
@@ -109,9 +118,9 @@ def from_json(given: Mapping[str, Any], limits: UploadLimits, fetched: Mapping[s
             code="empty_array",
         )
     names = [f"images[{index}]" for index in range(len(images))]
-    files = Attached([(name, _referenced(name, item, limits, fetched)) for name, item in zip(names, images, strict=True)])
+    files = Attached([(name, (_referenced(name, item, limits, fetched),)) for name, item in zip(names, images, strict=True)])
     if given.get("mask") is not None:
-        files.mask = _referenced("mask", given["mask"], limits, fetched)
+        files.mask = (_referenced("mask", given["mask"], limits, fetched),)
     return files
 
 

@@ -4,6 +4,9 @@ Before anybody has asked for its key, a client could fill the memory by a head w
 may be by being slow; so heads and bodies have a time to come in, and those who say nothing are sent away. One who asks and
 does not read its answer is the kernel's to send away (`serving.py`).
 
+Large bodies of known length go past the parser and are handed on in the pieces that were read: of a picture's way through a
+router, copying would be the larger part.
+
 What waits for long is many requests at once, so what each holds is small: asyncio's events and queues of requests that came
 before their turn take two kilobytes a connection, though hardly any connection ever needs one.
 """
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -34,6 +38,8 @@ BODY_WITHIN_S = 30.0
 """From there to the last byte of its body, and"""
 LEAST_BYTES_PER_S = 8 * 1024
 """a second more for so many bytes that came: the slowest line that a picture is sent over."""
+LARGE_BYTES = 256 * 1024
+"""The rest of a body that is at least as long goes past the parser, which would copy it."""
 LOOK_EVERY_S = 0.1
 """How often at most a body is looked at that has no time left, while it waits for us."""
 
@@ -130,6 +136,8 @@ class ClientConnection(HttpToolsProtocol):
     _body_bytes: int | None = None
     """That came of the body that is just coming."""
     _body_timer: asyncio.TimerHandle | None = None
+    _past_parser_bytes = 0
+    """That are still to come of a body that goes past the parser."""
     _ends = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -152,6 +160,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes are here."""
+        if self._past_parser_bytes and not (data := self._past_parser(data)):
+            return
         self._bare_bytes += len(data)
         super().data_received(data)
         if self._bare_bytes > MAX_HEAD_BYTES:
@@ -167,6 +177,27 @@ class ClientConnection(HttpToolsProtocol):
             self._expect_within(self._late_at_s - now_s, self._head_is_late)
         elif self._body_bytes is not None and self._body_timer is None:
             self._look_at_body(self.flow.clients_s())
+            self._past_parser_bytes = self._large_rest_bytes(self._body_bytes)
+
+    def _large_rest_bytes(self, here_bytes: int) -> int:
+        """What is to come of a body of which so much is here; 0: it is short, or nobody knows."""
+        headers = dict(self.headers)
+        if b"transfer-encoding" in headers:
+            return 0
+        rest_bytes = int(headers.get(b"content-length", b"0")) - here_bytes
+        return rest_bytes if rest_bytes >= LARGE_BYTES else 0
+
+    def _past_parser(self, data: bytes) -> bytes:
+        """Take what belongs to the body; gives what follows it."""
+        rest, data = data[self._past_parser_bytes :], data[: self._past_parser_bytes]
+        self._past_parser_bytes -= len(data)
+        self.on_body(data)
+        if self._past_parser_bytes == 0:
+            self.on_message_complete()
+            # The parser that there was still waits for the body. Set up as uvicorn does it.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return rest
 
     def _expect_within(self, seconds: float, otherwise: Callable[[], None]) -> None:
         """The next byte; uvicorn calls this timer off with each."""
@@ -190,7 +221,7 @@ class ClientConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _body_is_over(self) -> None:
-        self._body_bytes = None
+        self._body_bytes, self._past_parser_bytes = None, 0
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
@@ -228,6 +259,8 @@ class ClientConnection(HttpToolsProtocol):
         self._bare_bytes = 0
         if self._body_bytes is not None:
             self._body_bytes += len(body)
+        if not self.cycle.body:
+            self.cycle.body = b""  # type: ignore[assignment]  # Adding to this takes what comes as it is, without a copy.
         super().on_body(body)
 
     def on_message_complete(self) -> None:

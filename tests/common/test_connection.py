@@ -1,7 +1,9 @@
 """What a client may do to a server, and what it is told that does more."""
 
 import asyncio
+import hashlib
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 
@@ -193,6 +195,58 @@ async def test_a_body_may_be_as_long_as_it_likes_however_it_is_cut(size: int):
         writer.write(b"0\r\n\r\n")
 
         assert b" 200 " in await reader.readline()
+        writer.close()
+
+
+@pytest.fixture
+async def digesting() -> AsyncIterator[str]:
+    """An app that answers with the digest of what it was sent."""
+    app = FastAPI()
+
+    @app.post("/")
+    async def answer(request: Request) -> str:
+        return hashlib.sha256(await request.body()).hexdigest()
+
+    async with served(app) as url, asyncio.timeout(10):
+        yield url
+
+
+@pytest.mark.parametrize("size", [connection.LARGE_BYTES - 1, connection.LARGE_BYTES, 1_000_003])
+@pytest.mark.parametrize("first_bytes", [0, 1, 300_000], ids=["head alone", "with a byte", "with more"])
+async def test_a_large_body_comes_as_it_was_sent_and_so_do_the_requests_behind_it(digesting: str, size: int, first_bytes: int):
+    bodies = [random.Random(size + number).randbytes(size) for number in range(2)]
+    reader, writer = await connected(digesting)
+    # Head and body in pieces; what follows them in the same as their end.
+    writer.write(HEAD % size + bodies[0][:first_bytes])
+    writer.write(bodies[0][first_bytes:] + HEAD % size + bodies[1] + HEAD % 1 + b"x")
+
+    for body in (*bodies, b"x"):
+        assert b" 200 " in await reader.readline()
+        await reader.readuntil(hashlib.sha256(body).hexdigest().encode() + b'"')
+    writer.close()
+
+
+async def test_a_client_that_asks_whether_it_may_send_a_large_body_is_told_to_go_on(digesting: str):
+    body = bytes(1_000_000)
+    reader, writer = await connected(digesting)
+    writer.write((HEAD % len(body)).replace(b"host: x", b"host: x\r\nexpect: 100-continue"))
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    writer.write(body)
+
+    assert b" 200 " in await reader.readline()
+    await reader.readuntil(hashlib.sha256(body).hexdigest().encode())
+    writer.close()
+
+
+async def test_what_follows_a_large_body_that_nobody_read_is_the_next_request():
+    async with served(FastAPI()) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        for _ in range(2):
+            writer.write(HEAD % 1_000_000)
+            assert b" 404 " in await reader.readline()
+            writer.write(bytes(1_000_000))
+            await reader.readuntil(b"}")
         writer.close()
 
 

@@ -4,17 +4,19 @@ import io
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.datastructures import Headers
 
 from common.errors import AquatintError, InvalidRequest, PayloadTooLarge
-from common.images_api import ImageRequest, Task, UploadLimits, parse_form, read_form_request
+from common.images_api import ImageRequest, Task, UploadLimits, parse_form, read_form_request, searching
 from common.images_api.forms import Room
+from common.images_api.request import Upload
 
 LIMITS = UploadLimits(max_bytes=20_000, max_pixels=1_000_000, max_side_px=4096)
 MANY = settings(max_examples=80, deadline=None, derandomize=True)
@@ -26,7 +28,9 @@ def _picture(file_format: str) -> bytes:
     return out.getvalue()
 
 
-FILES = [_picture("PNG"), _picture("JPEG"), _picture("WEBP"), b"", b"%PDF-1.7", b"--", b"\r\n--b\r\n", b"\x00" * 20_001]
+ALMOST = _picture("PNG") + b"\r\n--b0undar\r\r\n--b0undarz\r\n-\r" * 20
+"""A picture, and behind it what begins like the mark between parts."""
+FILES = [_picture("PNG"), _picture("JPEG"), _picture("WEBP"), ALMOST, b"", b"%PDF-1.7", b"--", b"\r\n--b\r\n", b"\x00" * 20_001]
 TEXTS = ["1", "2", "0", "abc", "", "true", "a cat\r\n--b", "猫", "auto", "64x64", '{"a": 1}']
 NAMES = ["prompt", "n", "size", "stream", "seed", "strength", "extra_params", "tags[]", "loras[][name]", "svg[a][b]", "image"]
 FILE_NAMES = ["image", "image[]", "image[0]", "image[1]", "mask", "avatar"]
@@ -80,7 +84,7 @@ def written(parts: list[Part], boundary: str = "b0undary", before: bytes = b"") 
 
 
 async def verdict(
-    body: bytes, content_type: str, cuts: list[int] | None = None, *, room: Room | None = None
+    body: bytes, content_type: str, cuts: list[int] | None = None, *, room: Room | None = None, limits: UploadLimits = LIMITS
 ) -> ImageRequest | tuple[Any, ...]:
     """The request, or what the refusal tells. room: for it to arrive in, as much as it wants if absent. Raises whatever is no
     refusal."""
@@ -92,8 +96,8 @@ async def verdict(
 
     headers = Headers({"content-type": content_type, "content-length": str(len(body))})
     try:
-        texts, attached = await parse_form(headers, stream(), LIMITS, room or Room(len(body)))
-        return read_form_request(Task.EDIT, texts, attached, LIMITS)
+        texts, attached = await parse_form(headers, stream(), limits, room or Room(len(body)))
+        return read_form_request(Task.EDIT, texts, attached, limits)
     except (InvalidRequest, PayloadTooLarge) as error:
         return (error.status, error.type, error.param, error.code, error.message)
 
@@ -109,6 +113,54 @@ async def test_how_a_form_is_cut_changes_neither_the_verdict_nor_the_request(par
     body = written(parts)
 
     assert await verdict(body, kind(), cuts) == await verdict(body, kind())
+
+
+@settings(MANY, max_examples=300)
+@given(st.sampled_from([ALMOST, ALMOST[:-1], FILES[0]]), CUTS)
+@example(ALMOST, list(range(10_000)))
+async def test_a_file_is_the_same_however_it_is_cut(content: bytes, cuts: list[int]):
+    got = await verdict(written([GOOD[0], Part("image", content, file=True), Part("n", b"2", file=False)]), kind(), cuts)
+
+    assert isinstance(got, ImageRequest)
+    assert (got.images[0].content, got.n) == (content, 2)
+
+
+async def test_a_file_that_comes_in_large_pieces_is_kept_in_them_and_one_in_small_ones_is_put_together():
+    content = FILES[0] + b"x" * 200_000
+    body = written([GOOD[0], Part("image", content, file=True)])
+
+    async def image(step: int) -> Upload:
+        got = await verdict(body, kind(), list(range(0, len(body), step)), limits=UploadLimits())
+        assert isinstance(got, ImageRequest)
+        return got.images[0]
+
+    large, small = await image(50_000), await image(1000)
+
+    assert (len(large.pieces), len(small.pieces)) == (5, 1)
+    assert large.content == small.content == content
+    assert large.sha256() == small.sha256() == sha256(content).digest()
+    assert large.size_bytes == len(content)
+
+
+async def test_what_a_picture_is_may_stand_behind_its_first_piece():
+    profile = io.BytesIO()
+    Image.new("RGB", (24, 16)).save(profile, "JPEG", icc_profile=b"x" * 60_000)
+    body = written([GOOD[0], Part("image", profile.getvalue(), file=True)])
+
+    got = await verdict(body, kind(), [20_000, 40_000], limits=UploadLimits())
+
+    assert isinstance(got, ImageRequest)
+    assert (len(got.images[0].pieces), got.images[0].width_px, got.images[0].height_px) == (3, 24, 16)
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["by the system", "by Python"])
+@settings(MANY)
+@given(st.text("\r\n-b", max_size=200), st.text("\r\n-b", min_size=1, max_size=5))
+def test_searching_finds_what_is_there_and_nothing_else(fast: bool, content: str, wanted: str):
+    search = None if not fast else searching._memmem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "_memmem", search)
+        assert searching.contains(b"\0" + content.encode(), wanted.encode()) == (wanted in content)
 
 
 @MANY

@@ -17,7 +17,7 @@ from tests.checkpoints.controls import control_net, write_control
 from tests.checkpoints.tiny import unet
 from tests.node.test_control_nets import SIZED
 
-PICTURE = Upload("control[0].image", b"", OutputFormat.PNG, 8, 8)
+PICTURE = Upload("control[0].image", (), OutputFormat.PNG, 8, 8)
 
 
 def ask(**fields: Any) -> ControlAsk:

@@ -23,7 +23,7 @@ def saved(picture: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 async def decoded(content: bytes, *, max_pixels: int = 4_000_000) -> Image.Image:
-    return await Decoder(max_pixels=max_pixels).decode(checked("image", content, LIMITS))
+    return await Decoder(max_pixels=max_pixels).decode(checked("image", (content,), LIMITS))
 
 
 @pytest.mark.parametrize(

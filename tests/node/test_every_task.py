@@ -36,7 +36,7 @@ MASK.paste(255, (16, 16, 48, 48))
 def spec_of(models: Models, name: str, task: Task, *, masked: bool = False) -> RunSpec:
     """A run of a task in as few steps as tell one that was cancelled from one that was not."""
     profile = models.by_name[name].profile
-    uploads = () if task is Task.GENERATION else (Upload("image", b"", OutputFormat.PNG, 64, 64),)
+    uploads = () if task is Task.GENERATION else (Upload("image", (), OutputFormat.PNG, 64, 64),)
     request = ImageRequest(
         task=task,
         prompt="" if task is Task.VARIATION else "a fox",

@@ -14,7 +14,7 @@ from node.profile import Profile, profiles
 from node.resolve import resolve, usual_preset, usual_strength
 from router.work import ask_of
 
-PICTURE = Upload("image", b"", OutputFormat.PNG, 512, 768)
+PICTURE = Upload("image", (), OutputFormat.PNG, 512, 768)
 SIZE = Size(512, 512)
 REQUESTS: list[dict[str, Any]] = [
     {"task": Task.GENERATION},
