@@ -69,5 +69,5 @@ class Acceptance:
             debug=sender.debug,
             arrived_s=sender.arrived_s,
             arrival=sender.arrival,
-            result_key=result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
+            result_key=await result_key_of(asked, resolved, status, sender.key_id) if self._keep_results else None,
         )

@@ -6,9 +6,6 @@ left, and failures that may pass. After those the same key starts anew.
 """
 
 import asyncio
-import hashlib
-
-import orjson
 
 from common.catalog import Catalog, Claim, KeyRecord
 from common.errors import (
@@ -24,6 +21,7 @@ from common.images_api.request import FOR_THE_ROUTER
 from common.logs import get_logger
 from common.web.headers import Headers
 from router.body import Body
+from router.digest import digest_of
 from router.relay import Accepted
 
 log = get_logger(__name__)
@@ -33,8 +31,6 @@ _HEADER = HEADER.encode()
 REPLAYED_HEADER = "idempotent-replayed"
 MAX_CHARACTERS = 255
 NOTHING_RAN = (NoCapacity, DeadlineTooSoon, WaitedTooLong)
-HASHED_AT_ONCE_BYTES = 256 * 1024
-"""More is hashed off the event loop: 16 uploads of 4 MiB take some 50 ms."""
 
 
 async def claim_of(headers: Headers, key: KeyRecord, asked: ImageRequest, *, is_async: bool) -> Claim | None:
@@ -49,25 +45,16 @@ async def claim_of(headers: Headers, key: KeyRecord, asked: ImageRequest, *, is_
             param="Idempotency-Key",
             code="invalid_idempotency_key",
         )
-    uploads_bytes = sum(len(upload.content) for _, upload in asked.uploads)
-    if uploads_bytes > HASHED_AT_ONCE_BYTES:
-        fingerprint = await asyncio.to_thread(fingerprint_of, asked, is_async)
-    else:
-        fingerprint = fingerprint_of(asked, is_async)
-    return Claim(key_id=key.id, name=name, fingerprint=fingerprint)
+    return Claim(key_id=key.id, name=name, fingerprint=await fingerprint_of(asked, is_async=is_async))
 
 
-def fingerprint_of(asked: ImageRequest, is_async: bool) -> str:
+async def fingerprint_of(asked: ImageRequest, *, is_async: bool) -> str:
     """The same for the same request, however it was written: order of fields, spaces and a form's boundary do not count.
 
     Taken before a seed is drawn and an alias resolved: both may differ from one time to the next.
     """
     for_router = {name: getattr(asked, name) for name in FOR_THE_ROUTER}
-    parts = [asked.task, is_async, for_router, asked.to_json()]
-    digest = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS))
-    for purpose, upload in asked.uploads:
-        digest.update(purpose.encode() + hashlib.sha256(upload.content).digest())
-    return digest.hexdigest()
+    return await digest_of([asked.task, is_async, for_router, asked.to_json()], asked.uploads)
 
 
 async def remember(catalog: Catalog, accepted: Accepted, error: AquatintError) -> None:

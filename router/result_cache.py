@@ -5,16 +5,13 @@ same API key, to the same files of the same model. Requests with LoRAs or Contro
 knows names only, and a file may be replaced under its name.
 """
 
-import hashlib
-
-import orjson
-
 from common.catalog import AssetStore, Catalog, RunRecord
 from common.errors import NotFound
 from common.images_api import ImageRequest, asked_for
 from common.logs import get_logger
 from common.node_api import ModelStatus
 from router.answers import Answers
+from router.digest import digest_of
 from router.relay import Accepted, Reply, row_of
 
 log = get_logger(__name__)
@@ -60,7 +57,9 @@ class ResultCache:
         return len(run.images) == run.n
 
 
-def result_key_of(asked: ImageRequest, resolved: ImageRequest, model: ModelStatus | None, key_id: str | None) -> str | None:
+async def result_key_of(
+    asked: ImageRequest, resolved: ImageRequest, model: ModelStatus | None, key_id: str | None
+) -> str | None:
     """What the result of a request can be found by; None where it cannot be the same twice, or nobody could tell.
 
     asked: as the client sent it; resolved: with its model and seed; model: what nodes say of that model.
@@ -70,7 +69,4 @@ def result_key_of(asked: ImageRequest, resolved: ImageRequest, model: ModelStatu
         return None
     fields = {name: value for name, value in resolved.to_json().items() if name not in ABOUT_THE_ANSWER}
     files = [model.id, model.family, model.profile, model.created, model.format, model.engine, model.capabilities]
-    digest = hashlib.sha256(orjson.dumps([key_id, resolved.task, fields, files], option=orjson.OPT_SORT_KEYS))
-    for purpose, upload in resolved.uploads:
-        digest.update(purpose.encode() + hashlib.sha256(upload.content).digest())
-    return digest.hexdigest()
+    return await digest_of([key_id, resolved.task, fields, files], resolved.uploads)

@@ -135,10 +135,10 @@ async def read_again(task: Task, body: bytes, boundary: str) -> ImageRequest:
     return read_form_request(task, texts, files, LIMITS)
 
 
-def test_pictures_are_part_of_what_makes_two_requests_the_same():
+async def test_pictures_are_part_of_what_makes_two_requests_the_same():
     from router.idempotency import fingerprint_of
 
-    same = [fingerprint_of(read_json([GOOD | {"image": image}]), is_async=False) for image in (URL, TEXT)]
+    same = [await fingerprint_of(read_json([GOOD | {"image": image}]), is_async=False) for image in (URL, TEXT)]
     other = base64.b64encode(picture(41)).decode()
 
-    assert same[0] == same[1] != fingerprint_of(read_json([GOOD | {"image": other}]), is_async=False)
+    assert same[0] == same[1] != await fingerprint_of(read_json([GOOD | {"image": other}]), is_async=False)
