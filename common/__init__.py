@@ -12,7 +12,8 @@
     version.py upload_limits.py
     cli.py           the command `aquatint`; commands/ are those that need neither router nor node code
     doctor/          what `aquatint doctor` looks at
-    first_key.py api_client.py processes.py lifeline.py    what the commands are made of
+    first_key.py api_client.py processes.py lifeline.py ports.py
+                     what the commands are made of
 
 Decisions:
 

@@ -18,7 +18,7 @@
     headers.py       what clients are told of headers
     wishes.py        until when and how urgently a request is wanted
     estimate.py      what a request would cost and when it would be done
-    idempotency.py   requests that come again under one Idempotency-Key
+    idempotency.py   requests that come again under one Idempotency-Key; digest.py: what they are known by
     queue.py         where runs wait for a node
     line.py          pure: their order, fair between keys and short work first; ticket.py: one of them
     prospects.py     whose wait ends without a node; foretelling.py: what is predicted of all that wait, made anew
