@@ -26,6 +26,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import AquatintError, HeadTooLarge, RequestTimeout
+from common.web.connections import Connections
 from common.web.errors import answer_error
 from common.web.lending import EXTENSION, ClientSocket, client_socket
 
@@ -127,6 +128,7 @@ class _Few(list[Any]):
 class ClientConnection(HttpToolsProtocol):
     """uvicorn's own, which offers its socket, has bounds, and ends without a request being lost by it."""
 
+    connections: Connections  # type: ignore[assignment]
     comes = False
     """Whether the head of a request has begun to come."""
     _bare_bytes = 0
@@ -147,6 +149,7 @@ class ClientConnection(HttpToolsProtocol):
         self.pipeline = _Few()  # type: ignore[assignment]
         # As long as one that was answered may stay that says nothing more.
         self._expect_within(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.connections.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left, or was sent away."""
@@ -245,6 +248,7 @@ class ClientConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A request begins."""
         super().on_headers_complete()
+        self.connections.asks(self)
         self.comes, self._bare_bytes, self._late_at_s, self._body_bytes = False, 0, None, 0
         if self._ends and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -262,6 +266,16 @@ class ClientConnection(HttpToolsProtocol):
         if not self.cycle.body:
             self.cycle.body = b""  # type: ignore[assignment]  # Adding to this takes what comes as it is, without a copy.
         super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """A request was answered."""
+        super().on_response_complete()
+        if not self._answers():
+            self.connections.was_answered(self)
+
+    def abort(self) -> None:
+        """Close it at once, whatever is on its way."""
+        self.transport.abort()
 
     def on_message_complete(self) -> None:
         """Its last byte is here."""

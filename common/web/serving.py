@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import signal
 import socket
 import sys
@@ -15,11 +14,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.web.connection import ClientConnection
+from common.web.connections import Connections, allow_open_files, most_connections
 
 LOOK_EVERY_S = 0.05
 LINGER_S = 0.2
 """How long clients that ask for nothing may stay connected to a server that was told to stop."""
-MOST_OPEN_FILES = 65_536
 UNREAD_S = 60.0
 """How long a client may read nothing of an answer that waits for it, or be gone without a word: nginx' `send_timeout`."""
 STARTUP_FAILED = 3
@@ -43,9 +42,12 @@ class Server(uvicorn.Server):
         linger_s: float = LINGER_S,
         look_every_s: float = LOOK_EVERY_S,
         unread_s: float = UNREAD_S,
+        most: int | None = None,
     ) -> None:
-        """look_every_s: whether all that was in flight has ended."""
+        """look_every_s: whether all that was in flight has ended. most: connections of clients at a time, as many as there
+        can be where None."""
         super().__init__(config)
+        self.server_state.connections = Connections(most_connections() if most is None else most)  # type: ignore[assignment]
         self._unread_s = unread_s
         self._on_stop = on_stop
         self._on_interrupt = on_interrupt
@@ -117,15 +119,6 @@ class Server(uvicorn.Server):
 def _copies(servers: Iterable[asyncio.Server]) -> list[socket.socket]:
     """Of the sockets they listen on."""
     return [socket.socket(fileno=os.dup(listener.fileno())) for server in servers for listener in server.sockets]
-
-
-def allow_open_files() -> None:
-    """Each client that waits is an open file; the 1,024 that many systems begin with are thought for programs of another
-    kind. What the system's administrator allows at most stays."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serve(

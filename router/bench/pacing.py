@@ -24,7 +24,7 @@ import httpx
 
 from common.dialling import trusted
 from common.ports import hold_port
-from common.web.serving import allow_open_files
+from common.web.connections import allow_open_files
 from router.bench.paced_node import MODELS, PICTURE_S, STEP_S
 from router.bench.processes import process
 from router.bench.targets import KEY, answers, aquatint, wait_until

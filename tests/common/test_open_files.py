@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import resource
-from common.web.serving import allow_open_files
+from common.web.connections import allow_open_files
 
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

@@ -3,20 +3,24 @@
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
+from common.ports import hold_port
 from common.web.connection import ClientConnection
 from common.web.lending import client_socket
 from common.web.serving import Server
 from router.wire import SinkGone, pouring
+from tests.e2e.conftest import answers, wait_for
 from tests.router.conftest import until
 
 HEAD = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -52,7 +56,8 @@ def listening() -> socket.socket:
 
 
 def server_of(app: FastAPI, **options: float) -> Server:
-    return Server(uvicorn.Config(app, http=ClientConnection, log_config=None, timeout_graceful_shutdown=10), **options)
+    config = uvicorn.Config(app, http=ClientConnection, log_config=None, timeout_graceful_shutdown=10, timeout_keep_alive=60)
+    return Server(config, **options)
 
 
 @asynccontextmanager
@@ -229,3 +234,70 @@ async def test_a_client_that_reads_nothing_of_its_answer_is_sent_away(body: Call
             async with asyncio.timeout(10):
                 await ended.wait()
         server.should_exit = True
+
+
+async def test_those_who_ask_for_nothing_make_room_for_those_who_come_and_those_who_ask_stay():
+    asked = Asked()
+    async with served(asked.app, linger_s=0, most=4) as (server, port), asyncio.timeout(10):
+        waits, waiting = await asyncio.open_connection("127.0.0.1", port)
+        waiting.write(HEAD % b"once_let")
+        await asked.begun.wait()
+        half, halfway = await asyncio.open_connection("127.0.0.1", port)
+        halfway.write(b"GET /once")
+        was_answered, answering = await answered(port)
+        silent, saying_nothing = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: len(server.server_state.connections) == 4)
+        writers = [waiting, halfway, answering, saying_nothing]
+
+        # In the order of their last word.
+        for gone in (half, was_answered, silent):
+            _, writer = await answered(port)
+            writers.append(writer)
+            with suppress(ConnectionError):
+                assert await gone.read() == b""
+
+        assert len(server.server_state.connections) == 4
+        asked.let.set()
+        assert b" 200 " in await head(waits)
+        for writer in writers:
+            writer.close()
+        server.should_exit = True
+
+
+async def test_where_all_are_being_answered_the_newcomer_is_sent_away():
+    asked = Asked()
+    async with served(asked.app, linger_s=0, most=2) as (server, port), asyncio.timeout(10):
+        waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for _, writer in waiting:
+            writer.write(HEAD % b"once_let")
+        await until(lambda: len(server.server_state.tasks) == 2)
+
+        newcomer, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        with suppress(ConnectionError):
+            assert await newcomer.read() == b""
+        asked.let.set()
+        for reader, _ in waiting:
+            assert b" 200 " in await head(reader)
+        for _, each in (*waiting, (newcomer, writer)):
+            each.close()
+        server.should_exit = True
+
+
+def test_a_router_whose_files_others_would_use_up_answers_and_ends_in_good_order(tmp_path: Path):
+    port, files = hold_port(), 200
+    environment = {**os.environ, "AQUATINT_HOME": str(tmp_path)}
+    start = ["bash", "-c", f'ulimit -n {files} && exec "$0" "$@"', sys.executable, "-m", "router", "--port", str(port)]
+    with (tmp_path / "router.out").open("wb") as out:
+        router = subprocess.Popen(start, env=environment, stdout=out, stderr=out)
+    try:
+        url = f"http://127.0.0.1:{port}/health"
+        wait_for(lambda: answers(url), what="the router")
+        with ExitStack() as stack:
+            for _ in range(2 * files):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            assert answers(url)
+    finally:
+        router.terminate()
+        ended = router.wait(30)
+    assert ended == 0, (tmp_path / "router.out").read_text()
