@@ -1,11 +1,11 @@
 """The body of a successful answer: OpenAI's ImagesResponse, with base64 spliced in rather than serialised."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import pybase64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def answer_bytes(head: dict[str, Any], pictures: Sequence[Picture]) -> bytes:
             item["url"] = picture.url
         parts += [b"," if index else b"", orjson.dumps(item)[:-1]]
         if picture.content is not None:
-            parts += [b',"b64_json":"', base64.b64encode(picture.content), b'"']
+            parts += [b',"b64_json":"', pybase64.b64encode(picture.content), b'"']
         parts.append(b"}")
     parts.append(b"]}")
     return b"".join(parts)

@@ -1,12 +1,12 @@
 """Pictures that guide a run: the field `control`, and the pictures its items come with."""
 
-import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import pybase64
 
 from common.errors import InvalidRequest
 from common.images_api.kinds import Choice, Kind, Number, Text, unreadable, wrong_type
@@ -136,6 +136,6 @@ def _decoded(where: str, text: str, limits: UploadLimits) -> bytes:
     if len(text) > limits.max_bytes * 4 // 3 + 4:
         raise too_large(where, limits)
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest(f"Invalid {where!r}: neither a data URL nor base64.", param=where) from None

@@ -1,9 +1,9 @@
 """Server-sent events of a streamed answer, byte for byte as OpenAI's SDKs read them."""
 
-import base64
 from typing import Any
 
 import orjson
+import pybase64
 
 from common.errors import AquatintError, NodeFailed
 from common.images_api.request import Task
@@ -58,4 +58,4 @@ def _event(name: str, fields: dict[str, Any], content: bytes) -> bytes:
     # Base64 needs no escaping: it is joined in rather than serialised.
     rest = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)[1:]
     start = f'event: {name}\ndata: {{"type":"{name}","b64_json":"'.encode()
-    return start + base64.b64encode(content) + b'",' + rest + b"\n\n"
+    return start + pybase64.b64encode(content) + b'",' + rest + b"\n\n"

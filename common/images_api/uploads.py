@@ -1,10 +1,11 @@
 """Uploaded pictures: taken by content, bounded by bytes and by pixels before any of them is decoded."""
 
-import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pybase64
 
 from common.errors import InvalidRequest, UserImageError
 from common.images_api.kinds import wrong_type
@@ -153,7 +154,7 @@ def data_url(where: str, url: str, limits: UploadLimits) -> bytes:
     if len(data) > limits.max_bytes * 4 // 3 + 4:
         raise too_large(where.removesuffix(".image_url"), limits)
     try:
-        return base64.b64decode(data, validate=True)
+        return pybase64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest(f"Invalid {where!r}: not valid base64.", param=where) from None
 
