@@ -17,7 +17,7 @@ import os
 import socket
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +25,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from common.errors import AquatintError, HeadTooLarge, RequestTimeout
+from common.errors import AquatintError, HeadTooLarge, InvalidRequest, RequestTimeout
 from common.web.connections import Connections
 from common.web.errors import answer_error
 from common.web.lending import EXTENSION, ClientSocket, client_socket
@@ -118,6 +118,17 @@ class Flow(FlowControl):
         self.write_paused, self._writable = False, None
 
 
+def head_without_upgrade(parser: httptools.HttpRequestParser, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request whose client would rather speak HTTP/2, as Java's own asks each time, and `curl --http2`. Whoever
+    does not speak it may pass over the wish (RFC 9110, 7.8); but the parser passes over the body."""
+    lines = [b"%b %b HTTP/%b" % (parser.get_method(), target, parser.get_http_version().encode())]
+    for name, value in headers:
+        if name == b"connection":
+            value = b",".join([each for each in value.split(b",") if each.strip().lower() != b"upgrade"])
+        lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join([*lines, b"", b""])
+
+
 class _Few(list[Any]):
     """What a connection's queue needs of a deque; hardly any connection has anything in it."""
 
@@ -166,7 +177,8 @@ class ClientConnection(HttpToolsProtocol):
         if self._past_parser_bytes and not (data := self._past_parser(data)):
             return
         self._bare_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._bare_bytes > MAX_HEAD_BYTES:
             if self._answers():
                 self.transport.close()
@@ -182,12 +194,37 @@ class ClientConnection(HttpToolsProtocol):
             self._look_at_body(self.flow.clients_s())
             self._past_parser_bytes = self._large_rest_bytes(self._body_bytes)
 
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            if self.parser.get_method() == b"CONNECT":
+                self._is_no_http()
+            else:
+                head = head_without_upgrade(self.parser, self.url, self.headers)
+                self._begin_parsing()
+                self._parse(head + data[wish.args[0] :])
+        except httptools.HttpParserError:
+            self._is_no_http()
+
+    def _begin_parsing(self) -> None:
+        """With a parser that has seen nothing yet, set up as uvicorn does it."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _is_no_http(self) -> None:
+        self.logger.warning("Invalid HTTP request received.")
+        if not self._answers():
+            self._refuse(InvalidRequest("This is no HTTP request.", code="invalid_http"))
+        elif self._body_bytes is None:  # It stands behind a request that is still being answered.
+            self.end_with_answer()
+            self.flow.pause_reading()
+        else:
+            self._refuse_body(InvalidRequest("The body of the request is no HTTP.", code="invalid_http"))
+
     def _large_rest_bytes(self, here_bytes: int) -> int:
         """What is to come of a body of which so much is here; 0: it is short, or nobody knows."""
-        headers = dict(self.headers)
-        if b"transfer-encoding" in headers:
-            return 0
-        rest_bytes = int(headers.get(b"content-length", b"0")) - here_bytes
+        rest_bytes = int(dict(self.headers).get(b"content-length", b"0")) - here_bytes
         return rest_bytes if rest_bytes >= LARGE_BYTES else 0
 
     def _past_parser(self, data: bytes) -> bytes:
@@ -197,9 +234,7 @@ class ClientConnection(HttpToolsProtocol):
         self.on_body(data)
         if self._past_parser_bytes == 0:
             self.on_message_complete()
-            # The parser that there was still waits for the body. Set up as uvicorn does it.
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._begin_parsing()  # The parser that there was still waits for the body.
         return rest
 
     def _expect_within(self, seconds: float, otherwise: Callable[[], None]) -> None:
@@ -217,9 +252,14 @@ class ClientConnection(HttpToolsProtocol):
         left_s = BODY_WITHIN_S + self._body_bytes / LEAST_BYTES_PER_S - (self.flow.clients_s() - began_s)
         if left_s > 0:
             self._body_timer = self.loop.call_later(max(left_s, LOOK_EVERY_S), self._look_at_body, began_s)
-        elif self._answers() and not self.cycle.response_started:
+        else:
+            self._refuse_body(RequestTimeout("The body of the request was too long in coming."))
+
+    def _refuse_body(self, error: AquatintError) -> None:
+        """Of a request that the app has already begun to answer."""
+        if self._answers() and not self.cycle.response_started:
             self.cycle.disconnected = True  # Nothing that the app says is its answer any more.
-            self._refuse(RequestTimeout("The body of the request was too long in coming."))
+            self._refuse(error)
         else:
             self.transport.close()
 
@@ -247,6 +287,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request begins."""
+        if self.parser.should_upgrade():
+            return  # It will be read again.
         super().on_headers_complete()
         self.connections.asks(self)
         self.comes, self._bare_bytes, self._late_at_s, self._body_bytes = False, 0, None, 0
@@ -279,6 +321,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Its last byte is here."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._body_is_over()
         offered = client_socket(self.scope)
