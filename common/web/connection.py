@@ -39,6 +39,7 @@ BODY_WITHIN_S = 30.0
 """From there to the last byte of its body, and"""
 LEAST_BYTES_PER_S = 8 * 1024
 """a second more for so many bytes that came: the slowest line that a picture is sent over."""
+HEARD_OUT_S, HEARD_OUT_BYTES = 2.0, 8 * 1024 * 1024
 LARGE_BYTES = 256 * 1024
 """The rest of a body that is at least as long goes past the parser, which would copy it."""
 LOOK_EVERY_S = 0.1
@@ -152,6 +153,8 @@ class ClientConnection(HttpToolsProtocol):
     _past_parser_bytes = 0
     """That are still to come of a body that goes past the parser."""
     _ends = False
+    _is_refused = False
+    _heard_out_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -167,25 +170,34 @@ class ClientConnection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn itself forgets it where the connection was reset.
         self._body_is_over()
+        self._tell_left()
+
+    def _tell_left(self) -> None:
         if self.cycle is not None:
+            self.cycle.message_event.set()
             offered = client_socket(self.cycle.scope)
             if offered is not None:
                 offered.has_left()
 
     def data_received(self, data: bytes) -> None:
         """Bytes are here."""
+        if self._is_refused:
+            self._heard_out_bytes += len(data)
+            if self._heard_out_bytes > HEARD_OUT_BYTES:
+                self.transport.abort()
+            return
         if self._past_parser_bytes and not (data := self._past_parser(data)):
             return
         self._bare_bytes += len(data)
         self._unset_keepalive_if_required()
         self._parse(data)
+        if self._is_refused or self.transport.is_closing():
+            return
         if self._bare_bytes > MAX_HEAD_BYTES:
             if self._answers():
                 self.transport.close()
             else:
                 self._refuse(HeadTooLarge("The head of the request is too large."))
-        elif self.transport.is_closing():
-            pass
         elif self.comes:
             now_s = self.loop.time()
             self._late_at_s = self._late_at_s or now_s + HEAD_WITHIN_S
@@ -259,6 +271,7 @@ class ClientConnection(HttpToolsProtocol):
         """Of a request that the app has already begun to answer."""
         if self._answers() and not self.cycle.response_started:
             self.cycle.disconnected = True  # Nothing that the app says is its answer any more.
+            self._tell_left()
             self._refuse(error)
         else:
             self.transport.close()
@@ -270,12 +283,17 @@ class ClientConnection(HttpToolsProtocol):
             self._body_timer = None
 
     def _refuse(self, error: AquatintError) -> None:
-        """Answer in the app's place, and hang up."""
+        """Answer in the app's place, and hang up: after a while, in which the client is heard out, for one that still sends
+        when the connection closes sees a reset instead of its answer."""
         answer = answer_error(error)
         headers = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, bytes(answer.body)))
-        self.transport.close()
+        self._is_refused = True
+        self._body_is_over()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(HEARD_OUT_S, self.transport.close)
 
     def _answers(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
