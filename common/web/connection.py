@@ -40,6 +40,7 @@ BODY_WITHIN_S = 30.0
 LEAST_BYTES_PER_S = 8 * 1024
 """a second more for so many bytes that came: the slowest line that a picture is sent over."""
 HEARD_OUT_S, HEARD_OUT_BYTES = 2.0, 8 * 1024 * 1024
+"""How much may still come from a client that was refused."""
 LARGE_BYTES = 256 * 1024
 """The rest of a body that is at least as long goes past the parser, which would copy it."""
 LOOK_EVERY_S = 0.1
@@ -226,13 +227,13 @@ class ClientConnection(HttpToolsProtocol):
 
     def _is_no_http(self) -> None:
         self.logger.warning("Invalid HTTP request received.")
-        if not self._answers():
-            self._refuse(InvalidRequest("This is no HTTP request.", code="invalid_http"))
-        elif self._body_bytes is None:  # It stands behind a request that is still being answered.
+        if self._body_bytes is not None:
+            self._refuse_body(InvalidRequest("The body of the request is no HTTP.", code="invalid_http"))
+        elif self._answers():  # It stands behind the request that is being answered.
             self.end_with_answer()
             self.flow.pause_reading()
         else:
-            self._refuse_body(InvalidRequest("The body of the request is no HTTP.", code="invalid_http"))
+            self._refuse(InvalidRequest("This is no HTTP request.", code="invalid_http"))
 
     def _large_rest_bytes(self, here_bytes: int) -> int:
         """What is to come of a body of which so much is here; 0: it is short, or nobody knows."""
@@ -268,7 +269,7 @@ class ClientConnection(HttpToolsProtocol):
             self._refuse_body(RequestTimeout("The body of the request was too long in coming."))
 
     def _refuse_body(self, error: AquatintError) -> None:
-        """Of a request that the app has already begun to answer."""
+        """Of a request that the app has, and may have answered."""
         if self._answers() and not self.cycle.response_started:
             self.cycle.disconnected = True  # Nothing that the app says is its answer any more.
             self._tell_left()

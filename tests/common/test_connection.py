@@ -365,6 +365,19 @@ async def test_what_is_no_http_behind_a_request_does_not_keep_that_from_its_answ
         writer.close()
 
 
+async def test_a_body_that_is_no_http_gets_no_second_answer():
+    async with served(FastAPI()) as url, asyncio.timeout(10):
+        reader, writer = await connected(url)
+        writer.write(CHUNKED)
+        assert b" 404 " in await reader.readline()
+        await reader.readuntil(b"}")
+
+        writer.write(b"no size\r\n")
+
+        assert await reader.read() == b""
+        writer.close()
+
+
 # As Java's own client asks, which LangChain4j and Spring use, and `curl --http2`.
 WISH = b"connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAAAAIAAAAA\r\nupgrade: h2c"
 
