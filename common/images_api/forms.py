@@ -100,10 +100,13 @@ class _Parser(MultiPartParser):
         return b"\r" not in chunk[-len(self._delimiter) :] and not contains(chunk, self._delimiter)
 
     def _of_file(self, data: bytes) -> None:
-        self._file_bytes += len(data)
+        self._count(len(data))
+        self._pieces.append(data)
+
+    def _count(self, size_bytes: int) -> None:
+        self._file_bytes += size_bytes
         if self._file_bytes > self._max_file_bytes:
             raise _FileTooLarge(self._current_part.field_name)
-        self._pieces.append(data)
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -116,9 +119,7 @@ class _Parser(MultiPartParser):
                 self._in_file = end == len(data)  # Or the rest may be the beginning of a delimiter.
                 self._of_file(data[start:end])
                 return
-            self._file_bytes += end - start
-            if self._file_bytes > self._max_file_bytes:
-                raise _FileTooLarge(self._current_part.field_name)
+            self._count(end - start)
         elif self._current_part.field_name.partition("[")[0] == "control":
             # The only texts that may hold a picture.
             self.max_part_size = self._max_control_bytes
