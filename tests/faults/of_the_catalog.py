@@ -61,7 +61,7 @@ async def full(scene: Scene) -> None:
     if not store.is_mount():
         pytest.skip("no file system can be mounted here that could be filled")
     filler = store / FILLER
-    with filler.open("wb") as file:
+    with filler.open("wb", buffering=0) as file:  # Or what is kept back fails once more when it is closed.
         try:
             while True:
                 file.write(b"\0" * 65536)
